@@ -1,0 +1,28 @@
+"""Adds our trainers to the folders that nnU-Net searches, at interpreter start.
+
+``nnunet_ssl.pth`` in site-packages imports this module in every process of the environment, spawned workers
+included, so that ``nnUNetv2_train ... -tr nnUNetTrainerMeanTeacher`` works with no variable set by the user.
+The user's own folders in ``nnUNet_extTrainer`` stay and come first.
+"""
+
+import os
+
+import nnunet_ssl
+
+
+def trainers_folder() -> str:
+    """The folder with our trainers: inside the package (wheel) or beside it (checkout)."""
+    for root in nnunet_ssl.__path__:
+        folder = os.path.join(root, "trainers")
+        if os.path.isdir(folder):
+            return folder
+    return ""
+
+
+def _append(variable: str, folder: str) -> None:
+    present = [entry for entry in os.environ.get(variable, "").split(os.pathsep) if entry]
+    if folder and folder not in present:
+        os.environ[variable] = os.pathsep.join([*present, folder])
+
+
+_append("nnUNet_extTrainer", trainers_folder())

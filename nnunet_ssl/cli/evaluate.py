@@ -1,0 +1,55 @@
+"""``nnunet_ssl evaluate``: Dice, Jaccard, HD95 and ASD of a folder of predictions."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    reference: Annotated[Path, typer.Argument(metavar="REFERENCE_FOLDER", help="Reference segmentations.")],
+    prediction: Annotated[Path, typer.Argument(metavar="PREDICTION_FOLDER", help="Predictions of the same names.")],
+    dataset_json: Annotated[
+        Path | None,
+        typer.Option(help="Names the classes. Default: the one in PREDICTION_FOLDER, else beside REFERENCE_FOLDER."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Default: metrics.json in PREDICTION_FOLDER.")
+    ] = None,
+    processes: Annotated[int, typer.Option("-np", min=1, help="Cases measured at once.")] = 2,
+) -> None:
+    """Dice, Jaccard, HD95 and ASD per case and class, as JSON and as a table."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from nnunet_ssl.evaluation import METRICS, evaluate_folders, write_json
+
+    result = evaluate_folders(reference, prediction, dataset_json, processes)
+    output = output or prediction / "metrics.json"
+    write_json(result, output)
+
+    metrics, absent, missed = result["metrics"], result["absent"], result["missed"]
+    cases = len(metrics["dice"]["per_case"])
+    titles = ("Dice", "Jaccard", "HD95 mm", "ASD mm", "HD95 voxel", "ASD voxel")
+    table = Table(title=f"{cases} cases: mean over cases", caption="mean: of the classes above")
+    table.add_column("class")
+    for title in (*titles, "absent", "missed"):
+        table.add_column(title, justify="right")
+
+    def cells(values: list[float | None]) -> list[str]:
+        return ["-" if v is None else f"{v:.4f}" if m in ("dice", "jaccard") else f"{v:.2f}"
+                for m, v in zip(METRICS, values, strict=True)]
+
+    for name in absent:
+        values = cells([metrics[m]["per_class"][name] for m in METRICS])
+        table.add_row(escape(name), *values, str(len(absent[name])), str(missed[name]))
+    table.add_section()
+    table.add_row("mean", *cells([metrics[m]["mean"] for m in METRICS]), "", "")
+    console = Console()
+    console.print(table)
+    if any(absent.values()):
+        console.print("absent: cases whose reference lacks the class; they are left out of its means.")
+    if any(missed.values()):
+        console.print("missed: cases whose prediction lacks the class: Dice 0, left out of the mean distances.")
+    print(f"Every case's values: {output}")

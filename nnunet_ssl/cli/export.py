@@ -1,0 +1,26 @@
+"""`nnunet_ssl export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def export(
+    dataset_id: Annotated[int, typer.Option("-d", help="Dataset id.")],
+    configuration: Annotated[str, typer.Option("-c", help="Configuration, such as 3d_fullres.")],
+    trainer: Annotated[str, typer.Option("-tr", help="Trainer, such as nnUNetTrainerMeanTeacher.")],
+    out: Annotated[Path, typer.Option("-o", help="New folder for the model.")],
+    folds: Annotated[list[str] | None, typer.Option("-f", help="Fold; repeatable. Default: all trained.")] = None,
+    plans: Annotated[str, typer.Option("-p", help="Plans.")] = "nnUNetPlans",
+    checkpoint: Annotated[str, typer.Option("-chk", help="Checkpoint file.")] = "checkpoint_final.pth",
+) -> None:
+    """Write a trained model that stock nnU-Net predicts with, where this package is not installed."""
+    from nnunet_ssl.data.raw import preprocessed_folder
+    from nnunet_ssl.export import export_model, trained_model_folder
+
+    model = trained_model_folder(preprocessed_folder(dataset_id).name, trainer, plans, configuration)
+    folds = folds or sorted(file.parent.name.removeprefix("fold_") for file in model.glob(f"fold_*/{checkpoint}"))
+    written = export_model(model, folds, out, checkpoint)
+    print(f"{written}: folds {', '.join(folds)}")
+    print(f"predict with: nnUNetv2_predict_from_modelfolder -i IN -o OUT -m {written} -f {' '.join(folds)}")

@@ -1,0 +1,105 @@
+"""nnU-Net's trainer with overrides: what the supervised baseline and the semi-supervised trainers share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+
+import nnunet_ssl
+from nnunet_ssl.method import Method
+from nnunet_ssl.random_state import seed_everything
+from nnunet_ssl.settings import Settings, read_settings
+
+
+class ConfiguredTrainer(nnUNetTrainer):
+    """nnU-Net's trainer whose settings can be overridden by the variable `nnUNet_ssl_config`.
+
+    Alone it is the supervised baseline at any training length; see `nnunet_ssl.settings` for the keys.
+    """
+
+    method: type[Method] | None = None
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        # nnU-Net forgets the module of an external trainer right after the import, so the file is kept here
+        cls.file = getattr(sys.modules.get(cls.__module__), "__file__", cls.__module__)
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature, recorded by inspection)
+    ):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.seed: int | None = None
+        self.settings: Settings = read_settings(type(self).method)
+        for name, value in self.settings.trainer.items():
+            setattr(self, name, value)
+        # nnU-Net searches its own folder first, where another trainer of this name may lie: say which one runs
+        self.print_to_log_file(f"nnunet_ssl {nnunet_ssl.__version__}: {type(self).__name__} of {self.file}")
+        self.print_to_log_file(f"overrides: {self.settings}")
+
+    def initialize(self) -> None:
+        if self.seed is not None and not self.was_initialized:
+            seed_everything(self.seed)
+        super().initialize()
+
+    def get_dataloaders(self) -> tuple:
+        """nnU-Net's loaders in nnU-Net's worker pools, with what a subclass joins to the training batches.
+
+        With a seed, workers get seeds that differ by stream, worker, rank and first epoch.
+        """
+        with without_workers():
+            train, val = (augmenter.data_loader for augmenter in super().get_dataloaders())
+        loaders = self.join_streams(train), val
+        if (processes := get_allowed_n_proc_DA()) == 0:
+            return tuple(SingleThreadedAugmenter(loader, None) for loader in loaders)
+        augmenters = []
+        for loader, workers in zip(loaders, (processes, max(1, processes // 2)), strict=True):
+            seeds = None
+            if self.seed is not None:
+                source = np.random.SeedSequence([self.seed, self.current_epoch, self.local_rank, len(augmenters)])
+                seeds = [int(seed) for seed in source.generate_state(workers)]
+            augmenters.append(
+                NonDetMultiThreadedAugmenter(
+                    data_loader=loader,
+                    transform=None,
+                    num_processes=workers,
+                    num_cached=max(6 if loader is not val else 3, workers // 2),
+                    seeds=seeds,
+                    pin_memory=self.device.type == "cuda",
+                    wait_time=0.002,
+                )
+            )
+            next(augmenters[-1])
+        return tuple(augmenters)
+
+    def join_streams(self, labeled: nnUNetDataLoader) -> Iterator[dict]:
+        """What training batches come from: nnU-Net's labeled loader alone."""
+        return labeled
+
+
+@contextmanager
+def without_workers() -> Iterator[None]:
+    """Within the context nnU-Net builds its loaders without starting the processes that would copy them."""
+    before = os.environ.get("nnUNet_n_proc_DA")
+    os.environ["nnUNet_n_proc_DA"] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["nnUNet_n_proc_DA"]
+        else:
+            os.environ["nnUNet_n_proc_DA"] = before

@@ -1,0 +1,1 @@
+"""Data: raw datasets, splits, the unlabeled stream."""

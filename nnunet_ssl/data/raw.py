@@ -1,0 +1,130 @@
+"""Where nnU-Net keeps a dataset, and which cases a folder of raw images holds."""
+
+import gzip
+import math
+import re
+import zlib
+from pathlib import Path
+
+import nnunetv2.paths
+import SimpleITK as sitk
+from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
+
+from nnunet_ssl.errors import InputError
+
+
+def raw_folder(dataset_id: int) -> Path:
+    """The folder of a dataset in ``nnUNet_raw``.
+
+    Raises:
+        InputError: the variable is unset, no dataset has this id, or two datasets share it.
+    """
+    root = environment_folder("nnUNet_raw")
+    folder = root / _dataset_name(dataset_id)
+    if not folder.is_dir():
+        raise InputError(f"Dataset {dataset_id} ({folder.name}) has no raw data: {folder} does not exist.")
+    return folder
+
+
+def preprocessed_folder(dataset_id: int) -> Path:
+    """The folder of a dataset in ``nnUNet_preprocessed``; its raw data need not be on this machine.
+
+    Raises:
+        InputError: the variable is unset, no dataset has this id, two share it, or it is not preprocessed yet.
+    """
+    root = environment_folder("nnUNet_preprocessed")
+    folder = root / _dataset_name(dataset_id)
+    if not folder.is_dir():
+        raise InputError(
+            f"Dataset {dataset_id} ({folder.name}) is not preprocessed: {folder} does not exist. "
+            f"Run: nnUNetv2_plan_and_preprocess -d {dataset_id}"
+        )
+    return folder
+
+
+def find_cases(folder: Path, file_ending: str, num_channels: int) -> dict[str, list[Path]]:
+    """The cases of a folder of raw images, in alphabetical order, each with its channel files in order.
+
+    Files are named as nnU-Net wants them: ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz``... Passed over are hidden files,
+    subfolders and files that are no image (a note, the ``CASE.json`` beside a TIFF, the ``.raw`` of an ``.mhd``).
+
+    Raises:
+        InputError: the folder does not exist, or names the files that do not fit: no channel number, a channel
+            missing or beyond ``num_channels``, another file ending.
+    """
+    if not folder.is_dir():
+        raise InputError(f"Folder {folder} does not exist.")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    channel_file = re.compile(rf"(.+)_(\d{{4}}){re.escape(file_ending)}")
+    channels: dict[str, dict[int, Path]] = {}
+    faults = []
+    for name in names:
+        if match := channel_file.fullmatch(name):
+            channels.setdefault(match[1], {})[int(match[2])] = folder / name
+        elif name.endswith(file_ending):
+            faults.append(f"{name} has no channel number (CASE_0000{file_ending})")
+        elif (other := re.match(r".+_\d{4}(?=\.)", name)) and other[0] + file_ending not in names:
+            faults.append(f"{name} does not end in {file_ending}")
+    for case, files in channels.items():
+        faults += [f"{case}_{i:04d}{file_ending} is missing" for i in range(num_channels) if i not in files]
+        faults += [f"{files[i].name} is beyond the {num_channels} channel(s)" for i in files if i >= num_channels]
+    if faults:
+        raise InputError(f"Files in {folder} that do not fit: {listed(faults)}. Rename, add or remove them.")
+    return {case: [files[i] for i in range(num_channels)] for case, files in sorted(channels.items())}
+
+
+def nifti_is_whole(path: Path) -> bool:
+    """Whether a ``.nii`` or ``.nii.gz`` file holds all the voxels that its header announces.
+
+    SimpleITK reads a truncated NIfTI file without complaint and leaves the missing voxels undefined, and on a full
+    disk it writes one without complaint.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return False
+    shape = [int(reader.GetMetaData(f"dim[{i}]")) for i in range(1, int(reader.GetMetaData("dim[0]")) + 1)]
+    needed = float(reader.GetMetaData("vox_offset")) + math.prod(shape) * int(reader.GetMetaData("bitpix")) // 8
+    if not path.name.endswith(".gz"):
+        return path.stat().st_size >= needed
+    stored = 0
+    try:
+        with gzip.open(path) as file:
+            while chunk := file.read(2**20):
+                stored += len(chunk)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        return False
+    return stored >= needed
+
+
+def environment_folder(variable: str) -> Path:
+    """The folder that an nnU-Net variable (``nnUNet_raw``, ``nnUNet_preprocessed``, ``nnUNet_results``) points at.
+
+    Raises:
+        InputError: the variable is unset or empty.
+    """
+    value = getattr(nnunetv2.paths, variable).get()
+    if not value:
+        raise InputError(f"The environment variable {variable} is not set. Set it to nnU-Net's folder of that name.")
+    return Path(value)
+
+
+def listed(items: list[str], limit: int = 10, separator: str = "; ") -> str:
+    """The first ``limit`` items joined for a message, with the number of those left off."""
+    rest = len(items) - limit
+    return separator.join(items[:limit]) + (f"{separator}and {rest} more" if rest > 0 else "")
+
+
+def _dataset_name(dataset_id: int) -> str:
+    # Like nnU-Net: raw, preprocessed and results together must agree on one name for the id.
+    names = [str(name) for name in find_candidate_datasets(dataset_id)]
+    if not names:
+        raise InputError(
+            f"No dataset has the id {dataset_id}: no folder Dataset{dataset_id:03d}_... "
+            "in nnUNet_raw, nnUNet_preprocessed or nnUNet_results."
+        )
+    if len(names) > 1:
+        raise InputError(f"Several datasets share the id {dataset_id}: {', '.join(names)}. Rename or move all but one.")
+    return names[0]

@@ -1,0 +1,73 @@
+"""Aligned views of an unlabeled patch: one draw of the geometry, intensity changes on top.
+
+Pseudo-labels of a weak view hold voxel by voxel for the strong view, so nothing ever needs to be warped back.
+"""
+
+from __future__ import annotations
+
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform, SegOnlyTransform
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
+from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from torch import Tensor
+
+_GEOMETRY = (SpatialTransform, MirrorTransform, Convert3DTo2DTransform, Convert2DTo3DTransform)
+
+
+class Views:
+    """Splits nnU-Net's training transforms into geometry and intensity and applies them to an image without labels.
+
+    Args:
+        transforms: what the trainer's `get_training_transforms` returned; transforms of labels are left out.
+        views: the views wanted, of "weak" (geometry) and "strong" (the same geometry, then intensity).
+
+    Raises:
+        NotImplementedError: a transform is neither known geometry nor a change of intensities.
+    """
+
+    def __init__(self, transforms: ComposeTransforms, views: tuple[str, ...]):
+        self.views = views
+        self.geometry: list[BasicTransform] = []
+        self.intensity: list[BasicTransform] = []
+        self.mask: MaskImageTransform | None = None
+        for transform in transforms.transforms:
+            inner = transform.transform if isinstance(transform, RandomTransform) else transform
+            if isinstance(inner, _GEOMETRY):
+                self.geometry.append(transform)
+            elif isinstance(inner, ImageOnlyTransform):
+                self.intensity.append(transform)
+            elif isinstance(inner, MaskImageTransform):
+                self.mask = inner
+            elif not isinstance(inner, SegOnlyTransform):
+                raise NotImplementedError(
+                    f"the training transform {type(inner).__name__} cannot be sorted into geometry and intensity, "
+                    "so weak and strong views of unlabeled patches cannot be aligned."
+                )
+
+    def __call__(self, image: Tensor) -> dict[str, Tensor]:
+        """The views wanted of a patch (channels, *spatial), in the final patch size."""
+        sample = {"image": image}
+        if self.mask is not None:
+            # preprocessing leaves exact zeros outside the object; MaskImageTransform looks for labels of -1 there
+            outside = (image == 0).all(0, keepdim=True)
+            sample["segmentation"] = -outside.to(torch.int16)
+        sample = _apply(self.geometry, sample)
+        made = {}
+        if "strong" in self.views:
+            made["strong"] = self._masked(_apply(self.intensity, dict(sample, image=sample["image"].clone())))
+        if "weak" in self.views:
+            made["weak"] = self._masked(sample)
+        return made
+
+    def _masked(self, sample: dict) -> Tensor:
+        return sample["image"] if self.mask is None else self.mask(**sample)["image"]
+
+
+def _apply(transforms: list[BasicTransform], sample: dict) -> dict:
+    for transform in transforms:
+        sample = transform(**sample)
+    return sample

@@ -1,0 +1,115 @@
+"""A picture that compares predictions with the reference, one row per test case."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+# Okabe and Ito's palette for all kinds of color vision, the colors that show on gray first.
+COLORS = ("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#D55E00", "#0072B2")
+
+_PANEL_INCHES = 2.6
+_INK, _FAINT = "#222222", "#777777"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One slice of one case: gray values and label maps ``(y, x)``, and the Dice of each prediction's whole case."""
+
+    case: str
+    image: np.ndarray
+    reference: np.ndarray
+    predictions: dict[str, np.ndarray]
+    dice: dict[str, dict[str, float | None]]
+
+
+def comparison_picture(path: Path, rows: list[Row], classes: dict[str, tuple[int, ...]], title: str = "") -> None:
+    """Writes a PNG: per row the image, the reference and each prediction, with the Dice per class underneath.
+
+    ``classes`` names the classes and their labels (several for a region); all rows have the same predictions. In the
+    prediction panels the reference's outline is a white line under the prediction's, seen where the two differ. There
+    are colors for seven classes.
+    """
+    columns = ["Image", "Reference", *rows[0].predictions]
+    colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(classes)}
+    height, width = rows[0].image.shape
+    panel_height = _PANEL_INCHES * height / width
+    row_height, head, foot = panel_height + 0.38, 0.75 if title else 0.4, 0.5
+    figure = Figure(
+        figsize=(0.35 + len(columns) * (_PANEL_INCHES + 0.08), head + len(rows) * row_height + foot),
+        dpi=150,
+        facecolor="white",
+    )
+    FigureCanvasAgg(figure)
+    total_width, total_height = figure.get_size_inches()
+    for r, row in enumerate(rows):
+        low, high = np.percentile(row.image, (0.5, 99.5))
+        segmentations = [None, row.reference, *row.predictions.values()]
+        for c, (column, segmentation) in enumerate(zip(columns, segmentations, strict=True)):
+            left = 0.35 + c * (_PANEL_INCHES + 0.08)
+            bottom = total_height - head - r * row_height - panel_height
+            box = (left / total_width, bottom / total_height, _PANEL_INCHES / total_width, panel_height / total_height)
+            axes = figure.add_axes(box)
+            axes.set_axis_off()
+            axes.imshow(row.image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="bilinear")
+            if column in row.predictions:
+                for labels in classes.values():
+                    _outline(axes, np.isin(row.reference, labels), "white", 1.0)
+                _scores(figure, box, total_height, row.dice[column], colors)
+            if segmentation is not None:
+                _overlay(axes, segmentation, classes, colors)
+            if r == 0:
+                axes.set_title(column, fontsize=11, color=_INK, pad=5)
+            if c == 0:
+                axes.text(-0.03, 0.5, row.case, transform=axes.transAxes, rotation=90, ha="right", va="center",
+                          fontsize=9, color=_FAINT)
+    if title:
+        figure.text(0.5, 1 - 0.12 / total_height, title, ha="center", va="top", fontsize=12, color=_INK)
+    handles = [Line2D([], [], color=color, linewidth=6, label=name) for name, color in colors.items()]
+    handles.append(Line2D([], [], color="white", linewidth=1.2, label="outline of the reference"))
+    legend = figure.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=9, facecolor="#BBBBBB",
+                           edgecolor="none", borderpad=0.7, bbox_to_anchor=(0.5, 0.06 / total_height), labelcolor="black")
+    legend.get_frame().set_alpha(1)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    figure.savefig(partial, format="png")
+    os.replace(partial, path)
+
+
+def _overlay(axes: Axes, segmentation: np.ndarray, classes: dict[str, tuple[int, ...]], colors: dict[str, str]) -> None:
+    """A light fill and a strong outline for each class."""
+    for name, labels in classes.items():
+        mask = np.isin(segmentation, labels)
+        fill = np.zeros((*mask.shape, 4))
+        fill[mask] = (*to_rgb(colors[name]), 0.35)
+        axes.imshow(fill, interpolation="nearest")
+        _outline(axes, mask, colors[name], 1.6)
+
+
+def _outline(axes: Axes, mask: np.ndarray, color: str, width: float) -> None:
+    if mask.any() and not mask.all():
+        axes.contour(mask.astype(float), levels=[0.5], colors=[color], linewidths=width)
+
+
+def _scores(
+    figure: Figure,
+    box: tuple[float, float, float, float],
+    total_height: float,
+    dice: dict[str, float | None],
+    colors: dict[str, str],
+) -> None:
+    """The Dice per class under a panel, each with its color's marker; "-" where the reference lacks the class."""
+    left, bottom, width, _ = box
+    step = width / len(dice)
+    for i, (name, value) in enumerate(dice.items()):
+        x, y = left + (i + 0.5) * step, bottom - 0.14 / total_height
+        figure.text(x - 0.16 * step, y, "\u25a0", color=colors[name], ha="right", va="center", fontsize=9)
+        text = "-" if value is None else f"{value:.2f}"
+        figure.text(x - 0.10 * step, y, text, color=_INK, ha="left", va="center", fontsize=9)

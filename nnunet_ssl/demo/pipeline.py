@@ -1,0 +1,306 @@
+"""The demo: the real pipeline, through its commands, on a phantom small enough for a CPU.
+
+Everything lies in one folder, nnU-Net's three folders among it; the caller's environment is not changed.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from rich.console import Console
+from rich.table import Table
+
+from nnunet_ssl.demo.phantom import write_phantom
+from nnunet_ssl.demo.picture import Row, comparison_picture
+from nnunet_ssl.errors import InputError
+from nnunet_ssl.evaluation import evaluate_folders, read_labels, write_json
+
+DATASET_ID, DATASET = "1", "Dataset001_Phantom"
+CONFIGURATION, PLANS, FOLD = "3d_fullres", "nnUNetPlans_demo", "0"
+# Name in the tables -> trainer and what its run sets beyond the number of iterations.
+TRAINERS = {
+    "Supervised": ("nnUNetTrainerSupervised", {}),
+    "Mean Teacher": ("nnUNetTrainerMeanTeacher", {}),
+}
+PICTURE_CASES = 3
+MARKER = ".nnunet_ssl_demo"
+RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
+LOGS, PREDICTIONS = "logs", "predictions"
+METRICS_FILE, TABLE_FILE, PICTURE_FILE = "metrics.json", "table.md", "comparison.png"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the demo is. One of the labeled cases is what nnU-Net validates on; the others train."""
+
+    labeled: int = 5
+    unlabeled: int = 24
+    test: int = 6
+    epochs: int = 10
+    iterations_per_epoch: int = 40
+
+    @property
+    def text(self) -> str:
+        return (
+            f"{self.labeled - 1} labeled and {self.unlabeled} unlabeled training cases, "
+            f"{self.epochs * self.iterations_per_epoch} iterations each"
+        )
+
+
+def run_demo(folder: Path, device: str, size: Size | None = None) -> None:
+    """Makes the phantom in ``folder``, trains the baseline and Mean Teacher, predicts, evaluates and draws.
+
+    ``folder`` must be new, empty, or that of an earlier demo, whose files are replaced. Prints the progress, the table,
+    and where ``metrics.json``, ``table.md`` and ``comparison.png`` are.
+
+    Raises InputError if the folder holds something else or a step fails; the message names the step's log.
+    """
+    size = size or Size()
+    folder = folder.resolve()
+    _prepare(folder)
+    raw = folder / RAW / DATASET
+    steps = _Steps(folder, _environment(folder), total=6 + 2 * len(TRAINERS))
+
+    with steps.step("make the phantom"):
+        write_phantom(raw, labeled=size.labeled, unlabeled=size.unlabeled, test=size.test)
+    steps.command(
+        "plan and preprocess the labeled cases",
+        ["nnUNetv2_plan_and_preprocess", "-d", DATASET_ID, "-c", CONFIGURATION, "--verify_dataset_integrity",
+         "-npfp", "2", "-np", "2"],
+    )
+    with steps.step("make the plans small enough for a CPU"):
+        _write_plans_and_split(folder / PREPROCESSED / DATASET)
+    steps.command(
+        "preprocess the unlabeled cases",
+        ["nnunet_ssl", "preprocess", "-d", DATASET_ID, "-c", CONFIGURATION, "-p", PLANS, "-np", "2"],
+    )
+    for name, (trainer, settings) in TRAINERS.items():
+        settings = settings | {
+            "num_epochs": size.epochs,
+            "num_iterations_per_epoch": size.iterations_per_epoch,
+            "num_val_iterations_per_epoch": 2,
+            "seed": 0,
+        }
+        steps.command(
+            f"train {name}",
+            ["nnUNetv2_train", DATASET_ID, CONFIGURATION, FOLD, "-p", PLANS, "-tr", trainer, "-device", device],
+            {"nnUNet_ssl_config": json.dumps(settings)},
+            progress=lambda log: _training_progress(log, size.epochs),
+        )
+    for name, (trainer, _) in TRAINERS.items():
+        steps.command(
+            f"predict with {name}",
+            ["nnUNetv2_predict", "-d", DATASET_ID, "-i", str(raw / "imagesTs"), "-o", str(_predictions(folder, name)),
+             "-c", CONFIGURATION, "-p", PLANS, "-f", FOLD, "-tr", trainer, "--disable_tta", "-device", device,
+             "-npp", "1", "-nps", "1"],
+        )
+    with steps.step("measure against the test labels"):
+        metrics = {name: evaluate_folders(raw / "labelsTs", _predictions(folder, name)) for name in TRAINERS}
+        write_json(metrics, folder / METRICS_FILE)
+        (folder / TABLE_FILE).write_text(_markdown(metrics, size), encoding="utf-8")
+    with steps.step("draw the picture"):
+        _draw(folder, metrics, size)
+    _print_table(steps.console, metrics, size, folder)
+
+
+def _prepare(folder: Path) -> None:
+    """Leaves ``folder`` as an empty demo folder; of an earlier demo only what the demo writes is removed."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: name another folder with --folder.")
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).is_file():
+        raise InputError(f"{folder} is not empty and not a demo's folder: name another one with --folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).write_text("Made by `nnunet_ssl demo`, which may replace what it wrote here.\n", encoding="utf-8")
+    for name in (RAW, PREPROCESSED, RESULTS, LOGS, PREDICTIONS):
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
+        (folder / name).mkdir()
+    for name in (METRICS_FILE, TABLE_FILE, PICTURE_FILE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return os.environ | {
+        **{variable: str(folder / variable) for variable in (RAW, PREPROCESSED, RESULTS)},
+        "nnUNet_compile": "false",  # compiling would take longer than this training
+        "nnUNet_n_proc_DA": "1",
+        "nnUNet_def_n_proc": "1",  # starting eight processes takes longer than what they do here
+        "PYTHONUNBUFFERED": "1",  # so that the log can be followed
+    }
+
+
+class _Steps:
+    """Runs the demo's steps one after the other: one line each on the console, and a log per command."""
+
+    def __init__(self, folder: Path, environment: dict[str, str], total: int):
+        self.folder = folder
+        self.environment = environment
+        self.total = total
+        self.number = 0
+        self.console = Console(highlight=False)
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Callable[[str], None]]:
+        """Times a step; the function it gives shows a note beside the running time (on a terminal)."""
+        self.number += 1
+        start = time.monotonic()
+        line = f"{self.number:2d}/{self.total} {title}"
+        with self.console.status(line) as status:
+            yield lambda note: status.update(", ".join(filter(None, (f"{line}: {_clock(start)}", note))))
+        self.console.print(f"{line}: {_clock(start)}")
+
+    def command(
+        self,
+        title: str,
+        command: list[str],
+        variables: dict[str, str] | None = None,
+        progress: Callable[[str], str] = lambda log: "",
+    ) -> None:
+        """Runs a command of this Python environment; ``progress`` makes a note of the log so far."""
+        with self.step(title) as show:
+            log = self.folder / LOGS / f"{self.number:02d}_{title.replace(' ', '_')}.log"
+            program = [_find_command(command[0]), *command[1:]]
+            with log.open("w", encoding="utf-8") as stream:
+                process = subprocess.Popen(
+                    program, env=self.environment | (variables or {}), stdout=stream, stderr=subprocess.STDOUT
+                )
+            try:
+                while process.poll() is None:
+                    show(progress(log.read_text(encoding="utf-8", errors="replace")))
+                    time.sleep(0.5)
+            finally:
+                if process.poll() is None:
+                    process.terminate()
+                    process.wait()
+            if process.returncode:
+                lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["(no output)"]
+                raise InputError(f"The step \"{title}\" failed: {lines[-1].strip()}\nIts output: {log}")
+
+
+def _find_command(name: str) -> str:
+    """The command of this Python environment, whatever the caller's PATH says."""
+    scripts = sysconfig.get_path("scripts")
+    found = shutil.which(name, path=os.pathsep.join((scripts, os.environ.get("PATH", ""))))
+    if found is None:
+        raise InputError(f"The command {name} is not in {scripts}: install nnunet-ssl with pip in this environment.")
+    return found
+
+
+def _training_progress(log: str, epochs: int) -> str:
+    started = re.findall(r"Epoch (\d+)", log)
+    return f"epoch {int(started[-1]) + 1} of {epochs}" if started else ""
+
+
+def _clock(start: float) -> str:
+    seconds = int(time.monotonic() - start)
+    return f"{seconds // 60}:{seconds % 60:02d}"
+
+
+def _write_plans_and_split(preprocessed: Path) -> None:
+    """Plans with a small network and patch for the data as preprocessed, and one fold with one validation case."""
+    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text(encoding="utf-8"))
+    plans["plans_name"] = PLANS
+    configuration = plans["configurations"][CONFIGURATION]
+    plans["configurations"] = {CONFIGURATION: configuration}
+    configuration |= {"patch_size": [32, 48, 48], "batch_size": 2}
+    features = [8, 16, 32, 64]
+    stages = len(features)
+    configuration["architecture"]["arch_kwargs"] |= {
+        "n_stages": stages,
+        "features_per_stage": features,
+        "kernel_sizes": [[3, 3, 3]] * stages,
+        "strides": [[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
+        "n_conv_per_stage": [2] * stages,
+        "n_conv_per_stage_decoder": [2] * (stages - 1),
+    }
+    write_json(plans, preprocessed / f"{PLANS}.json")
+    cases = sorted(f.name.removesuffix(".nii.gz") for f in (preprocessed / "gt_segmentations").glob("*.nii.gz"))
+    write_json([{"train": cases[:-1], "val": cases[-1:]}], preprocessed / "splits_final.json")
+
+
+def _predictions(folder: Path, name: str) -> Path:
+    return folder / PREDICTIONS / name.lower().replace(" ", "_")
+
+
+def _draw(folder: Path, metrics: dict[str, dict], size: Size) -> None:
+    raw = folder / RAW / DATASET
+    classes, _ = read_labels(json.loads((raw / "dataset.json").read_text(encoding="utf-8")), raw / "dataset.json")
+    dice = {name: result["metrics"]["dice"]["per_case"] for name, result in metrics.items()}
+    cases = list(next(iter(dice.values())))[:PICTURE_CASES]
+    rows = []
+    for case in cases:
+        reference = _array(raw / "labelsTs" / f"{case}.nii.gz")
+        # The slice with most classes, and of those the one with most foreground.
+        z = max(range(len(reference)), key=lambda i: (len(np.unique(reference[i])), np.count_nonzero(reference[i])))
+        rows.append(
+            Row(
+                case,
+                _array(raw / "imagesTs" / f"{case}_0000.nii.gz")[z],
+                reference[z],
+                {name: _array(_predictions(folder, name) / f"{case}.nii.gz")[z] for name in TRAINERS},
+                {name: dice[name][case] for name in TRAINERS},
+            )
+        )
+    comparison_picture(folder / PICTURE_FILE, rows, classes, f"{size.text}. Numbers: Dice of the whole case")
+
+
+def _array(file: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+
+
+def _table_rows(metrics: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
+    """Title and cells of the result: per class and in the mean, Dice and HD95 of each method."""
+    measures = (("Dice", "dice", ".3f"), ("HD95 mm", "hd95_mm", ".1f"))
+    titles = ["class", *(f"{title} {name}" for title, *_ in measures for name in metrics)]
+
+    def cells(label: str, pick: Callable[[dict], float | None]) -> list[str]:
+        values = [(pick(metrics[name]["metrics"][m]), form) for _, m, form in measures for name in metrics]
+        return [label, *("-" if value is None else f"{value:{form}}" for value, form in values)]
+
+    classes = next(iter(metrics.values()))["absent"]
+    rows = [cells(c, lambda m, c=c: m["per_class"][c]) for c in classes]
+    return titles, [*rows, cells("mean", lambda m: m["mean"])]
+
+
+def _missed(metrics: dict[str, dict]) -> str:
+    """Says which mean distances leave out cases; empty if none does."""
+    counts = [
+        f"{name} {count} x {organ}"
+        for name, result in metrics.items()
+        for organ, count in result["missed"].items()
+        if count
+    ]
+    return f"Not found at all (Dice 0, left out of HD95): {', '.join(counts)}." if counts else ""
+
+
+def _markdown(metrics: dict[str, dict], size: Size) -> str:
+    titles, rows = _table_rows(metrics)
+    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{size.text}.\n\n{table}\n\n{_missed(metrics)}".rstrip() + "\n"
+
+
+def _print_table(console: Console, metrics: dict[str, dict], size: Size, folder: Path) -> None:
+    titles, rows = _table_rows(metrics)
+    table = Table(title=f"{size.test} test cases; {size.text}", title_justify="left")
+    for i, title in enumerate(titles):
+        table.add_column(title, justify="right" if i else "left")
+    for row in rows[:-1]:
+        table.add_row(*row)
+    table.add_section()
+    table.add_row(*rows[-1])
+    console.print(table)
+    if missed := _missed(metrics):
+        console.print(missed)
+    for name in (TABLE_FILE, METRICS_FILE, PICTURE_FILE):
+        print(folder / name)

@@ -1,0 +1,43 @@
+"""What ranks must agree on. In one process every function is the identity."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+
+def world_size() -> int:
+    """Number of processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of a tensor over all ranks, without gradient.
+
+    A loss that is divided by the mean of its normalizer over ranks has, after DDP's averaging of gradients, the
+    gradient of the joint batch.
+    """
+    value = value.detach()
+    if world_size() == 1:
+        return value
+    value = value.clone()
+    dist.all_reduce(value)
+    return value / world_size()
+
+
+def average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Averages gradients over all ranks with one all-reduce, as DDP does for the network that it wraps."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if world_size() == 1 or not gradients:
+        return
+    mean = mean_over_ranks(torch.cat([gradient.flatten() for gradient in gradients]))
+    for gradient, part in zip(gradients, mean.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def broadcast_state(module: nn.Module) -> None:
+    """Gives every rank rank 0's parameters and buffers, as DDP does for the network that it wraps."""
+    if world_size() > 1:
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, 0)

@@ -1,0 +1,1 @@
+"""Voxel losses that two or more methods use: pure functions of tensors (B, C, *spatial)."""

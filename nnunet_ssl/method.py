@@ -1,0 +1,100 @@
+"""The contract between a semi-supervised method and the trainer: four calls."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from nnunet_ssl.networks.net import Net, Output
+
+
+@dataclass(frozen=True)
+class Now:
+    """Where training stands: 0-based step over the whole run, epoch, and the fraction of training done in [0, 1)."""
+
+    step: int
+    epoch: int
+    fraction: float
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """A labeled batch: image (B, channels, *spatial) and target as nnU-Net makes it (a list over scales)."""
+
+    image: Tensor
+    target: Tensor | list[Tensor]
+
+
+@dataclass(frozen=True)
+class Unlabeled:
+    """An unlabeled batch as aligned views (B, channels, *spatial) of the same patches; only those a method asks for.
+
+    weak: nnU-Net's spatial transforms and mirroring. strong: the same geometry plus nnU-Net's intensity transforms.
+    """
+
+    weak: Tensor | None = None
+    strong: Tensor | None = None
+
+
+class Method(nn.Module):
+    """One paper. Submodules are its extra networks, buffers its state: `state_dict()` is all that a resume needs.
+
+    Hyperparameters are keyword arguments of the constructor with the paper's values as defaults.
+
+    Attributes:
+        views: the views of each unlabeled patch that `losses` reads, of "weak" and "strong".
+        presets: named sets of hyperparameters that differ from the defaults; "published" is the paper's.
+        supervised: nnU-Net's own loss over all scales, called with an `Output` and a target; set by the trainer.
+        report: figures to log per epoch beside the losses (scalar tensors or floats), filled anew by each step.
+    """
+
+    views: ClassVar[tuple[str, ...]] = ("weak",)
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"published": {}}
+    supervised: Callable[[Output, Tensor | list[Tensor]], Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.report: dict[str, Tensor | float] = {}
+
+    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
+        """Builds teachers, twins and heads.
+
+        Args:
+            net: the student.
+            new_net: makes another network of the plan's architecture with its own random weights.
+
+        Raises:
+            NotImplementedError: the method cannot work with this network or data set, with the reason.
+        """
+
+    def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
+        """The weighted scalar terms of one step by name, "supervised" among them; their sum is minimized."""
+        raise NotImplementedError(f"{type(self).__name__} must say what its losses are")
+
+    def after_step(self, net: Net, now: Now) -> None:
+        """After the optimizer's step: moving averages, statistics, a discriminator's own step."""
+
+    def deployed(self, net: Net) -> nn.Module:
+        """The network that validates, is saved and predicts: the student, unless the paper says otherwise."""
+        return net.module
+
+    @classmethod
+    def hyperparameters(cls) -> dict[str, Any]:
+        """All keyword arguments with their defaults, those of the methods that this one extends included."""
+        found: dict[str, Any] = {}
+        for parent in cls.__mro__:
+            if issubclass(parent, Method) and "__init__" in vars(parent):
+                for name, parameter in inspect.signature(parent.__init__).parameters.items():
+                    if parameter.default is not inspect.Parameter.empty:
+                        found.setdefault(name, parameter.default)
+        return found
+
+
+def check_range(name: str, value: float, low: float, high: float = float("inf")) -> None:
+    """Raises ValueError unless low <= value <= high (NaN fails)."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} = {value} is out of range: it must lie in [{low:g}, {high:g}]")

@@ -1,0 +1,1 @@
+"""One file per paper, each reading like its algorithm box."""

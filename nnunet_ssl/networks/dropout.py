@@ -1,0 +1,44 @@
+"""Channel dropout for networks that have none, added from outside so that no weight changes its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+def dropout_places(network: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Where `channel_dropout` acts: the output of the last encoder stage and the input of the full-resolution head.
+
+    Raises:
+        NotImplementedError: the network is not an encoder with stages and a decoder with segmentation layers.
+    """
+    try:
+        return network.encoder.stages[-1], network.decoder.seg_layers[-1]
+    except AttributeError:
+        raise NotImplementedError(
+            f"{type(network).__name__} has no encoder.stages and decoder.seg_layers to put dropout into; "
+            "take a U-Net of nnU-Net's plans or a method without stochastic passes."
+        ) from None
+
+
+@contextmanager
+def channel_dropout(network: nn.Module, p: float) -> Iterator[None]:
+    """Within the context, forwards of `network` drop whole feature channels with probability `p`, afresh each time.
+
+    nnU-Net's networks have no dropout and instance norm has no batch statistics, so repeated passes would be equal.
+    The places are those of the V-Net of Yu et al., MICCAI 2019: bottleneck features, and the features that the last
+    1x1 convolution reads.
+    """
+    bottleneck, head = dropout_places(network)
+    handles = [
+        bottleneck.register_forward_hook(lambda module, args, out: torch.feature_dropout(out, p, True)),
+        head.register_forward_pre_hook(lambda module, args: (torch.feature_dropout(args[0], p, True),)),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

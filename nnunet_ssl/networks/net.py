@@ -1,0 +1,85 @@
+"""A network as methods see it: several batches in, one forward, one `Output` per batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+
+
+class Output:
+    """What a network says of one batch.
+
+    Attributes:
+        pyramid: logits of all deep-supervision scales, full resolution first, each (B, C, *spatial).
+        regions: whether the C channels are overlapping regions (sigmoid) and not exclusive classes (softmax).
+    """
+
+    def __init__(self, pyramid: Sequence[Tensor], regions: bool):
+        self.pyramid = list(pyramid)
+        self.regions = regions
+
+    @property
+    def logits(self) -> Tensor:
+        """Logits at full resolution, (B, C, *spatial)."""
+        return self.pyramid[0]
+
+    @cached_property
+    def probs(self) -> Tensor:
+        """Probabilities at full resolution in float32, (B, C, *spatial): softmax, or sigmoid for regions."""
+        logits = self.logits.float()
+        return logits.sigmoid() if self.regions else logits.softmax(1)
+
+    def split(self, sizes: list[int]) -> tuple[Output, ...]:
+        """The outputs of the batches that were concatenated for one forward."""
+        scales = [scale.split(sizes) for scale in self.pyramid]
+        return tuple(Output(pyramid, self.regions) for pyramid in zip(*scales, strict=True))
+
+
+class Net:
+    """A trained network, possibly compiled or wrapped for DDP, in the form that methods use.
+
+    It is no `nn.Module`: a method that keeps it does not own its weights.
+
+    Args:
+        network: the network as the trainer trains it; returns logits (B, C, *spatial) or a list of them, one per scale.
+        regions: whether the output channels are regions (sigmoid) or classes (softmax).
+    """
+
+    def __init__(self, network: nn.Module, regions: bool):
+        self.network = network
+        self.regions = regions
+
+    @property
+    def module(self) -> nn.Module:
+        """The plain network, without the wrappers of DDP and torch.compile: copy teachers and twins from here."""
+        return unwrap(self.network)
+
+    def __call__(self, *images: Tensor) -> Output | tuple[Output, ...]:
+        """One forward over all batches (B_i, channels, *spatial); an `Output` for one batch, a tuple for several."""
+        together = run(self.network, torch.cat(images) if len(images) > 1 else images[0], self.regions)
+        return together.split([len(batch) for batch in images]) if len(images) > 1 else together
+
+
+def run(network: nn.Module, image: Tensor, regions: bool) -> Output:
+    """One forward of a network that returns one tensor or a list of scales."""
+    result = network(image)
+    return Output(result if isinstance(result, (list, tuple)) else [result], regions)
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """The network below the wrappers of DDP and torch.compile, in whatever order they lie."""
+    while isinstance(network, (DistributedDataParallel, OptimizedModule)):
+        network = network.module if isinstance(network, DistributedDataParallel) else network._orig_mod
+    return network
+
+
+def set_deep_supervision(network: nn.Module, enabled: bool) -> None:
+    """Switches the lower-resolution outputs on or off where the network has any (weights are the same either way)."""
+    decoder = getattr(unwrap(network), "decoder", None)
+    if hasattr(decoder, "deep_supervision"):
+        decoder.deep_supervision = enabled

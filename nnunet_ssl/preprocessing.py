@@ -1,0 +1,323 @@
+"""Preprocessing of the unlabeled cases: nnU-Net's own preprocessor and writer, on the images of ``imagesUnlabeled``.
+
+The folder that results is described in ``nnunet_ssl.data.unlabeled``.
+"""
+
+import gzip
+import json
+import os
+import pickle
+import re
+import shutil
+import zlib
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+
+import blosc2
+import nibabel
+import numpy as np
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from tqdm import tqdm
+
+from nnunet_ssl.data.raw import preprocessed_folder, raw_folder
+from nnunet_ssl.data.splits import read_splits
+from nnunet_ssl.data.unlabeled import MANIFEST, find_unlabeled, manifest_content, plans_fingerprint, unlabeled_folder
+from nnunet_ssl.errors import InputError
+
+# nnU-Net's own defaults; anything else gets 4.
+PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
+PARTIAL = ".partial"
+NIFTI = (".nii", ".nii.gz")
+# What nnU-Net's readers raise on a file that they cannot read.
+READ_ERRORS = (
+    RuntimeError, OSError, EOFError, ValueError, AssertionError, SyntaxError, zlib.error,
+    nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError,
+)  # fmt: skip
+
+
+def preprocess_dataset(
+    dataset_id: int,
+    configurations: list[str] | None = None,
+    plans_name: str = "nnUNetPlans",
+    processes: int | None = None,
+) -> None:
+    """Preprocess the images of ``<raw>/imagesUnlabeled`` as nnU-Net would, for each configuration.
+
+    ``configurations`` defaults to those of 2d, 3d_fullres and 3d_lowres that nnU-Net has preprocessed. Finished cases
+    whose image and plans have not changed are kept; cases that left the raw folder are removed.
+
+    Raises ``InputError`` at the end, naming every bad case and file, after all good cases were done; the folder is then
+    without its manifest and no training accepts it.
+    """
+    base, raw = preprocessed_folder(dataset_id), raw_folder(dataset_id)
+    plans_manager = _read_plans(base, plans_name, dataset_id)
+    names = _choose_configurations(base, plans_manager, configurations, dataset_id)
+    folder = raw / "imagesUnlabeled"
+    dataset_json = json.loads((base / "dataset.json").read_text())
+    cases, problems = find_unlabeled(raw, dataset_json, _num_channels(plans_manager))
+    if not cases and not problems:
+        splits_file = base / "splits_final.json"
+        if splits_file.is_file() and any(split.get("unlabeled") for split in read_splits(splits_file)):
+            print(f"No images in {folder}: the folds of {splits_file.name} bring their own. Nothing to preprocess.")
+            return
+        raise InputError(f"No unlabeled images: {folder} is missing or empty. Put CASE_0000... files there.")
+
+    for name in names:
+        problems += _preprocess_configuration(base, cases, plans_manager, name, processes, complete=not problems)
+    problems = list(dict.fromkeys(problems))  # a bad image is met once in each configuration
+    if problems:
+        raise InputError(
+            "\n  ".join([f"{len(problems)} problem(s) in {folder}, all other cases are preprocessed:", *problems])
+            + "\nMend, replace or remove these files and run the command again."
+        )
+
+
+def read_checked(case: str, files: list[Path], plans_manager: PlansManager) -> tuple[np.ndarray, dict]:
+    """Image of a case and its properties as nnU-Net's reader gives them: float32 ``(C, *spatial)``.
+
+    The channels are read one by one, so that each fault names its file; stacked they are what the reader gives for all
+    at once. Raises ``InputError`` for an image that cannot be read, is truncated, holds NaN or infinity, is constant,
+    has another number of dimensions than the dataset, or whose channels do not share one grid.
+    """
+    reader = plans_manager.image_reader_writer_class()
+    images, properties = [], []
+    for file in files:
+        where = f"case {case}, file {file.name}"
+        try:
+            _check_whole(file)
+            image, own_properties = reader.read_images([str(file)])
+        except READ_ERRORS as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            raise InputError(f"{where}: cannot be read, replace it ({reason})") from error
+        _check_image(image, own_properties, file, where, plans_manager)
+        images.append(image)
+        properties.append(own_properties)
+        if fault := _other_grid(images, properties):
+            raise InputError(f"{where}: {fault} than {files[0].name}; resample all channels to one grid")
+    data = images[0] if len(images) == 1 else np.vstack(images)
+    wanted = _num_channels(plans_manager)
+    if len(data) != wanted:
+        raise InputError(
+            f"case {case}, file {files[0].name}: {len(data)} channels where the labeled cases have {wanted} "
+            "(a 4D image or a color picture?); save one 3D file for each channel"
+        )
+    return data, properties[0]
+
+
+def _preprocess_configuration(
+    base: Path,
+    cases: dict[str, list[Path]],
+    plans_manager: PlansManager,
+    configuration_name: str,
+    processes: int | None,
+    complete: bool,
+) -> list[str]:
+    """One configuration; returns what is wrong with images. The manifest needs no fault here and ``complete``."""
+    configuration = plans_manager.get_configuration(configuration_name)
+    if configuration.preprocessor_class.run_case is not DefaultPreprocessor.run_case:
+        raise InputError(
+            f"The preprocessor {configuration.preprocessor_name} reads images in a way of its own (it overrides "
+            "run_case), which is not supported: let it override run_case_npy."
+        )
+    folder = unlabeled_folder(base, configuration)
+    partial = folder / PARTIAL
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    fingerprint = plans_fingerprint(plans_manager, configuration_name)
+    marks = {case: {"fingerprint": fingerprint, "sources": _sources(files)} for case, files in cases.items()}
+    done = {case for case, mark in marks.items() if _is_done(folder, case, mark)}
+    todo = sorted(set(cases) - done)
+    old = {file.stem for file in folder.iterdir() if file.suffix in (".b2nd", ".pkl")} - done
+    print(f"{configuration_name}: {len(cases)} unlabeled cases, {len(done)} already preprocessed, {len(todo)} to do.")
+
+    manifest, manifest_file = manifest_content(plans_manager, configuration_name, list(cases)), folder / MANIFEST
+    if todo or old or not complete:
+        manifest_file.unlink(missing_ok=True)  # from here until the end the folder is not whole
+    for case in old:
+        _remove(folder, case)
+    work = {case: (case, cases[case], marks[case], folder, plans_manager, configuration_name) for case in todo}
+    problems = _run_parallel(work, processes or PROCESSES.get(configuration_name, 4))
+    shutil.rmtree(partial)
+    if complete and not problems:
+        aside = folder / f".{MANIFEST}"
+        aside.write_text(json.dumps(manifest, indent=1))
+        os.replace(aside, manifest_file)
+        print(f"Done: {folder}")
+    return problems
+
+
+def _run_parallel(work: dict[str, tuple], processes: int) -> list[str]:
+    if not work:
+        return []
+    problems = {}
+    pool = ProcessPoolExecutor(min(processes, len(work)), mp_context=get_context("spawn"))
+    try:
+        futures = {pool.submit(_preprocess_case, *arguments): case for case, arguments in work.items()}
+        for future in tqdm(as_completed(futures), total=len(futures), desc="Preprocessing unlabeled cases"):
+            error = future.exception()
+            if isinstance(error, InputError):
+                problems[futures[future]] = str(error)
+            elif isinstance(error, BrokenProcessPool):
+                raise InputError(
+                    "A worker process was killed, most likely for want of memory. Run the command again with a smaller "
+                    f"-np than {processes}: finished cases are kept."
+                ) from error
+            elif error is not None:
+                raise RuntimeError(f"nnU-Net's preprocessor failed on the unlabeled case {futures[future]}") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [problems[case] for case in sorted(problems)]
+
+
+def _preprocess_case(
+    case: str, files: list[Path], mark: dict, folder: Path, plans_manager: PlansManager, configuration_name: str
+) -> None:
+    """Runs in a worker: what ``DefaultPreprocessor.run_case_save`` does, with checks and without a segmentation."""
+    configuration = plans_manager.get_configuration(configuration_name)
+    data, properties = read_checked(case, files, plans_manager)
+    preprocessor = configuration.preprocessor_class(verbose=False)
+    # seg None needs no dataset.json: nnU-Net looks up labels there only when there is a segmentation.
+    data, _, properties = preprocessor.run_case_npy(data, None, properties, plans_manager, configuration, {})
+    data = data.astype(np.float32, copy=False)
+    properties["nnunet_ssl"] = mark
+    blocks, chunks = comp_blosc2_params(data.shape, tuple(configuration.patch_size), data.itemsize)
+    # nnU-Net's writer insists on a segmentation: give it one voxel in a folder that is emptied afterwards.
+    voxel = np.zeros((1, 1, 1, 1), np.int16)
+    aside = folder / PARTIAL / case
+    nnUNetDatasetBlosc2.save_case(
+        data, voxel, properties, str(aside),
+        chunks=chunks, blocks=blocks, chunks_seg=voxel.shape, blocks_seg=voxel.shape,
+    )  # fmt: skip
+    os.remove(f"{aside}_seg.b2nd")
+    # The properties go last: they vouch for the image.
+    for ending in ("b2nd", "pkl"):
+        os.replace(f"{aside}.{ending}", folder / f"{case}.{ending}")
+
+
+def _check_image(image: np.ndarray, properties: dict, file: Path, where: str, plans_manager: PlansManager) -> None:
+    low, high = image.min(), image.max()  # both are NaN if one voxel is
+    if not (np.isfinite(low) and np.isfinite(high)) or _holds_hidden_nan(file, image):
+        raise InputError(f"{where}: holds NaN or infinite values; replace them by numbers")
+    if low == high:
+        raise InputError(f"{where}: every voxel is {low:g}, the image is empty; replace or remove it")
+    wanted = _is_flat(plans_manager.plans["original_median_spacing_after_transp"])
+    if _is_flat(properties["spacing"]) != wanted:
+        one, other = ("3D", "2D") if wanted else ("2D", "3D")
+        raise InputError(f"{where}: a {one} image in a {other} dataset; remove it")
+
+
+def _is_flat(spacing: Iterable[float]) -> bool:
+    """Whether nnU-Net's readers made this spacing up for a 2D image: 999 pixels between "slices", whatever the axis."""
+    *others, largest = sorted(spacing)
+    return largest > 998 * max(others)
+
+
+def _other_grid(images: list[np.ndarray], properties: list[dict]) -> str | None:
+    """What differs between the last channel's grid and the first one's, None if nothing."""
+    if images[-1].shape[1:] != images[0].shape[1:]:
+        return f"another shape {images[-1].shape[1:]}"
+    if not np.allclose(properties[-1]["spacing"], properties[0]["spacing"]):
+        return f"another spacing {tuple(map(float, properties[-1]['spacing']))}"
+    geometry = [
+        {**p.get("sitk_stuff", {}), "affine": p.get("nibabel_stuff", {}).get("original_affine", 0)} for p in properties
+    ]
+    for key, value in geometry[0].items():
+        if key != "original_orientation" and not np.allclose(geometry[-1][key], value, rtol=1e-4, atol=1e-3):
+            return f"another {key}"
+    return None
+
+
+def _holds_hidden_nan(file: Path, image: np.ndarray) -> bool:
+    """Whether a NIfTI file of floats holds NaN or infinity: SimpleITK reads these as 0 and says nothing."""
+    if not file.name.endswith(NIFTI):
+        return False
+    stored = nibabel.load(file)
+    intercept = stored.header.get_slope_inter()[1] or 0.0
+    # Integers cannot, and without a voxel that was read as 0 there is none: only the rest is worth a second read.
+    if stored.header.get_data_dtype().kind != "f" or not (image == np.float32(intercept)).any():
+        return False
+    voxels = stored.dataobj.get_unscaled()
+    return not (np.isfinite(voxels.min()) and np.isfinite(voxels.max()))
+
+
+def _check_whole(file: Path) -> None:
+    """Raises ``EOFError`` for a truncated NIfTI file: SimpleITK fills the missing voxels with 0 and says nothing."""
+    if not file.name.endswith(NIFTI):
+        return
+    header = nibabel.load(file).header
+    wanted = int(header["vox_offset"]) + int(np.prod(header.get_data_shape())) * header.get_data_dtype().itemsize
+    if file.name.endswith(".nii"):
+        size = file.stat().st_size
+    else:
+        with open(file, "rb") as stream:
+            stream.seek(-4, os.SEEK_END)
+            # gzip ends with the size of what it holds, modulo 2^32 ...
+            if int.from_bytes(stream.read(), "little") == wanted % 2**32:
+                return
+        # ... except when written in several members or padded; that is rare and takes a full read to tell.
+        with gzip.open(file) as stream:
+            size = sum(len(block) for block in iter(lambda: stream.read(1 << 20), b""))
+    if size < wanted:
+        raise EOFError(f"truncated: {size} bytes where the header asks for {wanted}")
+
+
+def _is_done(folder: Path, case: str, mark: dict) -> bool:
+    """Whether a case was preprocessed from the same files with the same plans, and its image opens."""
+    try:
+        with open(folder / f"{case}.pkl", "rb") as stream:
+            properties = pickle.load(stream)
+        blosc2.open(str(folder / f"{case}.b2nd"), mode="r")
+    except (OSError, EOFError, pickle.UnpicklingError, RuntimeError):
+        return False
+    return properties.get("nnunet_ssl") == mark
+
+
+def _remove(folder: Path, case: str) -> None:
+    for ending in ("pkl", "b2nd"):
+        (folder / f"{case}.{ending}").unlink(missing_ok=True)
+
+
+def _sources(files: list[Path]) -> dict[str, list[int]]:
+    """Size and time of the files that a case is made from, the spacing file that a TIFF may have among them."""
+    case_json = files[0].with_name(re.sub(r"_\d{4}\..*$", ".json", files[0].name))
+    stats = {file.name: file.stat() for file in (*files, case_json) if file.is_file()}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+
+
+def _num_channels(plans_manager: PlansManager) -> int:
+    return len(plans_manager.foreground_intensity_properties_per_channel)
+
+
+def _read_plans(base: Path, plans_name: str, dataset_id: int) -> PlansManager:
+    file = base / f"{plans_name}.json"
+    if not file.is_file():
+        raise InputError(f"No plans {file}. Run: nnUNetv2_plan_and_preprocess -d {dataset_id}, or name others with -p.")
+    return PlansManager(str(file))
+
+
+def _choose_configurations(
+    base: Path, plans_manager: PlansManager, wanted: list[str] | None, dataset_id: int
+) -> list[str]:
+    available = plans_manager.available_configurations
+    if wanted:
+        if unknown := [name for name in wanted if name not in available]:
+            raise InputError(
+                f"No configuration {', '.join(unknown)} in the plans {plans_manager.plans_name} of {base.name}; "
+                f"they have: {', '.join(available)}."
+            )
+        return list(dict.fromkeys(wanted))
+    names = [
+        name for name in PROCESSES
+        if name in available and (base / plans_manager.get_configuration(name).data_identifier).is_dir()
+    ]  # fmt: skip
+    if not names:
+        raise InputError(
+            f"nnU-Net has preprocessed no configuration of {plans_manager.plans_name} in {base}. "
+            f"Run: nnUNetv2_plan_and_preprocess -d {dataset_id}, or name a configuration with -c."
+        )
+    return names

@@ -1,0 +1,20 @@
+"""Schedules as pure functions of the fraction of training done, so that they survive a resume and any length."""
+
+import math
+
+
+def gaussian_rampup(fraction: float) -> float:
+    """Ramp-up from exp(-5) = 0.0067 at 0 to 1 at 1: exp(-5 (1 - fraction)^2), constant outside [0, 1].
+
+    Source: Laine and Aila, "Temporal Ensembling", ICLR 2017; used by Mean Teacher and all its descendants.
+    """
+    return math.exp(-5.0 * (1.0 - min(max(fraction, 0.0), 1.0)) ** 2)
+
+
+def ema_decay(step: int, limit: float) -> float:
+    """Decay of an exponential moving average at a 0-based step: min(1 - 1 / (step + 1), limit).
+
+    The average is the true mean of all steps until `limit` is reached; step 0 copies.
+    Source: Tarvainen and Valpola, "Mean teachers are better role models", NeurIPS 2017 (their code).
+    """
+    return min(1.0 - 1.0 / (step + 1), limit)

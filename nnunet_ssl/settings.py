@@ -1,0 +1,132 @@
+"""Overrides without writing a class: the variable `nnUNet_ssl_config`.
+
+It holds the path of a YAML file or an inline mapping, `{num_epochs: 20, threshold: 0.9}`. Keys are the settings of the
+trainer below and the hyperparameters of the method; anything else is an error that lists the known ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nnunet_ssl.errors import InputError
+from nnunet_ssl.method import Method
+
+VARIABLE = "nnUNet_ssl_config"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Type and smallest and largest value of a trainer setting."""
+
+    type: type
+    low: float = 0
+    high: float = float("inf")
+
+
+TRAINER_SETTINGS = {
+    "num_epochs": Setting(int, 1),
+    "num_iterations_per_epoch": Setting(int, 1),
+    "num_val_iterations_per_epoch": Setting(int, 1),
+    "save_every": Setting(int, 1),
+    "initial_lr": Setting(float),
+    "weight_decay": Setting(float),
+    "oversample_foreground_percent": Setting(float, 0, 1),
+    "seed": Setting(int),
+}
+STREAM_SETTINGS = {"unlabeled_batch_size": Setting(int, 1)}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user asked for: attributes of the trainer, arguments of the method, and the preset they rest on."""
+
+    trainer: dict[str, Any] = field(default_factory=dict)
+    method: dict[str, Any] = field(default_factory=dict)
+    preset: str = "default"
+
+
+def read_settings(method: type[Method] | None, text: str | None = None) -> Settings:
+    """Reads and checks the overrides for a trainer.
+
+    Args:
+        method: the trainer's method, None for a supervised trainer.
+        text: the value of the variable; taken from the environment when None.
+
+    Raises:
+        InputError: the file is missing or no YAML mapping, a key is unknown, a value has a wrong type or range.
+    """
+    asked, source = _parse(os.environ.get(VARIABLE, "") if text is None else text)
+    settings = TRAINER_SETTINGS | (STREAM_SETTINGS if method else {})
+    defaults = method.hyperparameters() if method else {}
+    presets = {"default": {}} | method.presets if method else {}
+
+    preset = asked.pop("preset", "default")
+    if preset != "default" and preset not in presets:
+        raise InputError(f"{source}: unknown preset {preset!r}; this trainer has {', '.join(presets) or 'none'}.")
+    unknown = [key for key in asked if key not in settings and key not in defaults]
+    if unknown:
+        raise InputError(f"{source}: {_unknown(unknown, [*settings, *(['preset'] if method else []), *defaults])}")
+
+    trainer = {key: _checked(source, key, asked[key], settings[key]) for key in asked if key in settings}
+    arguments = presets.get(preset, {}) | {
+        key: _checked(source, key, asked[key], Setting(type(defaults[key]), float("-inf")))
+        for key in asked
+        if key not in settings
+    }
+    if method:
+        try:
+            method(**arguments)
+        except ValueError as error:
+            raise InputError(f"{source}: {error}.") from None
+    return Settings(trainer, arguments, preset)
+
+
+def _parse(text: str) -> tuple[dict[str, Any], str]:
+    """The mapping that the variable holds or names, and how to call its source in messages."""
+    text = text.strip()
+    if not text:
+        return {}, VARIABLE
+    source = VARIABLE
+    if not text.startswith("{"):
+        path = Path(text)
+        if not path.is_file():
+            raise InputError(f"{VARIABLE}: there is no file {text}; give a YAML file or a mapping {{key: value}}.")
+        source, text = f"{VARIABLE} ({path})", path.read_text(encoding="utf-8")
+    try:
+        asked = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
+    if asked is None:
+        asked = {}
+    if not isinstance(asked, dict) or not all(isinstance(key, str) for key in asked):
+        raise InputError(f"{source} must be a mapping of names to values, such as {{num_epochs: 20}}.")
+    return asked, source
+
+
+def _unknown(keys: list[str], known: list[str]) -> str:
+    near = [match for key in keys for match in difflib.get_close_matches(key, known, n=1)]
+    hint = f" Did you mean {', '.join(near)}?" if near else ""
+    return f"unknown key {', '.join(map(repr, keys))}.{hint} Known: {', '.join(sorted(known))}."
+
+
+def _checked(source: str, key: str, value: Any, setting: Setting) -> Any:
+    """The value in its right type, within its range."""
+    right = isinstance(value, setting.type) and (setting.type is bool or not isinstance(value, bool))
+    if setting.type is float and isinstance(value, int) and not isinstance(value, bool):
+        value, right = float(value), True
+    if setting.type is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+        try:
+            value, right = float(value), True
+        except ValueError:
+            right = False
+    if not right:
+        raise InputError(f"{source}: {key} must be of type {setting.type.__name__}, not {value!r}.")
+    if setting.type is not str and not setting.low <= value <= setting.high:
+        raise InputError(f"{source}: {key} = {value} must lie between {setting.low:g} and {setting.high:g}.")
+    return value

@@ -1,0 +1,330 @@
+"""The converter of the LA data set, on small volumes in the original layouts and on real scans where present."""
+
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nnunet_ssl.dataset_conversion.la import DUPLICATE, PROTOCOL, la_conversion
+from typer.testing import CliRunner
+
+from nnunet_ssl.cli import app
+from nnunet_ssl.data.conversion import write_raw_dataset
+from nnunet_ssl.errors import InputError
+
+REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "la"
+TRAIN, TEST = ["ID4", "ID1", "ID3", "ID2"], ["ID6", "ID5"]
+SHAPE = (12, 10, 8)  # (x, y, z)
+SPACING, ORIGIN, DIRECTION = (0.625, 0.625, 1.25), (-50.5, 20.25, 3.0), (-1, 0, 0, 0, -1, 0, 0, 0, 1)
+
+
+def scan(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """8-bit image and 0/1 label in the axes (x, y, z), different for every scan."""
+    rng = np.random.default_rng(int.from_bytes(name.encode(), "big"))
+    image = rng.integers(0, 256, SHAPE).astype(np.uint8)
+    label = np.zeros(SHAPE, np.uint8)
+    label[2:9, 3:7, 1:6] = 1
+    return image, label
+
+
+def write_lists(folder: Path, train=TRAIN, test=TEST) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "train.list").write_text("\n".join(train) + "\n")
+    (folder / "test.list").write_text("\n".join(test) + "\n\n")
+
+
+def write_h5(folder: Path, names=(*TRAIN, *TEST)) -> None:
+    for name in names:
+        image, label = scan(name)
+        (folder / name).mkdir(parents=True)
+        with h5py.File(folder / name / "mri_norm2.h5", "w") as file:
+            normalized = (image.astype(np.float32) - 100) / 50
+            file.create_dataset("image", data=normalized, compression="gzip")
+            file.create_dataset("label", data=label, compression="gzip")
+
+
+def write_nrrd(folder: Path, names=(*TRAIN, *TEST)) -> None:
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        image, label = scan(name)
+        for file, voxels in {"lgemri": image, "laendo": label * 255, "lawall": 255 - label * 255}.items():
+            volume = sitk.GetImageFromArray(voxels.transpose(2, 1, 0))
+            volume.SetSpacing(SPACING)
+            volume.SetOrigin(ORIGIN)
+            volume.SetDirection(DIRECTION)
+            sitk.WriteImage(volume, str(folder / name / f"{file}.nrrd"), useCompression=True)
+
+
+@pytest.fixture(autouse=True)
+def raw(tmp_path, monkeypatch) -> Path:
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    return tmp_path / "nnUNet_raw"
+
+
+@pytest.fixture
+def h5_source(tmp_path) -> Path:
+    source = tmp_path / "la"
+    write_h5(source / "2018LA_Seg_Training Set")
+    write_lists(source)
+    return source
+
+
+@pytest.fixture
+def nrrd_source(tmp_path) -> Path:
+    source = tmp_path / "challenge"
+    write_nrrd(source / "Training Set")
+    write_lists(source)
+    return source
+
+
+def read(path: Path) -> tuple[np.ndarray, sitk.Image]:
+    """Voxels in the axes (x, y, z), and the image."""
+    image = sitk.ReadImage(str(path))
+    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), image
+
+
+def ids(folder: Path) -> set[str]:
+    return {path.name.removesuffix(".nii.gz").removesuffix("_0000") for path in folder.iterdir()}
+
+
+def test_h5(h5_source):
+    (h5_source / "2018LA_Seg_Training Set" / "ID1" / "desktop.ini").write_text("[.ShellClassInfo]")
+    folder, _ = write_raw_dataset(la_conversion(h5_source, labeled=2), 18, "LA")
+    assert ids(folder / "imagesTr") == ids(folder / "labelsTr") == {"ID4", "ID1"}
+    assert ids(folder / "imagesUnlabeled") == {"ID3", "ID2"}
+    assert ids(folder / "imagesTs") == ids(folder / "labelsTs") == {"ID5", "ID6"}
+    # Two labeled and two test labels, and no label of an unlabeled scan anywhere.
+    assert len([path for path in folder.rglob("*.nii.gz") if not path.name.endswith("_0000.nii.gz")]) == 4
+    for images, name in {"imagesTr": "ID1", "imagesUnlabeled": "ID3", "imagesTs": "ID6"}.items():
+        voxels, image = read(folder / images / f"{name}_0000.nii.gz")
+        assert voxels.dtype == np.float32
+        assert (voxels == (scan(name)[0].astype(np.float32) - 100) / 50).all()
+        assert image.GetSpacing() == (0.625, 0.625, 0.625)
+        assert image.GetOrigin() == (0, 0, 0)
+        assert image.GetDirection() == (1, 0, 0, 0, 1, 0, 0, 0, 1)
+    voxels, label = read(folder / "labelsTs" / "ID5.nii.gz")
+    assert voxels.dtype == np.uint8
+    assert (voxels == scan("ID5")[1]).all()
+    assert label.GetSpacing() == (0.625, 0.625, 0.625)
+    assert json.loads((folder / "dataset.json").read_text()) == {
+        "channel_names": {"0": "LGE_MRI"},
+        "labels": {"background": 0, "left_atrium": 1},
+        "numTraining": 2,
+        "file_ending": ".nii.gz",
+    }
+
+
+def test_h5_stored_as_scaled_integers(h5_source):
+    path = h5_source / "2018LA_Seg_Training Set" / "ID4" / "mri_norm2.h5"
+    image, label = scan("ID4")
+    with h5py.File(path, "w") as file:
+        file["image"], file["label"] = image, label
+        file["image"].attrs["scale"], file["image"].attrs["offset"] = 0.02, -2.0
+    folder, _ = write_raw_dataset(la_conversion(h5_source, 1), 18, "LA")
+    voxels, _ = read(folder / "imagesTr" / "ID4_0000.nii.gz")
+    assert (voxels == (image * 0.02 - 2.0).astype(np.float32)).all()
+
+
+def test_nrrd_keeps_its_geometry(nrrd_source):
+    write_nrrd(nrrd_source / "Testing Set", ["ID8", "ID9"])
+    conversion = la_conversion(nrrd_source, labeled=2)
+    folder, _ = write_raw_dataset(conversion, 18, "LA")
+    assert ids(folder / "imagesUnlabeled") == {"ID3", "ID2"}
+    assert [path.name for path in folder.rglob("ID[89]*")] == []
+    assert any("2 scans of the source are in no list" in warning for warning in conversion.warnings)
+    for path, expected in {
+        "imagesTr/ID4_0000": scan("ID4")[0],
+        "imagesUnlabeled/ID3_0000": scan("ID3")[0],
+        "labelsTr/ID4": scan("ID4")[1],
+        "labelsTs/ID6": scan("ID6")[1],
+    }.items():
+        voxels, image = read(folder / f"{path}.nii.gz")
+        assert voxels.dtype == np.uint8
+        assert (voxels == expected).all()
+        assert (image.GetSpacing(), image.GetOrigin(), image.GetDirection()) == (SPACING, ORIGIN, DIRECTION)
+    assert conversion.provenance()["protocol"]["spacing"] == "from the image headers"
+
+
+def test_unlabeled_scans_need_no_label_file(nrrd_source):
+    for name in ("ID2", "ID3"):
+        (nrrd_source / "Training Set" / name / "laendo.nrrd").unlink()
+    folder, _ = write_raw_dataset(la_conversion(nrrd_source, labeled=2), 18, "LA")
+    assert ids(folder / "imagesUnlabeled") == {"ID3", "ID2"}
+
+
+@pytest.mark.parametrize(
+    ("scans", "lists", "source"),
+    [
+        ("LA", ".", "."),
+        ("LA", "data_split", "."),
+        ("LA", "LA", "."),
+        ("2018LA_Seg_Training Set", ".", "2018LA_Seg_Training Set"),
+        (".", ".", "."),
+    ],
+)
+def test_places_of_scans_and_lists(tmp_path, scans, lists, source):
+    root = tmp_path / "root"
+    write_h5(root / scans)
+    write_lists(root / lists)
+    conversion = la_conversion(root / source, labeled=1)
+    assert conversion.ids("labeled") == ["ID4"]
+    assert conversion.ids("unlabeled") == ["ID1", "ID3", "ID2"]
+    assert conversion.ids("test") == TEST
+    assert conversion.protocol["name"] == "LA, own lists"
+
+
+def test_published_lists_are_used_without_lists_in_the_source(tmp_path):
+    published = json.loads(PROTOCOL.read_text())
+    assert (len(set(published["train"])), len(set(published["test"]))) == (80, 20)
+    assert not set(published["train"]) & set(published["test"])
+    for name in published["train"] + published["test"]:
+        folder = tmp_path / "source" / "Training Set" / name
+        folder.mkdir(parents=True)
+        (folder / "lgemri.nrrd").touch()
+    conversion = la_conversion(tmp_path / "source")
+    assert conversion.ids("labeled") == published["train"][:8]
+    assert conversion.ids("labeled")[:2] == ["06SR5RBREL16DQ6M8LWS", "0RZDK210BSMWAA6467LU"]
+    assert conversion.ids("unlabeled") == published["train"][8:]
+    assert conversion.ids("test") == published["test"]
+    assert conversion.protocol["name"] == "LA, 80 training and 20 test scans (Yu et al., MICCAI 2019)"
+    assert conversion.protocol["lists"] == "published lists"
+    assert any(all(name in warning for name in DUPLICATE) for warning in conversion.warnings)
+    shutil.rmtree(tmp_path / "source" / "Training Set" / published["train"][5])
+    with pytest.raises(InputError, match=rf"lacks scans of the published lists: {published['train'][5]}\."):
+        la_conversion(tmp_path / "source")
+
+
+def test_faults_of_the_source(tmp_path, h5_source):
+    with pytest.raises(InputError, match="is no folder"):
+        la_conversion(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="No LA scans"):
+        la_conversion(tmp_path / "empty")
+    with pytest.raises(InputError, match="choose 1 to 4"):
+        la_conversion(h5_source, 5)
+    write_lists(h5_source, test=["ID6", "ID1"])
+    with pytest.raises(InputError, match=r"In train\.list and in test\.list: ID1"):
+        la_conversion(h5_source, 1)
+    write_lists(h5_source, train=["ID4", "NO1", "NO2"])
+    with pytest.raises(InputError, match="lacks scans of the lists of the source: NO1, NO2"):
+        la_conversion(h5_source, 1)
+    (h5_source / "test.list").unlink()
+    with pytest.raises(InputError, match=r"holds train\.list only"):
+        la_conversion(h5_source, 1)
+
+
+def test_scan_present_twice(h5_source):
+    write_h5(h5_source / "copy", ["ID2"])
+    with pytest.raises(InputError, match=r"holds scans twice: ID2 \("):
+        la_conversion(h5_source, 1)
+
+
+def test_h5_files_written_beside_the_nrrd_files_lead(nrrd_source):
+    for name in (*TRAIN, *TEST):
+        image, label = scan(name)
+        with h5py.File(nrrd_source / "Training Set" / name / "mri_norm2.h5", "w") as file:
+            file["image"], file["label"] = image, label
+    conversion = la_conversion(nrrd_source, 1)
+    assert conversion.source["layout"] == "preprocessed h5 (mri_norm2.h5)"
+    assert any("h5 and nrrd" in warning for warning in conversion.warnings)
+
+
+def test_bad_h5_files_are_named_together(h5_source, raw):
+    folder = h5_source / "2018LA_Seg_Training Set"
+    path = folder / "ID3" / "mri_norm2.h5"
+    path.write_bytes(path.read_bytes()[:-200])
+    with h5py.File(folder / "ID1" / "mri_norm2.h5", "a") as file:
+        del file["label"]
+    with h5py.File(folder / "ID4" / "mri_norm2.h5", "a") as file:
+        file["label"][...] = 0
+    with h5py.File(folder / "ID6" / "mri_norm2.h5", "a") as file:
+        del file["label"]
+        file["label"] = np.ones((12, 10, 7), np.uint8)
+    with h5py.File(folder / "ID5" / "mri_norm2.h5", "a") as file:
+        file["label"][0, 0, 0] = 3
+    with h5py.File(folder / "ID2" / "mri_norm2.h5", "a") as file:
+        file["label"][...] = 9  # of an unlabeled scan: never looked at
+    with pytest.raises(InputError) as error:
+        write_raw_dataset(la_conversion(h5_source, 2), 18, "LA")
+    message = str(error.value)
+    assert "ID4/mri_norm2.h5 has no left atrium in its label" in message
+    assert "ID1/mri_norm2.h5 has no 'label'" in message
+    assert "ID3/mri_norm2.h5 cannot be read (damaged or truncated)" in message
+    assert "ID6/mri_norm2.h5 has shape (12, 10, 7) but the case's (first) image (12, 10, 8)" in message
+    assert "ID5/mri_norm2.h5 has label values [3] besides [0, 1]" in message
+    assert "ID2" not in message
+    assert list(raw.iterdir()) == []
+
+
+def test_bad_nrrd_files_are_named_together(nrrd_source, raw):
+    folder = nrrd_source / "Training Set"
+    (folder / "ID4" / "laendo.nrrd").unlink()
+    label = sitk.ReadImage(str(folder / "ID1" / "laendo.nrrd"))
+    label[0, 0, 0] = 128
+    sitk.WriteImage(label, str(folder / "ID1" / "laendo.nrrd"))
+    path = folder / "ID2" / "lgemri.nrrd"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError) as error:
+        write_raw_dataset(la_conversion(nrrd_source, 2), 18, "LA")
+    message = str(error.value)
+    assert "ID4: " in message
+    assert "ID4/laendo.nrrd is missing" in message
+    assert "ID1/laendo.nrrd has label values [128] besides 0 and 255" in message
+    assert "ID2/lgemri.nrrd cannot be read" in message
+    assert list(raw.iterdir()) == []
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, ["convert", "la", *map(str, arguments)])
+
+
+def test_command(h5_source, raw):
+    arguments = (h5_source, "--dataset-id", 18, "--labeled", 1, "-np", 2)
+    first = run(*arguments)
+    assert first.exit_code == 0
+    assert "Dataset018_LA: 1 labeled, 3 unlabeled, 2 test cases" in first.output
+    before = {path: path.stat().st_mtime_ns for path in raw.rglob("*")}
+    second = run(*arguments)
+    assert second.exit_code == 0
+    assert "already there" in second.output
+    other = run(h5_source, "--dataset-id", 18, "--labeled", 2)
+    assert isinstance(other.exception, InputError)
+    assert "differs in protocol, labeled, unlabeled" in str(other.exception)
+    other_name = run(h5_source, "--dataset-id", 18, "--labeled", 1, "--name", "Atrium")
+    assert isinstance(other_name.exception, InputError)
+    assert {path: path.stat().st_mtime_ns for path in raw.rglob("*")} == before
+
+
+def test_command_with_a_list(h5_source, raw, tmp_path):
+    chosen = tmp_path / "chosen.txt"
+    chosen.write_text("ID2\nID1\n")
+    result = run(h5_source, "--dataset-id", 5, "--labeled-list", chosen, "--name", "Own", "-np", 1)
+    assert result.exit_code == 0
+    assert ids(raw / "Dataset005_Own" / "imagesTr") == {"ID1", "ID2"}
+    assert ids(raw / "Dataset005_Own" / "imagesUnlabeled") == {"ID3", "ID4"}
+    both = run(h5_source, "--dataset-id", 6, "--labeled-list", chosen, "--labeled", 2)
+    assert "not both" in str(both.exception)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the LA data set is not beside the checkout")
+def test_three_real_scans(tmp_path):
+    labeled, unlabeled, test = "06SR5RBREL16DQ6M8LWS", DUPLICATE[1], (REAL / "test.list").read_text().split()[0]
+    source = tmp_path / "real"
+    for name in (labeled, unlabeled, test):
+        (source / "LA" / name).mkdir(parents=True)
+        original = REAL / "2018LA_Seg_Training Set" / name / "mri_norm2.h5"
+        (source / "LA" / name / "mri_norm2.h5").symlink_to(original.resolve())
+    write_lists(source / "data_split", [labeled, unlabeled], [test])
+    folder, _ = write_raw_dataset(la_conversion(source, 1), 18, "LA", processes=2)
+    assert [len(list((folder / f"images{part}").iterdir())) for part in ("Tr", "Unlabeled", "Ts")] == [1, 1, 1]
+    voxels, image = read(folder / "labelsTr" / f"{labeled}.nii.gz")
+    assert image.GetSize() == (183, 140, 88)
+    assert voxels.sum() == 154296  # as counted in the source's file
+    voxels, _ = read(folder / "imagesTr" / f"{labeled}_0000.nii.gz")
+    # Range of the original float32 file; two neighboring grey levels were merged in this one.
+    assert voxels.min() == pytest.approx(-0.7704, abs=0.04)
+    assert voxels.max() == pytest.approx(6.3475, abs=0.04)

@@ -1,0 +1,5 @@
+from nnunet_ssl.configured_trainer import ConfiguredTrainer
+
+
+class nnUNetTrainerSupervised(ConfiguredTrainer):
+    """nnU-Net's own training without unlabeled data, at the length that nnUNet_ssl_config sets: the baseline."""

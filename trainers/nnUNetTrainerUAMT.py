@@ -1,0 +1,8 @@
+from nnunet_ssl.methods.ua_mt import UAMT
+from nnunet_ssl.trainer import SemiSupervisedTrainer
+
+
+class nnUNetTrainerUAMT(SemiSupervisedTrainer):
+    """Uncertainty-aware mean teacher, Yu et al., MICCAI 2019."""
+
+    method = UAMT
