@@ -14,8 +14,8 @@ from nnunet_ssl.errors import InputError
 
 STOCK_TRAINER = "nnUNetTrainer"
 CHECKPOINT = "checkpoint_final.pth"
-# what nnU-Net reads when it predicts, and what the stock trainer needs to load the weights
-PREDICTION_KEYS = ("network_weights", "init_args", "inference_allowed_mirroring_axes", "_best_ema", "current_epoch")
+# what nnU-Net reads when it predicts, beside the trainer's name
+PREDICTION_KEYS = ("network_weights", "init_args", "inference_allowed_mirroring_axes")
 FILES = ("plans.json", "dataset.json", "dataset_fingerprint.json")
 
 

@@ -22,10 +22,10 @@ VARIABLE = "nnUNet_ssl_config"
 
 @dataclass(frozen=True)
 class Setting:
-    """Type and smallest and largest value of a trainer setting."""
+    """Type and smallest and largest value of a setting; `low` is None where the method checks its ranges itself."""
 
     type: type
-    low: float = 0
+    low: float | None = 0
     high: float = float("inf")
 
 
@@ -75,7 +75,7 @@ def read_settings(method: type[Method] | None, text: str | None = None) -> Setti
 
     trainer = {key: _checked(source, key, asked[key], settings[key]) for key in asked if key in settings}
     arguments = presets.get(preset, {}) | {
-        key: _checked(source, key, asked[key], Setting(type(defaults[key]), float("-inf")))
+        key: _checked(source, key, asked[key], Setting(type(defaults[key]), low=None))
         for key in asked
         if key not in settings
     }
@@ -127,6 +127,6 @@ def _checked(source: str, key: str, value: Any, setting: Setting) -> Any:
             right = False
     if not right:
         raise InputError(f"{source}: {key} must be of type {setting.type.__name__}, not {value!r}.")
-    if setting.type is not str and not setting.low <= value <= setting.high:
+    if setting.low is not None and not setting.low <= value <= setting.high:
         raise InputError(f"{source}: {key} = {value} must lie between {setting.low:g} and {setting.high:g}.")
     return value

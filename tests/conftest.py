@@ -8,7 +8,6 @@ from pathlib import Path
 
 # read by nnU-Net when it is first imported
 os.environ.setdefault("nnUNet_def_n_proc", "1")
-os.environ["nnUNet_n_proc_DA"] = "0"
 os.environ.pop("nnUNet_ssl_config", None)
 
 import pytest

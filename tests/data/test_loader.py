@@ -1,0 +1,64 @@
+"""The unlabeled stream: random patches of all cases, images only, joined to nnU-Net's batches."""
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_ssl.data.loader import TwoStreamLoader, UnlabeledLoader, UnlabeledPool
+
+
+class Whole:
+    """Stands in for `Views`: the patch as it is."""
+
+    def __call__(self, image):
+        return {"weak": image, "strong": image + 1}
+
+
+@pytest.fixture
+def loaders(phantom_3d):
+    plans = PlansManager(str(phantom_3d.base / f"{phantom_3d.plans}.json"))
+    folder = phantom_3d.base / plans.get_configuration("3d_fullres").data_identifier
+    labels = plans.get_label_manager({"labels": {"background": 0, "a": 1, "b": 2}, "channel_names": {"0": "CT"}})
+    labeled = nnUNetDataLoader(nnUNetDatasetBlosc2(str(folder)), 2, (18, 18, 18), (16, 16, 16), labels)
+    unlabeled_folder = folder.with_name(folder.name + "_unlabeled")
+    files = {file.stem: str(file) for file in sorted(unlabeled_folder.glob("*.b2nd"))}
+    return labeled, UnlabeledLoader(UnlabeledPool(files), 3, labeled, Whole(), labels)
+
+
+def test_a_batch_holds_the_views_and_nothing_of_a_label(loaders):
+    _, unlabeled = loaders
+    batch = next(unlabeled)
+    assert set(batch) == {"unlabeled_weak", "unlabeled_strong"}
+    assert batch["unlabeled_weak"].shape == (3, 1, 18, 18, 18)
+    assert batch["unlabeled_weak"].dtype == torch.float32
+    assert torch.equal(batch["unlabeled_strong"], batch["unlabeled_weak"] + 1)
+
+
+def test_patches_come_from_all_cases(loaders):
+    _, unlabeled = loaders
+    np.random.seed(0)
+    drawn = {case for _ in range(40) for case in unlabeled.get_indices()}
+    assert drawn == set(unlabeled._data.identifiers)
+    assert len(drawn) == 5
+
+
+def test_both_streams_in_one_batch(loaders):
+    labeled, unlabeled = loaders
+    both = TwoStreamLoader(labeled, unlabeled)
+    batch = next(both)
+    assert set(batch) == {"data", "target", "keys", "unlabeled_weak", "unlabeled_strong"}
+    assert len(batch["data"]) == 2 and len(batch["unlabeled_weak"]) == 3
+    both.set_thread_id(4)
+    assert labeled.thread_id == unlabeled.thread_id == 4
+
+
+def test_a_damaged_case_is_named(tmp_path):
+    (tmp_path / "case_9.b2nd").write_bytes(b"no image")
+    pool = UnlabeledPool({"case_9": str(tmp_path / "case_9.b2nd")})
+    with pytest.raises(RuntimeError, match="unlabeled case case_9"):
+        pool.load_image("case_9")
+    with pytest.raises(RuntimeError, match="unlabeled case case_8"):
+        UnlabeledPool({"case_8": str(tmp_path / "case_8.b2nd")}).load_image("case_8")

@@ -1,0 +1,77 @@
+"""Weak and strong views lie on one grid; nnU-Net's own transforms are sorted, unknown ones refused."""
+
+import numpy as np
+import pytest
+import torch
+from batchgeneratorsv2.transforms.spatial.rot90 import Rot90Transform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_ssl.data.views import Views
+
+
+def training_transforms(patch, dummy_2d=False, mask=None, regions=None):
+    angle = (-np.pi / 6, np.pi / 6)
+    axes = tuple(range(len(patch)))
+    scales = [[1.0] * len(patch), [0.5] * len(patch)]
+    return nnUNetTrainer.get_training_transforms(
+        patch, angle, scales, axes, dummy_2d, use_mask_for_norm=mask, regions=regions, foreground_labels=[1]
+    )
+
+
+@pytest.mark.parametrize(("patch", "dummy_2d"), [((24, 20), False), ((16, 20, 12), False), ((4, 20, 16), True)])
+def test_views_are_aligned(patch, dummy_2d):
+    """A binary pattern keeps its edges where they are under intensity transforms, whatever the geometry did."""
+    views = Views(training_transforms(patch, dummy_2d), ("weak", "strong"))
+    large = tuple(size if dummy_2d and axis == 0 else size + 12 for axis, size in enumerate(patch))
+    pattern = torch.zeros(2, *large)
+    pattern[:, ..., large[-1] // 3 :] = 5.0
+    torch.manual_seed(0)
+    np.random.seed(0)
+    moved = changed = 0
+    for _ in range(30):
+        made = views(pattern.clone())
+        weak, strong = made["weak"], made["strong"]
+        assert weak.shape == strong.shape == (2, *patch)
+        if weak.std() > 0.1 and strong.std() > 0:
+            correlation = torch.corrcoef(torch.stack([weak.flatten(), strong.flatten()]))[0, 1]
+            assert correlation > 0.7
+        changed += not torch.equal(weak, strong)
+        moved += not torch.equal(weak, pattern[(slice(None), *[slice(6, 6 + size) for size in patch])])
+    assert changed > 15
+    assert moved > 15
+
+
+def test_a_voxelwise_check_of_alignment_without_smoothing():
+    """With transforms that keep the order of grey levels, ranks inside the patch agree voxel by voxel."""
+    transforms = training_transforms((16, 16, 16))
+    kept = [t for t in transforms.transforms if "Gamma" in repr(t) or "Spatial" in repr(t) or "Mirror" in repr(t)]
+    views = Views(ComposeTransforms(kept), ("weak", "strong"))
+    torch.manual_seed(0)
+    for _ in range(10):
+        made = views(torch.rand(1, 24, 24, 24))
+        order = made["weak"].flatten().argsort()
+        rising = made["strong"].flatten()[order].diff()
+        assert (rising >= -1e-4).all() or (rising <= 1e-4).all()
+
+
+def test_only_the_views_asked_for_are_made():
+    views = Views(training_transforms((16, 16)), ("weak",))
+    assert set(views(torch.rand(1, 24, 24))) == {"weak"}
+    assert set(Views(training_transforms((16, 16)), ("strong",))(torch.rand(1, 24, 24))) == {"strong"}
+
+
+def test_outside_of_the_object_stays_zero_where_nnunet_masks():
+    views = Views(training_transforms((16, 16), mask=[True]), ("weak", "strong"))
+    image = torch.zeros(1, 28, 28)
+    image[:, 10:18, 10:18] = torch.rand(1, 8, 8) + 1
+    torch.manual_seed(1)
+    for _ in range(20):
+        for view in views(image.clone()).values():
+            corner = view[0, 0, 0]
+            assert corner == 0
+
+
+def test_an_unknown_transform_is_refused_with_its_name():
+    with pytest.raises(NotImplementedError, match="Rot90Transform"):
+        Views(ComposeTransforms([Rot90Transform(num_axis_combinations=1)]), ("weak",))

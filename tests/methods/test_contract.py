@@ -1,0 +1,209 @@
+"""What every method must fulfill, in 2D and 3D, for 2 and 5 classes, softmax and regions, float32 and bfloat16."""
+
+import importlib
+import inspect
+import pkgutil
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_network
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from torch import distributed as dist
+from torch import multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+import nnunet_ssl.methods
+from nnunet_ssl._bootstrap import trainers_folder
+from nnunet_ssl.distributed import average_gradients, broadcast_state
+from nnunet_ssl.method import Labeled, Method, Now, Unlabeled
+from nnunet_ssl.networks.net import Net
+
+METHODS = sorted(
+    {
+        member
+        for info in pkgutil.iter_modules(nnunet_ssl.methods.__path__)
+        for _, member in inspect.getmembers(importlib.import_module(f"nnunet_ssl.methods.{info.name}"), inspect.isclass)
+        if issubclass(member, Method) and member is not Method
+    },
+    key=lambda method: method.__name__,
+)
+CASES = pytest.mark.parametrize(
+    ("dimensions", "channels", "regions"),
+    [(2, 2, False), (2, 5, False), (3, 2, False), (3, 5, False), (2, 3, True), (3, 1, True)],
+)
+ALL = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+LATE = Now(step=900, epoch=9, fraction=0.9)  # every ramp-up is well on its way
+
+
+def nnunet_loss(regions):
+    """nnU-Net's own loss with deep supervision, as its trainer builds it for two scales."""
+    dice = {"batch_dice": False, "smooth": 1e-5, "ddp": False}
+    if regions:
+        loss = DC_and_BCE_loss({}, dice | {"do_bg": True}, dice_class=MemoryEfficientSoftDiceLoss)
+    else:
+        loss = DC_and_CE_loss(dice | {"do_bg": False}, {}, dice_class=MemoryEfficientSoftDiceLoss)
+    return DeepSupervisionWrapper(loss, [2 / 3, 1 / 3])
+
+
+def targets(labels, channels, regions):
+    """Targets of both scales from class numbers (B, 1, *spatial)."""
+    target = torch.cat([(labels > c).float() for c in range(channels)], 1) if regions else labels
+    half = target[(slice(None), slice(None), *[slice(None, None, 2)] * (labels.ndim - 2))]
+    return [target, half]
+
+
+def batches(dimensions, channels, regions, size=2, seed=1):
+    """A labeled and an unlabeled batch of 16 voxels along each axis."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (size, 1, *[16] * dimensions)
+    labels = torch.randint(0, channels + regions, shape, generator=generator)
+    weak = torch.randn(shape, generator=generator)
+    strong = weak + 0.3 * torch.randn(shape, generator=generator)
+    image = torch.randn(shape, generator=generator)
+    return Labeled(image, targets(labels, channels, regions)), Unlabeled(weak, strong)
+
+
+def ready(method, dimensions, channels, regions, **arguments):
+    """A student and a method whose teachers and twins have other weights than the student."""
+    net = Net(tiny_network(dimensions, channels, seed=0), regions)
+    made = method(**arguments)
+    made.supervised = lambda output, target, loss=nnunet_loss(regions): loss(output.pyramid, target)
+    made.setup(net, partial(tiny_network, dimensions, channels, seed=5))
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return net, made
+
+
+def quiet(method):
+    """Hyperparameters that take all randomness out of a method."""
+    return {name: 0.0 for name in ("noise", "dropout") if name in method.hyperparameters()}
+
+
+def gradients(net):
+    return {name: p.grad.clone() for name, p in net.module.named_parameters() if p.grad is not None}
+
+
+def unsupervised(terms):
+    return sum(term for name, term in terms.items() if name != "supervised")
+
+
+@CASES
+@ALL
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_losses_are_finite_and_move_the_student_only(method, dimensions, channels, regions, precision):
+    net, made = ready(method, dimensions, channels, regions)
+    labeled, unlabeled = batches(dimensions, channels, regions)
+    with torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16" else nullcontext():
+        terms = made.losses(net, labeled, unlabeled, LATE)
+    assert "supervised" in terms
+    assert all(term.ndim == 0 and torch.isfinite(term) for term in terms.values())
+    assert all(torch.isfinite(torch.as_tensor(value)) for value in made.report.values())
+    unsupervised(terms).backward()
+    moved = gradients(net)
+    assert moved and all(torch.isfinite(gradient).all() for gradient in moved.values())
+    assert sum(gradient.abs().sum() for gradient in moved.values()) > 0
+    for name, parameter in made.named_parameters():
+        if name.startswith("teacher"):
+            assert parameter.grad is None and not parameter.requires_grad
+
+
+@CASES
+@ALL
+def test_weight_zero_leaves_nnunets_own_gradient(method, dimensions, channels, regions):
+    net, made = ready(method, dimensions, channels, regions, weight=0.0)
+    labeled, unlabeled = batches(dimensions, channels, regions)
+    sum(made.losses(net, labeled, unlabeled, LATE).values()).backward()
+    ours = gradients(net)
+    net.module.zero_grad()
+    nnunet_loss(regions)(net.module(labeled.image), labeled.target).backward()
+    for name, gradient in gradients(net).items():
+        torch.testing.assert_close(ours[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def steps(net, made, optimizer, first, last):
+    for step in range(first, last):
+        torch.manual_seed(step)
+        labeled, unlabeled = batches(2, 3, False, seed=step)
+        now = Now(step, step, step / 10)
+        optimizer.zero_grad()
+        sum(made.losses(net, labeled, unlabeled, now).values()).backward()
+        optimizer.step()
+        made.after_step(net, now)
+
+
+def optimizer_of(net, made):
+    own = [parameter for parameter in made.parameters() if parameter.requires_grad]
+    return torch.optim.SGD([*net.module.parameters(), *own], 0.01, momentum=0.99, nesterov=True)
+
+
+@ALL
+def test_save_load_continue_equals_going_on_bit_for_bit(method):
+    net, made = ready(method, 2, 3, False)
+    optimizer = optimizer_of(net, made)
+    steps(net, made, optimizer, 0, 3)
+    saved = {"net": net.module.state_dict(), "method": made.state_dict(), "optimizer": optimizer.state_dict()}
+    saved = torch.utils._pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, saved)
+    steps(net, made, optimizer, 3, 6)
+
+    again, restored = ready(method, 2, 3, False)
+    resumed = optimizer_of(again, restored)
+    again.module.load_state_dict(saved["net"])
+    restored.load_state_dict(saved["method"])
+    resumed.load_state_dict(saved["optimizer"])
+    steps(again, restored, resumed, 3, 6)
+    for first, second in ((net.module, again.module), (made, restored)):
+        for mine, theirs in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
+            assert torch.equal(mine, theirs)
+
+
+def rank_gradients(rank, world, method, rendezvous, results):
+    """One step of one rank on its half of the joint batch; rank 0 stores the averaged gradients."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
+    net, made = ready(method, 2, 3, False, **quiet(method))
+    broadcast_state(made)
+    wrapped = Net(DistributedDataParallel(net.module), False)
+    labeled, unlabeled = batches(2, 3, False, size=2 * world)
+    part = slice(2 * rank, 2 * rank + 2)
+    labeled = Labeled(labeled.image[part], [scale[part] for scale in labeled.target])
+    unlabeled = Unlabeled(unlabeled.weak[part], unlabeled.strong[part])
+    sum(made.losses(wrapped, labeled, unlabeled, LATE).values()).backward()
+    average_gradients([parameter for parameter in made.parameters() if parameter.requires_grad])
+    made.after_step(wrapped, LATE)
+    torch.save({"net": gradients(wrapped), "method": made.state_dict()}, f"{results}_{rank}")
+    dist.destroy_process_group()
+
+
+@ALL
+def test_two_processes_equal_one_on_the_joint_batch(method, tmp_path):
+    mp.spawn(rank_gradients, (2, method, tmp_path / "rendezvous", tmp_path / "result"), nprocs=2)
+    ranks = [torch.load(tmp_path / f"result_{rank}", weights_only=True) for rank in range(2)]
+    net, made = ready(method, 2, 3, False, **quiet(method))
+    labeled, unlabeled = batches(2, 3, False, size=4)
+    sum(made.losses(net, labeled, unlabeled, LATE).values()).backward()
+    made.after_step(net, LATE)
+    for name, gradient in gradients(net).items():
+        torch.testing.assert_close(ranks[0]["net"][name], gradient, atol=1e-6, rtol=1e-4)
+    for name, state in made.state_dict().items():
+        assert torch.equal(ranks[0]["method"][name], ranks[1]["method"][name])
+        torch.testing.assert_close(ranks[0]["method"][name], state)
+
+
+@ALL
+def test_has_a_trainer_of_its_name_a_docstring_and_a_published_preset(method):
+    trainer = Path(trainers_folder()) / f"nnUNetTrainer{method.__name__}.py"
+    assert f"method = {method.__name__}" in trainer.read_text()
+    assert "published" in method.presets
+    for preset in method.presets.values():
+        method(**preset)
+    module = inspect.getmodule(method).__doc__
+    assert any(year in module for year in map(str, range(2005, 2027)))
+    for name in method.hyperparameters():
+        assert f"{name}:" in "".join(parent.__doc__ or "" for parent in method.__mro__)
