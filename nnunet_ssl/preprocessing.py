@@ -249,8 +249,8 @@ def _check_whole(file: Path) -> None:
     """Raises ``EOFError`` for a truncated NIfTI file: SimpleITK fills the missing voxels with 0 and says nothing."""
     if not file.name.endswith(NIFTI):
         return
-    header = nibabel.load(file).header
-    wanted = int(header["vox_offset"]) + int(np.prod(header.get_data_shape())) * header.get_data_dtype().itemsize
+    stored = nibabel.load(file).dataobj  # its header alone is read; header["vox_offset"] is reset by nibabel
+    wanted = stored.offset + int(np.prod(stored.shape)) * stored.dtype.itemsize
     if file.name.endswith(".nii"):
         size = file.stat().st_size
     else:

@@ -70,6 +70,7 @@ def planned(tmp_path_factory):
         for kind in ("raw", "preprocessed", "results"):
             (root / kind).mkdir(exist_ok=True)
             patch.setenv(f"nnUNet_{kind}", str(root / kind))
+        patch.setenv("nnUNet_n_proc_DA", "1")  # the planner sets this many threads and fails on 0
         DatasetFingerprintExtractor(5, num_processes=1).run()
         ExperimentPlanner(5).plan_experiment()
     plans = PlansManager(str(base / "nnUNetPlans.json"))
@@ -284,6 +285,18 @@ def test_truncated_files_are_refused(dataset, ending, share):
     file.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(InputError, match=f"case cut, file cut_0000{ending}: cannot be read, replace it"):
         read_checked("cut", [file, file], dataset.plans)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
+def test_the_last_byte_counts_and_a_whole_file_is_not_unpacked_for_it(tmp_path, ending, monkeypatch):
+    file = tmp_path / f"a_0000{ending}"
+    sitk.WriteImage(make_image(1), file)
+    with monkeypatch.context() as patch:
+        patch.setattr(gzip, "open", None)  # calling it would fail
+        preprocessing._check_whole(file)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(EOFError):
+        preprocessing._check_whole(file)
 
 
 def test_gzip_in_several_members_is_whole(dataset):

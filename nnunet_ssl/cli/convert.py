@@ -1,12 +1,13 @@
 """``nnunet_ssl convert DATASET``: public data sets to nnU-Net raw datasets with unlabeled cases."""
 
 import os
+from collections.abc import Callable
+from enum import Enum
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
-from nnunet_ssl.errors import InputError
 
 if TYPE_CHECKING:
     from nnunet_ssl.data.conversion import Conversion
@@ -17,46 +18,159 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Source = Annotated[Path, typer.Argument(help="Folder of the data set as downloaded.", show_default=False)]
-DatasetId = Annotated[int, typer.Option("--dataset-id", help="nnU-Net's id of the new dataset.", show_default=False)]
-Labeled = Annotated[
-    int | None,
-    typer.Option(help="Number of labeled cases, the first of the training list (default 8).", show_default=False),
-]
-LabeledList = Annotated[
-    Path | None, typer.Option(help="File with the ids of the labeled cases, one a line.", show_default=False)
-]
-Processes = Annotated[int, typer.Option("-np", min=1, help="Worker processes.")]
+
+class Modality(str, Enum):
+    """Scans of AMOS."""
+
+    ct = "ct"
+    mr = "mr"
+    both = "both"
+
+
 DEFAULT_PROCESSES = min(8, os.cpu_count() or 1)
 
 
-@app.command()
-def la(
-    source: Source,
-    dataset_id: DatasetId,
-    labeled: Labeled = None,
-    labeled_list: LabeledList = None,
-    name: Annotated[str, typer.Option(help="Name of the new dataset.")] = "LA",
-    processes: Processes = DEFAULT_PROCESSES,
-) -> None:
+def _option(name: str, kind: Any, declared: Any, default: Any = Parameter.empty) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, declared])
+
+
+def converter(default: str, others: str = "", units: str = "cases") -> Callable:
+    """Makes a command of a function ``(source, labeled, own options) -> Conversion``, with the options of all of them.
+
+    Args:
+        default: what is labeled if the user says nothing: a published protocol or a percentage.
+        others: the other published protocols.
+        units: what ``--labeled`` counts.
+    """
+    labeled_help = f"Labeled {units}: a number (the first of the training list), a percentage (10%) or a list file."
+    protocol_help = f"Published lists: {default} (default){', ' + others if others else ''}."
+    options = [
+        _option("source", Path, typer.Argument(help="Folder of the data set as downloaded.", show_default=False)),
+        _option("dataset_id", int, typer.Option(help="nnU-Net's id of the new dataset.", show_default=False)),
+        _option("labeled", str | None, typer.Option(help=labeled_help), None),
+        _option("labeled_list", Path | None, typer.Option(help=f"File with the labeled {units}, one id a line."), None),
+        _option("protocol", str | None, typer.Option(help=protocol_help), None),
+        _option("name", str | None, typer.Option(help="Name of the new dataset (default: the data set's)."), None),
+        _option("link", bool, typer.Option("--link", help="Link files that fit as they are, do not copy."), False),
+        _option("processes", int, typer.Option("-np", min=1, help="Worker processes."), DEFAULT_PROCESSES),
+    ]
+    if default.endswith("%"):
+        options = [option for option in options if option.name != "protocol"]
+
+    def register(find: Callable[..., "Conversion"]) -> Callable[..., "Conversion"]:
+        def command(
+            source: Path,
+            dataset_id: int,
+            labeled: str | None,
+            labeled_list: Path | None,
+            name: str | None,
+            link: bool,
+            processes: int,
+            protocol: str | None = None,
+            **own: Any,
+        ) -> None:
+            from nnunet_ssl.data.protocols import wanted_labeled
+
+            conversion = find(source, wanted_labeled(labeled, labeled_list, protocol), **own)
+            _write(conversion, dataset_id, name or conversion.name, processes, link)
+
+        own_options = list(signature(find).parameters.values())[2:]
+        parameters = [option.replace(kind=Parameter.KEYWORD_ONLY) for option in [*options, *own_options]]
+        command.__signature__ = Signature(parameters)
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        command.__doc__ = find.__doc__
+        app.command(find.__name__)(command)
+        return find
+
+    return register
+
+
+@converter(default="ua-mt-8", others="ua-mt-4, ua-mt-16")
+def la(source, labeled) -> "Conversion":
     """Left atrium (2018 challenge): the preprocessed h5 files or the original nrrd files."""
     from nnunet_ssl.dataset_conversion.la import la_conversion
 
-    _write(la_conversion(source, _which_labeled(labeled, labeled_list, 8)), dataset_id, name, processes)
+    return la_conversion(source, labeled)
 
 
-def _which_labeled(number: int | None, file: Path | None, default: int) -> int | Path:
-    if number is not None and file is not None:
-        raise InputError("Give --labeled or --labeled-list, not both.")
-    return file or (default if number is None else number)
+@converter(default="ssl4mis-7", others="ssl4mis-3, ssl4mis-14", units="patients")
+def acdc(
+    source,
+    labeled,
+    spacing: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(help="Z Y X in mm, for the h5 files, which hold none (default 10 1.5 1.5).", show_default=False),
+    ] = None,
+) -> "Conversion":
+    """Heart in cine MR (ACDC): the original patient folders or the h5 files of SSL4MIS."""
+    from nnunet_ssl.dataset_conversion.acdc import acdc_conversion
+
+    return acdc_conversion(source, labeled, spacing)
 
 
-def _write(conversion: "Conversion", dataset_id: int, name: str, processes: int) -> None:
+@converter(default="genericssl-20", others="dhc-10, dhc-20, dhc-40")
+def synapse(source, labeled) -> "Conversion":
+    """Abdominal CT, 13 organs (Synapse/BTCV): RawData/Training or imagesTr and labelsTr."""
+    from nnunet_ssl.dataset_conversion.synapse import synapse_conversion
+
+    return synapse_conversion(source, labeled)
+
+
+@converter(default="dhc-5", others="dhc-2, dhc-10")
+def amos(
+    source,
+    labeled,
+    modality: Annotated[Modality, typer.Option(help="Which scans; numbers below 500 are CT.")] = Modality.both,
+    released_unlabeled: Annotated[
+        bool, typer.Option("--released-unlabeled", help="Add imagesTs (no labels) and imagesUnlabeled as unlabeled.")
+    ] = False,
+) -> "Conversion":
+    """Abdominal CT and MR, 15 organs (AMOS 2022): the folder with imagesTr, labelsTr, imagesVa, labelsVa."""
+    from nnunet_ssl.dataset_conversion.amos import amos_conversion
+
+    return amos_conversion(source, labeled, modality.value, released_unlabeled)
+
+
+@converter(default="desco-5")
+def lits(
+    source,
+    labeled,
+    merge_tumor: Annotated[bool, typer.Option("--merge-tumor", help="One class: tumor becomes liver.")] = False,
+) -> "Conversion":
+    """Liver and liver tumor in CT (LiTS): volume-0.nii and segmentation-0.nii to 130."""
+    from nnunet_ssl.dataset_conversion.lits import lits_conversion
+
+    return lits_conversion(source, labeled, merge_tumor)
+
+
+@converter(default="10%")
+def msd(source, labeled) -> "Conversion":
+    """A task of the Medical Segmentation Decathlon: the folder TaskNN_Name; the first 10% are labeled by default."""
+    from nnunet_ssl.dataset_conversion.msd import msd_conversion
+
+    return msd_conversion(source, labeled)
+
+
+@converter(default="mc-net-12", others="mc-net-6")
+def pancreas(
+    source,
+    labeled,
+    keep_withdrawn: Annotated[
+        bool, typer.Option("--keep-withdrawn", help="Use cases 25 and 70, copies of case 2, where present.")
+    ] = False,
+) -> "Conversion":
+    """Pancreas in CT (NIH Pancreas-CT): the DICOM folders PANCREAS_0001 and the labels label0001.nii.gz."""
+    from nnunet_ssl.dataset_conversion.pancreas import pancreas_conversion
+
+    return pancreas_conversion(source, labeled, keep_withdrawn)
+
+
+def _write(conversion: "Conversion", dataset_id: int, name: str, processes: int, link: bool) -> None:
     from nnunet_ssl.data.conversion import write_raw_dataset
 
     for warning in conversion.warnings:
         print(f"Note: {warning}")
-    folder, written = write_raw_dataset(conversion, dataset_id, name, processes)
+    folder, written = write_raw_dataset(conversion, dataset_id, name, processes, link)
     if not written:
         print(f"{folder} is already there: same source, same options. Nothing was written.")
         return

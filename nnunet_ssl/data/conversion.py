@@ -1,9 +1,10 @@
-"""What the converters of public data sets share: the choice of labeled cases, checks, provenance, safe writing.
+"""What the converters of public data sets share: checks, provenance, safe writing.
 
 A converter is one function that looks at a source folder and returns a :class:`Conversion`;
 :func:`write_raw_dataset` does the rest.
 """
 
+import errno
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -24,12 +25,15 @@ from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_dataset
 from tqdm import tqdm
 
 import nnunet_ssl
-from nnunet_ssl.data.raw import environment_folder, nifti_is_whole
+from nnunet_ssl.data.protocols import PARTS
+from nnunet_ssl.data.raw import environment_folder, listed, nifti_is_whole
+from nnunet_ssl.data.sources import read_volume
 from nnunet_ssl.errors import InputError
 
 FILE_ENDING = ".nii.gz"
 IMAGE_FOLDERS = {"labeled": "imagesTr", "unlabeled": "imagesUnlabeled", "test": "imagesTs"}
 LABEL_FOLDERS = {"labeled": "labelsTr", "test": "labelsTs"}
+GEOMETRY = {"shape": "GetSize", "spacing": "GetSpacing", "origin": "GetOrigin", "direction": "GetDirection"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Case:
     Attributes:
         id: its name in the raw dataset.
         part: ``labeled``, ``unlabeled`` or ``test``.
-        images: what holds the image, one path per channel.
+        images: what holds the image: one path per channel, or one for all of them.
         label: what holds the label; None for a case without one, and always for an unlabeled case.
     """
 
@@ -62,11 +66,16 @@ class Conversion:
         channels: channel names for ``dataset.json``.
         labels: class name -> label value for ``dataset.json``.
         cases: all cases, in the order of the protocol.
-        read_image: path -> scalar 3D image; raises :class:`InputError` (file and what to do) if it cannot.
-        read_label: path -> label image in the values of ``labels``; raises the same. Both are module-level functions.
+        read_image: path -> scalar 3D image, or the list of them if the file holds several channels; raises
+            :class:`InputError` (file and what to do) if it cannot.
+        read_label: path -> label image in the values of ``labels``; raises the same. Readers must be picklable.
         source: what the source is (layout, path as the user gave it), for ``conversion.json``.
         protocol: how the cases were chosen, the assumptions made, for ``conversion.json``.
         warnings: what a user of the data should know.
+        name: the usual name of the dataset.
+        fit_label: (label, image, path of the label) -> label on the image's grid, for data sets whose label headers
+            cannot be trusted; None if they can. Raises :class:`InputError` if it cannot.
+        reader_writer: the nnU-Net class that reads the images, if not the one of the file ending.
     """
 
     converter: str
@@ -78,6 +87,9 @@ class Conversion:
     source: dict[str, Any]
     protocol: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
+    name: str = ""
+    fit_label: Callable[[sitk.Image, sitk.Image, Path], sitk.Image] | None = None
+    reader_writer: str | None = None
 
     def ids(self, part: str) -> list[str]:
         """The ids of the labeled, unlabeled or test cases, in the order of the protocol."""
@@ -91,74 +103,30 @@ class Conversion:
             "source": self.source,
             "protocol": self.protocol,
             "warnings": self.warnings,
-            **{part: self.ids(part) for part in IMAGE_FOLDERS},
+            **{part: self.ids(part) for part in PARTS},
             "source_bytes": {case.id: _source_bytes(case) for case in self.cases},
         }
 
 
-def read_ids(path: Path) -> list[str]:
-    """The ids of a list file, one a line, in order; blank lines are skipped.
+def pair_cases(parts: dict[str, list[str]], images: dict[str, Path], labels: dict[str, Path]) -> list[Case]:
+    """The cases of a data set that keeps images and labels by id, one file each.
 
     Raises:
-        InputError: the file is missing, no text, empty, or names an id twice.
+        InputError: a labeled or test case has no label (no test case at all may have one).
     """
-    try:
-        ids = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Cannot read the list {path}: {error}") from error
-    twice = sorted({name for name in ids if ids.count(name) > 1})
-    if twice:
-        raise InputError(f"{path} names more than once: {', '.join(twice)}. Keep one line of each.")
-    if not ids:
-        raise InputError(f"{path} is empty. Write one case id a line.")
-    return ids
+    needed = parts["labeled"] + (parts["test"] if any(name in labels for name in parts["test"]) else [])
+    if missing := [name for name in needed if name not in labels]:
+        raise InputError(f"The source lacks the labels of {listed(missing, 20, ', ')}. Add them.")
+    return [
+        Case(name, part, (images[name],), None if part == "unlabeled" else labels.get(name))
+        for part, names in parts.items()
+        for name in names
+    ]
 
 
-def choose_labeled(train: list[str], test: list[str], labeled: int | Path) -> tuple[list[str], list[str]]:
-    """Divides the training list into labeled and unlabeled ids.
-
-    Args:
-        labeled: the number of labeled cases (the first of ``train``), or a file with one id a line.
-
-    Returns:
-        The labeled ids (in the order of the file if one is given) and the rest of ``train`` in its order.
-
-    Raises:
-        InputError: more labeled cases than training cases; or ids of the file that are test cases or unknown.
-    """
-    if isinstance(labeled, int):
-        if not 1 <= labeled <= len(train):
-            raise InputError(f"{labeled} labeled cases were asked for: choose 1 to {len(train)} (the training list).")
-        return train[:labeled], train[labeled:]
-    chosen = read_ids(labeled)
-    if in_test := [name for name in chosen if name in test]:
-        raise InputError(f"{labeled} names test cases as labeled: {', '.join(in_test)}. Take them out.")
-    if unknown := [name for name in chosen if name not in train]:
-        raise InputError(f"{labeled} names cases that are not in the training list: {', '.join(unknown)}.")
-    return chosen, [name for name in train if name not in chosen]
-
-
-def read_volume(path: Path) -> sitk.Image:
-    """Reads a scalar 3D image file with its geometry.
-
-    Raises:
-        InputError: missing, unreadable, truncated, or no scalar 3D volume.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} is missing; fetch it again")
-    damaged = f"{path} cannot be read (damaged or truncated); fetch it again"
-    if path.name.endswith((".nii", ".nii.gz")) and not nifti_is_whole(path):
-        raise InputError(damaged)
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise InputError(damaged) from error
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(f"{path} is no scalar 3D volume (size {image.GetSize()}); replace it")
-    return image
-
-
-def write_raw_dataset(conversion: Conversion, dataset_id: int, name: str, processes: int = 1) -> tuple[Path, bool]:
+def write_raw_dataset(
+    conversion: Conversion, dataset_id: int, name: str, processes: int = 1, link: bool = False
+) -> tuple[Path, bool]:
     """Writes ``Dataset{id}_{name}`` into ``nnUNet_raw``, whole or not at all.
 
     Everything goes into a hidden folder beside the target, which is renamed at the end; what a killed run left there
@@ -166,6 +134,7 @@ def write_raw_dataset(conversion: Conversion, dataset_id: int, name: str, proces
 
     Args:
         processes: worker processes; 1 converts in this process.
+        link: links files that fit as they are (hard links, symbolic ones to another file system) in place of copies.
 
     Returns:
         The dataset's folder, and whether it was written: False if the same conversion was there already.
@@ -195,7 +164,7 @@ def write_raw_dataset(conversion: Conversion, dataset_id: int, name: str, proces
     try:
         for path in _expected_files(conversion):
             (aside / path).parent.mkdir(parents=True, exist_ok=True)
-        faults = [fault for faults in _convert_cases(conversion, aside, processes) for fault in faults]
+        faults = [fault for faults in _convert_cases(conversion, aside, processes, link) for fault in faults]
         if faults:
             raise InputError("Nothing was converted, these cases are bad:\n" + "\n".join(f"  {f}" for f in faults))
         _write_json(aside / "conversion.json", provenance)
@@ -206,14 +175,9 @@ def write_raw_dataset(conversion: Conversion, dataset_id: int, name: str, proces
     return target, True
 
 
-def _convert_cases(conversion: Conversion, folder: Path, processes: int) -> Iterator[list[str]]:
-    convert = partial(
-        _convert_case,
-        folder=folder,
-        values=sorted(conversion.labels.values()),
-        read_image=conversion.read_image,
-        read_label=conversion.read_label,
-    )
+def _convert_cases(conversion: Conversion, folder: Path, processes: int, link: bool) -> Iterator[list[str]]:
+    # A worker needs the readers and the labels, not the other cases.
+    convert = partial(_convert_case, folder=folder, link=link, conversion=replace(conversion, cases=[]))
     progress = partial(tqdm, total=len(conversion.cases), desc="Converting", unit="case")
     if processes == 1:
         yield from progress(map(convert, conversion.cases))
@@ -234,36 +198,47 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _convert_case(
-    case: Case,
-    folder: Path,
-    values: list[int],
-    read_image: Callable[[Path], sitk.Image],
-    read_label: Callable[[Path], sitk.Image],
-) -> list[str]:
+def _convert_case(case: Case, folder: Path, link: bool, conversion: Conversion) -> list[str]:
     """Reads, checks and writes one case; returns its faults, each with case, file and what to do."""
     faults = []
-    volumes = []
-    for path, read, faults_of in [
-        *((path, read_image, _image_faults) for path in case.images),
-        *([(case.label, read_label, partial(_label_faults, values=values))] if case.label else []),
-    ]:
+    images: list[tuple[Path, sitk.Image]] = []
+    for path in case.images:
         try:
-            volume = read(path)
+            read = conversion.read_image(path)
         except InputError as error:
             faults.append(str(error))
             continue
-        volumes.append(volume)
-        faults += [f"{path} {fault}" for fault in faults_of(volume)]
-        faults += [f"{path} {fault}" for fault in _geometry_faults(volume, volumes[0])]
+        images += [(path, image) for image in (read if isinstance(read, list) else [read])]
+    if not faults and len(images) != len(conversion.channels):
+        faults.append(f"{case.images[0]} and its like hold {len(images)} channels, not {len(conversion.channels)}")
+    label = None
+    if case.label:
+        try:
+            label = conversion.read_label(case.label)
+            if conversion.fit_label and images:
+                label = conversion.fit_label(label, images[0][1], case.label)
+        except InputError as error:
+            faults.append(str(error))
+    for path, image in images:
+        faults += [f"{path} {fault}" for fault in _image_faults(image)]
+    if label is not None:
+        faults += [f"{case.label} {fault}" for fault in _label_faults(label, sorted(conversion.labels.values()))]
+    volumes = images + ([(case.label, label)] if label is not None else [])
+    for path, volume in volumes:
+        faults += [f"{path} {fault}" for fault in _geometry_faults(volume, volumes[0][1])]
     if faults:
         return [f"{case.id}: {fault}" for fault in faults]
-    for channel, image in enumerate(volumes[: len(case.images)]):
-        _write_volume(image, folder / _image_file(case, channel))
-    if case.label:
-        label = sitk.Cast(volumes[-1], sitk.sitkUInt8)
-        label.CopyInformation(volumes[0])  # headers that differ by rounding only are made equal
-        _write_volume(label, folder / _label_file(case))
+
+    fits = link and conversion.read_image is read_volume
+    for channel, (path, image) in enumerate(images):
+        _put_volume(image, folder / _image_file(case, channel), path if fits else None)
+    if label is not None:
+        image = images[0][1]
+        fits = link and conversion.read_label is read_volume and conversion.fit_label is None
+        exact = all(getattr(label, get)() == getattr(image, get)() for get in GEOMETRY.values())
+        label = sitk.Cast(label, sitk.sitkUInt8)
+        label.CopyInformation(image)  # headers that differ by rounding only are made equal
+        _put_volume(label, folder / _label_file(case), case.label if fits and exact else None)
     return []
 
 
@@ -284,12 +259,7 @@ def _label_faults(label: sitk.Image, values: list[int]) -> list[str]:
 
 
 def _geometry_faults(volume: sitk.Image, first: sitk.Image) -> list[str]:
-    compared = {
-        "shape": (volume.GetSize(), first.GetSize()),
-        "spacing": (volume.GetSpacing(), first.GetSpacing()),
-        "origin": (volume.GetOrigin(), first.GetOrigin()),
-        "direction": (volume.GetDirection(), first.GetDirection()),
-    }
+    compared = {what: (getattr(volume, get)(), getattr(first, get)()) for what, get in GEOMETRY.items()}
     return [
         f"has {what} {own} but the case's (first) image {wanted}; pair the right files"
         for what, (own, wanted) in compared.items()
@@ -297,10 +267,20 @@ def _geometry_faults(volume: sitk.Image, first: sitk.Image) -> list[str]:
     ]
 
 
-def _write_volume(image: sitk.Image, path: Path) -> None:
-    sitk.WriteImage(image, str(path))
-    if not nifti_is_whole(path):
-        raise InputError(f"{path} could not be written whole. Is the disk full? Make room and run again.")
+def _put_volume(image: sitk.Image, path: Path, same: Path | None) -> None:
+    """Writes a volume, or links to ``same``, the source file that holds it, where its ending fits."""
+    if same is None or not same.name.endswith(FILE_ENDING):
+        sitk.WriteImage(image, str(path))
+        if not nifti_is_whole(path):
+            raise InputError(f"{path} could not be written whole. Is the disk full? Make room and run again.")
+        return
+    same = same.resolve()  # a hard link to a symbolic link would be another symbolic link
+    try:
+        path.hardlink_to(same)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+            raise
+        path.symlink_to(same)
 
 
 def _image_file(case: Case, channel: int) -> str:
@@ -312,16 +292,18 @@ def _label_file(case: Case) -> str:
 
 
 def _expected_files(conversion: Conversion) -> list[str]:
-    images = [_image_file(case, channel) for case in conversion.cases for channel in range(len(case.images))]
+    images = [_image_file(case, channel) for case in conversion.cases for channel in range(len(conversion.channels))]
     return images + [_label_file(case) for case in conversion.cases if case.label]
 
 
 def _dataset_json(conversion: Conversion) -> dict[str, Any]:
+    reader_writer = conversion.reader_writer
     return {
         "channel_names": {str(i): channel for i, channel in enumerate(conversion.channels)},
         "labels": conversion.labels,
         "numTraining": len(conversion.ids("labeled")),
         "file_ending": FILE_ENDING,
+        **({"overwrite_image_reader_writer": reader_writer} if reader_writer else {}),
     }
 
 
@@ -347,7 +329,11 @@ def _require_same(target: Path, conversion: Conversion, provenance: dict[str, An
 
 def _source_bytes(case: Case) -> dict[str, int]:
     paths = dict.fromkeys([*case.images, *([case.label] if case.label else [])])
-    return {path.name: path.stat().st_size for path in paths if path.is_file()}
+    return {path.name: _bytes_of(path) for path in paths if path.exists()}
+
+
+def _bytes_of(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.iterdir())
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

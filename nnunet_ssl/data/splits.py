@@ -89,8 +89,11 @@ def read_splits(file: str | Path) -> list[dict[str, list[str]]]:
 
 
 def check_fold(split: dict[str, list[str]], file: str | Path = FILE) -> None:
-    """Raises ``InputError`` when an id stands in two of train, val and unlabeled; ``file`` is for the message."""
-    for first, second in (("train", "val"), ("train", "unlabeled"), ("val", "unlabeled")):
+    """Raises ``InputError`` when a case without a label is also trained or validated on; ``file`` is for the message.
+
+    A case in both train and val is left to nnU-Net, which warns of it and goes on.
+    """
+    for first, second in (("train", "unlabeled"), ("val", "unlabeled")):
         if both := sorted(set(split.get(first, [])) & set(split.get(second, []))):
             some = ", ".join(both[:5]) + (f" and {len(both) - 5} more" if len(both) > 5 else "")
             raise InputError(f'{file}: {some} in both "{first}" and "{second}" of one fold. Remove from one of them.')

@@ -73,8 +73,10 @@ def comparison_picture(path: Path, rows: list[Row], classes: dict[str, tuple[int
         figure.text(0.5, 1 - 0.12 / total_height, title, ha="center", va="top", fontsize=12, color=_INK)
     handles = [Line2D([], [], color=color, linewidth=6, label=name) for name, color in colors.items()]
     handles.append(Line2D([], [], color="white", linewidth=1.2, label="outline of the reference"))
-    legend = figure.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=9, facecolor="#BBBBBB",
-                           edgecolor="none", borderpad=0.7, bbox_to_anchor=(0.5, 0.06 / total_height), labelcolor="black")
+    legend = figure.legend(
+        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.06 / total_height), ncols=len(handles), fontsize=9,
+        facecolor="#BBBBBB", edgecolor="none", borderpad=0.7, labelcolor="black",
+    )
     legend.get_frame().set_alpha(1)
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ class Size:
     unlabeled: int = 24
     test: int = 6
     epochs: int = 10
-    iterations_per_epoch: int = 40
+    iterations_per_epoch: int = 30
 
     @property
     def text(self) -> str:
@@ -89,6 +89,7 @@ def run_demo(folder: Path, device: str, size: Size | None = None) -> None:
             "num_epochs": size.epochs,
             "num_iterations_per_epoch": size.iterations_per_epoch,
             "num_val_iterations_per_epoch": 2,
+            "oversample_foreground_percent": 1.0,  # so few iterations would hardly show the smallest organ otherwise
             "seed": 0,
         }
         steps.command(
@@ -135,6 +136,7 @@ def _environment(folder: Path) -> dict[str, str]:
         "nnUNet_compile": "false",  # compiling would take longer than this training
         "nnUNet_n_proc_DA": "1",
         "nnUNet_def_n_proc": "1",  # starting eight processes takes longer than what they do here
+        "OMP_WAIT_POLICY": "PASSIVE",  # else waiting threads spin, which on a busy machine slows training tenfold
         "PYTHONUNBUFFERED": "1",  # so that the log can be followed
     }
 
@@ -178,13 +180,18 @@ class _Steps:
                 while process.poll() is None:
                     show(progress(log.read_text(encoding="utf-8", errors="replace")))
                     time.sleep(0.5)
-            finally:
-                if process.poll() is None:
-                    process.terminate()
-                    process.wait()
+            except KeyboardInterrupt:  # the terminal has sent it to the command and its workers, too
+                try:
+                    process.wait(timeout=10)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                raise
             if process.returncode:
                 lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["(no output)"]
-                raise InputError(f"The step \"{title}\" failed: {lines[-1].strip()}\nIts output: {log}")
+                raise InputError(
+                    f'The step "{title}" failed with exit status {process.returncode}: {lines[-1].strip()}\n'
+                    f"Its output: {log}"
+                )
 
 
 def _find_command(name: str) -> str:
@@ -212,7 +219,7 @@ def _write_plans_and_split(preprocessed: Path) -> None:
     plans["plans_name"] = PLANS
     configuration = plans["configurations"][CONFIGURATION]
     plans["configurations"] = {CONFIGURATION: configuration}
-    configuration |= {"patch_size": [32, 48, 48], "batch_size": 2}
+    configuration |= {"patch_size": [32, 48, 48], "batch_size": 2, "batch_dice": True}
     features = [8, 16, 32, 64]
     stages = len(features)
     configuration["architecture"]["arch_kwargs"] |= {

@@ -13,7 +13,9 @@ import SimpleITK as sitk
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
 import nnunet_ssl.data.conversion
-from nnunet_ssl.data.conversion import Case, Conversion, choose_labeled, read_ids, read_volume, write_raw_dataset
+from nnunet_ssl.data.conversion import Case, Conversion, write_raw_dataset
+from nnunet_ssl.data.protocols import choose_labeled, read_ids
+from nnunet_ssl.data.sources import read_volume
 from nnunet_ssl.errors import InputError
 
 SPACING = (0.5, 0.75, 2.0)
@@ -243,7 +245,8 @@ def test_full_disk_is_noticed(raw, conversion, monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from nnunet_ssl.data.conversion import Case, Conversion, read_volume, write_raw_dataset
+from nnunet_ssl.data.conversion import Case, Conversion, write_raw_dataset
+from nnunet_ssl.data.sources import read_volume
 
 def read(path):
     if path.name.startswith("b"):

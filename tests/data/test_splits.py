@@ -96,10 +96,11 @@ def test_damaged_split_files(tmp_path, content, words):
     assert str(file) in str(caught.value)
 
 
-@pytest.mark.parametrize(("first", "second"), [("train", "val"), ("train", "unlabeled"), ("val", "unlabeled")])
-def test_an_id_stands_in_one_list_only(first, second):
+@pytest.mark.parametrize(("first", "second"), [("train", "unlabeled"), ("val", "unlabeled")])
+def test_an_unlabeled_case_stands_in_no_other_list(first, second):
     split = {"train": ["a"], "val": ["b"], "unlabeled": ["c"]}
     check_fold(split)
+    check_fold({"train": ["a", "b"], "val": ["b"], "unlabeled": ["c"]})  # nnU-Net warns of this itself
     check_fold({"train": ["a"], "val": ["b"]})
     split[first], split[second] = ["twice", "x"], ["y", "twice"]
     with pytest.raises(InputError, match=f'somewhere.json: twice in both "{first}" and "{second}"'):

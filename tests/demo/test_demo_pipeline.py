@@ -42,7 +42,7 @@ def test_failed_step_says_the_last_line_and_names_its_log(steps, monkeypatch):
     with pytest.raises(InputError) as error:
         steps.command("train it", ["x", "-c", "print('working'); raise SystemExit('no data')"])
     log = steps.folder / "logs" / "01_train_it.log"
-    assert f'The step "train it" failed: no data\nIts output: {log}' == str(error.value)
+    assert f'The step "train it" failed with exit status 1: no data\nIts output: {log}' == str(error.value)
     assert "working" in log.read_text()
 
 
@@ -108,7 +108,7 @@ def test_table(capsys, tmp_path):
     metrics = {"Supervised": result(0.5, 12.34, 0), "Mean Teacher": result(0.75, 8.0, 2)}
     text = pipeline._markdown(metrics, pipeline.Size())
     assert text.splitlines() == [
-        "4 labeled and 24 unlabeled training cases, 400 iterations each.",
+        "4 labeled and 24 unlabeled training cases, 300 iterations each.",
         "",
         "| class | Dice Supervised | Dice Mean Teacher | HD95 mm Supervised | HD95 mm Mean Teacher |",
         "| --- | ---: | ---: | ---: | ---: |",
