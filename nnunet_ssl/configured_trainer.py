@@ -6,19 +6,24 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os.path import isfile, join
 
 import numpy as np
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 import nnunet_ssl
+from nnunet_ssl.errors import InputError
 from nnunet_ssl.method import Method
 from nnunet_ssl.random_state import seed_everything
 from nnunet_ssl.settings import Settings, read_settings
+
+NNUNET_FOLDS = 5
 
 
 class ConfiguredTrainer(nnUNetTrainer):
@@ -55,6 +60,22 @@ class ConfiguredTrainer(nnUNetTrainer):
         if self.seed is not None and not self.was_initialized:
             seed_everything(self.seed)
         super().initialize()
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """nnU-Net's folds.
+
+        Raises:
+            InputError: there are fewer labeled cases than nnU-Net makes folds.
+        """
+        splits_file = join(self.preprocessed_dataset_folder_base, "splits_final.json")
+        cases = infer_dataset_class(self.preprocessed_dataset_folder).get_identifiers(self.preprocessed_dataset_folder)
+        if self.fold != "all" and len(cases) < NNUNET_FOLDS and not isfile(splits_file):
+            dataset_id = int(self.plans_manager.dataset_name[7:10])
+            raise InputError(
+                f"{len(cases)} labeled cases cannot make nnU-Net's {NNUNET_FOLDS} folds: run `nnunet_ssl split -d "
+                f"{dataset_id} --folds {max(2, len(cases))}` first, or train on all of them with fold `all`."
+            )
+        return super().do_split()
 
     def get_dataloaders(self) -> tuple:
         """nnU-Net's loaders in nnU-Net's worker pools, with what a subclass joins to the training batches.

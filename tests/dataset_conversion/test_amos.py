@@ -1,0 +1,116 @@
+"""The converter of AMOS 2022, on small volumes in the released layout."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nnunet_ssl.dataset_conversion.amos import amos_conversion
+
+from nnunet_ssl.data.protocols import published
+from nnunet_ssl.errors import InputError
+
+LISTS = published("amos")["dhc-5"]
+FOLDERS = {"Tr": LISTS["train"] + LISTS["validation"], "Va": LISTS["test"]}
+MR_LABELED = ["amos_0514", "amos_0548", "amos_0578"]
+DIRECTIONS = [(1, 0, 0, 0, 1, 0, 0, 0, 1), (-1, 0, 0, 0, -1, 0, 0, 0, 1), (0, 1, 0, 1, 0, 0, 0, 0, -1)]
+SHAPE = (4, 5, 6)  # (z, y, x)
+
+
+def voxels(name: str) -> tuple[np.ndarray, np.ndarray]:
+    image = np.random.default_rng(int(name[5:])).integers(0, 800, SHAPE).astype(np.float32)
+    return image, (np.arange(image.size).reshape(SHAPE) % 16).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory) -> Path:
+    """The released layout, nested, made once: the tests do not change it."""
+    import SimpleITK as sitk
+
+    root = tmp_path_factory.mktemp("amos") / "amos22"
+    for part, names in {**FOLDERS, "Ts": ["amos_0002", "amos_0003", "amos_0600"]}.items():
+        for name in names:
+            for folder, array in zip(("images", "labels"), voxels(name), strict=True):
+                if folder + part != "labelsTs":
+                    volume = sitk.GetImageFromArray(array)
+                    volume.SetSpacing((0.6, 0.6, 5.0))
+                    volume.SetDirection(DIRECTIONS[int(name[5:]) % 3])
+                    (root / "amos22" / f"{folder}{part}").mkdir(parents=True, exist_ok=True)
+                    sitk.WriteImage(volume, str(root / "amos22" / f"{folder}{part}" / f"{name}.nii.gz"))
+    (root / "__MACOSX" / "imagesTr").mkdir(parents=True)
+    (root / "__MACOSX" / "imagesTr" / "._amos_0001.nii.gz").write_text("no image")
+    return root
+
+
+def test_both_modalities(released, write, ids, same):
+    import SimpleITK as sitk
+
+    conversion = amos_conversion(released)
+    folder = write(conversion, link=True)
+    assert ids(folder / "imagesTr") == ids(folder / "labelsTr") == set(LISTS["labeled"]["dhc-5"])
+    assert ids(folder / "imagesUnlabeled") == set(LISTS["train"]) - set(LISTS["labeled"]["dhc-5"])
+    assert len(ids(folder / "imagesUnlabeled")) == 206
+    assert ids(folder / "imagesTs") == ids(folder / "labelsTs") == set(LISTS["test"])
+    assert (folder / "labelsTr" / "amos_0078.nii.gz").samefile(released / "amos22" / "labelsTr" / "amos_0078.nii.gz")
+    image = sitk.ReadImage(str(released / "amos22" / "imagesTr" / "amos_0001.nii.gz"))
+    assert image.GetDirection() == DIRECTIONS[1]
+    assert same(folder / "imagesUnlabeled" / "amos_0001_0000.nii.gz", image)
+    dataset = json.loads((folder / "dataset.json").read_text())
+    assert dataset["channel_names"] == {"0": "CT_or_MR"}
+    assert dataset["labels"]["prostate_or_uterus"] == 15
+    assert dataset["overwrite_image_reader_writer"] == "NibabelIOWithReorient"
+
+
+@pytest.mark.parametrize(("protocol", "numbers"), [("dhc-2", (4, 212)), ("dhc-5", (10, 206)), ("dhc-10", (21, 195))])
+def test_published_lists(released, protocol, numbers):
+    conversion = amos_conversion(released, protocol)
+    assert (len(conversion.ids("labeled")), len(conversion.ids("unlabeled"))) == numbers
+    assert len(conversion.ids("test")) == 120
+    assert not set(LISTS["validation"]) & {case.id for case in conversion.cases}
+
+
+def test_modality(released):
+    ct, mr = amos_conversion(released, modality="ct"), amos_conversion(released, modality="mr")
+    assert ct.ids("labeled") == [name for name in LISTS["labeled"]["dhc-5"] if name not in MR_LABELED]
+    assert mr.ids("labeled") == MR_LABELED
+    for part, number in {"labeled": 10, "unlabeled": 206, "test": 120}.items():
+        assert all(int(name[5:]) < 500 for name in ct.ids(part))
+        assert all(int(name[5:]) >= 500 for name in mr.ids(part))
+        assert len(ct.ids(part)) + len(mr.ids(part)) == number
+    assert (ct.channels, mr.channels) == (("CT",), ("MR",))
+    # 34 training, 6 validation and 20 test scans of the lists are MR.
+    assert any("60 scans of the published lists are left out: not CT." in note for note in ct.warnings)
+    with pytest.raises(InputError, match="Protocol dhc-2 has no labeled case left"):
+        amos_conversion(released, "dhc-2", modality="mr")
+    assert len(amos_conversion(released, "10%", modality="mr").ids("labeled")) == 3
+
+
+def test_released_unlabeled_scans(released, tmp_path):
+    assert any("3 scans without labels are not used" in note for note in amos_conversion(released).warnings)
+    more = amos_conversion(released, released_unlabeled=True)
+    assert more.ids("unlabeled")[206:] == ["amos_0002", "amos_0003", "amos_0600"]
+    assert more.protocol["released unlabeled scans"] == 3
+    assert amos_conversion(released, None, "ct", True).ids("unlabeled")[-2:] == ["amos_0002", "amos_0003"]
+    source = tmp_path / "with_more"
+    source.mkdir()
+    for folder in (released / "amos22").iterdir():
+        if folder.name != "imagesTs":
+            (source / folder.name).symlink_to(folder)
+    with pytest.raises(InputError, match="holds no scans without labels"):
+        amos_conversion(source, released_unlabeled=True)
+    (source / "imagesUnlabeled").mkdir()
+    (source / "imagesUnlabeled" / "amos_5001.nii.gz").touch()
+    assert amos_conversion(source, None, "ct", True).ids("unlabeled")[-1] == "amos_5001"
+
+
+def test_faults(tmp_path, released):
+    with pytest.raises(InputError, match="No AMOS scans"):
+        amos_conversion(tmp_path)
+    with pytest.raises(InputError, match=r"lacks scans of the published lists: amos_0008, amos_0013, .*and 100 more"):
+        amos_conversion(released / "amos22" / "imagesTr")
+
+
+def test_command(released, command):
+    result = command("amos", released, "--dataset-id", 27, "--modality", "mr", "--link", "-np", 1)
+    assert result.exit_code == 0, result.exception
+    assert "Dataset027_AMOS: 3 labeled, 31 unlabeled, 20 test cases" in result.output

@@ -1,0 +1,120 @@
+"""The converter of Synapse/BTCV, on small volumes in both layouts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nnunet_ssl.dataset_conversion.synapse import ORGANS, synapse_conversion
+
+from nnunet_ssl.data.conversion import write_raw_dataset
+from nnunet_ssl.data.protocols import published
+from nnunet_ssl.errors import InputError
+
+NUMBERS = [*range(1, 11), *range(21, 41)]
+LABELED = ["img0009", "img0021", "img0025", "img0034"]
+MISSING_ORGAN = 4
+DIRECTION = (-1, 0, 0, 0, -1, 0, 0, 0, 1)
+SHAPE = (6, 8, 10)  # (z, y, x)
+
+
+def voxels(number: int) -> tuple[np.ndarray, np.ndarray]:
+    image = np.random.default_rng(number).integers(-1024, 1500, SHAPE).astype(np.int16)
+    label = (np.arange(image.size).reshape(SHAPE) % 14).astype(np.uint8)
+    label[label == MISSING_ORGAN] = 0 if number % 2 else MISSING_ORGAN
+    return image, label
+
+
+def build(root: Path, save, images="RawData/Training/img", labels="RawData/Training/label") -> Path:
+    for number in NUMBERS:
+        image, label = voxels(number)
+        geometry = {"spacing": (0.7, 0.7, 3.0 + number / 10), "direction": DIRECTION}
+        save(root / images / f"img{number:04d}.nii.gz", image, **geometry)
+        save(root / labels / f"label{number:04d}.nii.gz", label, **geometry)
+    return root
+
+
+@pytest.fixture
+def source(tmp_path, save) -> Path:
+    root = build(tmp_path / "Abdomen", save)
+    for number in (61, 62):
+        save(root / "RawData" / "Testing" / "img" / f"img{number:04d}.nii.gz", voxels(number)[0])
+    (root / "__MACOSX" / "img").mkdir(parents=True)
+    (root / "__MACOSX" / "img" / "img0001.nii.gz").write_text("no image")
+    (root / "RawData" / "Training" / "img" / "._img0001.nii.gz").write_text("no image")
+    return root
+
+
+def test_default_lists(source, write, ids, same, save, tmp_path):
+    conversion = synapse_conversion(source)
+    folder = write(conversion)
+    assert ids(folder / "imagesTr") == ids(folder / "labelsTr") == set(LABELED)
+    assert len(ids(folder / "imagesUnlabeled")) == 16
+    test = {f"img{number:04d}" for number in (8, 27, 29, 33, 37, 39)}
+    assert ids(folder / "imagesTs") == ids(folder / "labelsTs") == test
+    for number, image_file, label_file in [
+        (21, "imagesTr/img0021_0000", "labelsTr/img0021"),
+        (8, "imagesTs/img0008_0000", "labelsTs/img0008"),
+    ]:
+        image, label = voxels(number)
+        geometry = {"spacing": (0.7, 0.7, 3.0 + number / 10), "direction": DIRECTION}
+        assert same(folder / f"{image_file}.nii.gz", save(tmp_path / "image.nii", image, **geometry))
+        assert same(folder / f"{label_file}.nii.gz", save(tmp_path / "label.nii", label, **geometry))
+    assert conversion.labels["portal_and_splenic_veins"] == 10
+    assert conversion.labels["left_adrenal_gland"] == len(ORGANS) - 1 == 13
+    assert conversion.protocol["protocol"] == "genericssl-20"
+    assert any(note.startswith("6 scans of the source are not used: img0001, img0007") for note in conversion.warnings)
+
+
+def test_dhc_lists(source):
+    for protocol, number in {"dhc-10": 2, "dhc-20": 4, "dhc-40": 8}.items():
+        conversion = synapse_conversion(source / "RawData" / "Training", protocol)
+        assert [len(conversion.ids(part)) for part in ("labeled", "unlabeled", "test")] == [number, 20 - number, 6]
+    assert synapse_conversion(source, "dhc-10").ids("labeled") == ["img0023", "img0028"]
+    assert synapse_conversion(source, "dhc-20").ids("labeled") == ["img0002", "img0023", "img0034", "img0039"]
+    dhc, generic = published("synapse")["dhc-20"], published("synapse")["genericssl-20"]
+    assert len(set(generic["test"]) & set(dhc["train"])) == 5
+
+
+def test_counts_follow_the_training_list(source):
+    assert synapse_conversion(source, 2).ids("labeled") == ["img0002", "img0003"]
+    assert synapse_conversion(source, "10%").ids("labeled") == ["img0002", "img0003"]
+
+
+def test_linked_layout_of_semi_supervised_repositories(tmp_path, save, write):
+    root = build(tmp_path / "btcv", save, "imagesTr", "labelsTr")
+    folder = write(synapse_conversion(root), link=True)
+    for file, source in {
+        "imagesUnlabeled/img0002_0000": "imagesTr/img0002",
+        "labelsTs/img0008": "labelsTr/label0008",
+    }.items():
+        assert (folder / f"{file}.nii.gz").samefile(root / f"{source}.nii.gz")
+    assert not list(folder.rglob("img0002.nii.gz"))
+
+
+def test_faults(tmp_path, source, save):
+    training = source / "RawData" / "Training"
+    save(training / "label" / "label0009.nii.gz", np.full(SHAPE, 14, np.uint8), (0.7, 0.7, 3.9), direction=DIRECTION)
+    save(training / "label" / "label0021.nii.gz", voxels(21)[1], (0.7, 0.7, 3.0), direction=DIRECTION)
+    with pytest.raises(InputError) as error:
+        write_raw_dataset(synapse_conversion(source), 27, "Synapse")
+    assert "img0009: " in str(error.value)
+    assert "label0009.nii.gz has label values [14]" in str(error.value)
+    assert "label0021.nii.gz has spacing" in str(error.value)
+    (training / "label" / "label0025.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"lacks the labels of img0025\."):
+        synapse_conversion(source)
+    save(training / "img" / "img0002.nii", voxels(2)[0])
+    with pytest.raises(InputError, match=r"holds scans twice: img0002 \("):
+        synapse_conversion(source)
+    for name in ("img0002.nii", "img0002.nii.gz", "img0034.nii.gz"):
+        (training / "img" / name).unlink()
+    with pytest.raises(InputError, match=r"lacks scans of the published lists: img0034, img0002\."):
+        synapse_conversion(source)
+    with pytest.raises(InputError, match="No Synapse scans"):
+        synapse_conversion(training / "label")
+
+
+def test_command(source, command):
+    result = command("synapse", source, "--dataset-id", 27, "--protocol", "dhc-40", "-np", 1)
+    assert result.exit_code == 0, result.exception
+    assert "Dataset027_Synapse: 8 labeled, 12 unlabeled, 6 test cases" in result.output
