@@ -309,8 +309,10 @@ def test_command_prints_a_table_and_writes_json(folders):
     write(prediction, "x.nii.gz", cube((20, 14, 14), (5, 2, 2), 10))
     app = typer.Typer()
     app.command()(evaluate)
-    outcome = CliRunner().invoke(app, [str(reference), str(prediction), "-np", "1"], env={"COLUMNS": "200"})
+    outcome = CliRunner().invoke(app, [str(reference), str(prediction), "-np", "1"], env={"COLUMNS": "80"})
     assert outcome.exit_code == 0, outcome.output
+    for title in ("Jaccard", "absent", "missed"):
+        assert title in outcome.output  # not shortened to "Jacca..." on a narrow terminal
     assert "left [1]" in outcome.output
     assert "0.7000" in outcome.output
     assert "never" in outcome.output

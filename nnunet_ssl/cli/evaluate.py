@@ -19,6 +19,7 @@ def evaluate(
     processes: Annotated[int, typer.Option("-np", min=1, help="Cases measured at once.")] = 2,
 ) -> None:
     """Dice, Jaccard, HD95 and ASD per case and class, as JSON and as a table."""
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -32,10 +33,11 @@ def evaluate(
     metrics, absent, missed = result["metrics"], result["absent"], result["missed"]
     cases = len(metrics["dice"]["per_case"])
     titles = ("Dice", "Jaccard", "HD95 mm", "ASD mm", "HD95 voxel", "ASD voxel")
-    table = Table(title=f"{cases} cases: mean over cases", caption="mean: of the classes above")
+    table = Table(title=f"Means over {cases} cases", caption="last row: mean of the classes above", box=SIMPLE,
+                  padding=(0, 1, 0, 0))
     table.add_column("class")
     for title in (*titles, "absent", "missed"):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", min_width=max(map(len, title.split())))
 
     def cells(values: list[float | None]) -> list[str]:
         return ["-" if v is None else f"{v:.4f}" if m in ("dice", "jaccard") else f"{v:.2f}"

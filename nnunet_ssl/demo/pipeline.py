@@ -33,6 +33,7 @@ TRAINERS = {
     "Mean Teacher": ("nnUNetTrainerMeanTeacher", {}),
 }
 PICTURE_CASES = 3
+CAUTION = "One short run on made-up data shows that everything works, not which method is better."
 MARKER = ".nnunet_ssl_demo"
 RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
 LOGS, PREDICTIONS = "logs", "predictions"
@@ -294,7 +295,8 @@ def _markdown(metrics: dict[str, dict], size: Size) -> str:
     titles, rows = _table_rows(metrics)
     lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{size.text}.\n\n{table}\n\n{_missed(metrics)}".rstrip() + "\n"
+    closing = f"{_missed(metrics)} {CAUTION}".strip()
+    return f"{size.text}.\n\n{table}\n\n{closing}\n"
 
 
 def _print_table(console: Console, metrics: dict[str, dict], size: Size, folder: Path) -> None:
@@ -307,7 +309,6 @@ def _print_table(console: Console, metrics: dict[str, dict], size: Size, folder:
     table.add_section()
     table.add_row(*rows[-1])
     console.print(table)
-    if missed := _missed(metrics):
-        console.print(missed)
+    console.print(f"{_missed(metrics)} {CAUTION}".strip())
     for name in (TABLE_FILE, METRICS_FILE, PICTURE_FILE):
         print(folder / name)

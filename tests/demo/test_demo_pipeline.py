@@ -116,7 +116,7 @@ def test_table(capsys, tmp_path):
         "| gland | - | - | - | - |",
         "| mean | 0.500 | 0.750 | 12.3 | 8.0 |",
         "",
-        "Not found at all (Dice 0, left out of HD95): Mean Teacher 2 x gland.",
+        "Not found at all (Dice 0, left out of HD95): Mean Teacher 2 x gland. " + pipeline.CAUTION,
     ]
     pipeline._print_table(Console(width=120), metrics, pipeline.Size(), tmp_path)
     printed = capsys.readouterr().out
