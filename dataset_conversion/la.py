@@ -8,14 +8,14 @@ of which the first n of the list are labeled, and 20 for testing. Two layouts ar
 - the challenge's own ``Training Set/<id>/lgemri.nrrd`` and ``laendo.nrrd`` (0/255).
 """
 
-import json
 from pathlib import Path
 
-import h5py
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.data.conversion import Case, Conversion, choose_labeled, read_ids, read_volume
+from nnunet_ssl.data.conversion import Case, Conversion
+from nnunet_ssl.data.protocols import Labeled, Lists, choose, read_ids
+from nnunet_ssl.data.sources import read_h5, read_volume, with_geometry
 from nnunet_ssl.errors import InputError
 
 SPACING = (0.625, 0.625, 0.625)  # mm; stated by the challenge, not stored in the h5 files
@@ -23,39 +23,34 @@ DUPLICATE = ("0RZDK210BSMWAA6467LU", "CMPXO4J23G58J53Q98SZ")
 PROTOCOL = Path(__file__).with_name("protocols") / "la.json"
 
 
-def la_conversion(source: Path, labeled: int | Path = 8) -> Conversion:
+def la_conversion(source: Path, labeled: Labeled = None) -> Conversion:
     """Finds the scans and the lists of the LA data set.
 
     Args:
         source: the folder of the case folders, or the folder above it. ``train.list`` and ``test.list`` are looked for
             there, in ``data_split/`` and beside the case folders; without them the published lists are used.
-        labeled: the number of labeled scans (the first of the training list), or a file with one id a line.
+        labeled: which scans are labeled; None for ``ua-mt-8``, the first 8.
 
     Raises:
         InputError: no scans in ``source``, a scan of the lists missing or present twice, faults of the lists.
     """
     scans, is_h5, warnings = _find_scans(source)
-    train, test, lists = _find_lists(source, scans)
-    if both := [name for name in train if name in test]:
-        raise InputError(f"In train.list and in test.list: {', '.join(both)}. Take them out of one list.")
-    labeled_ids, unlabeled_ids = choose_labeled(train, test, labeled)
-    if missing := [name for name in train + test if name not in scans]:
-        raise InputError(f"{source} lacks scans of the {lists}: {', '.join(missing)}. Add them or mend the lists.")
-    if twice := [name for name in train + test if len(scans[name]) > 1]:
+    choice = choose("la", labeled, default="ua-mt-8", own=_find_lists(source, scans))
+    choice.require(scans, source)
+    used = [name for names in choice.parts.values() for name in names]
+    if twice := [name for name in used if len(scans[name]) > 1]:
         places = "; ".join(f"{name} ({', '.join(str(path.parent) for path in scans[name])})" for name in twice)
         raise InputError(f"{source} holds scans twice: {places}. Point SOURCE at one of the folders.")
-    parts = {"labeled": labeled_ids, "unlabeled": unlabeled_ids, "test": test}
-    if set(DUPLICATE) <= set(train + test):
+    if set(DUPLICATE) <= set(used):
         warnings.append(f"{' and '.join(DUPLICATE)} are the same scan; both are kept, as in the published lists.")
-    unused = len(set(scans) - set(train + test))
+    unused = len(set(scans) - set(used))
     if unused:
         warnings.append(f"{unused} scans of the source are in no list (the challenge's testing set?) and are not used.")
-    published = json.loads(PROTOCOL.read_text(encoding="utf-8"))
     return Conversion(
         converter="la",
         channels=("LGE_MRI",),
         labels={"background": 0, "left_atrium": 1},
-        cases=[_case(scans[name][0], part) for part, names in parts.items() for name in names],
+        cases=[_case(scans[name][0], part) for part, names in choice.parts.items() for name in names],
         read_image=read_h5_image if is_h5 else read_volume,
         read_label=read_h5_label if is_h5 else read_nrrd_label,
         source={
@@ -63,28 +58,25 @@ def la_conversion(source: Path, labeled: int | Path = 8) -> Conversion:
             "layout": "preprocessed h5 (mri_norm2.h5)" if is_h5 else "challenge (lgemri.nrrd, laendo.nrrd)",
         },
         protocol={
-            "name": "LA, 80 training and 20 test scans (Yu et al., MICCAI 2019)"
-            if (train, test) == (published["train"], published["test"])
-            else "LA, own lists",
-            "lists": lists,
-            "labeled": f"first {labeled} of the training list" if isinstance(labeled, int) else "own list",
+            **choice.record,
             "spacing": "0.625 mm isotropic, assumed: h5 files hold no geometry" if is_h5 else "from the image headers",
             "cropped": "around the ground truth, test scans too (done by the source)" if is_h5 else "no",
         },
         warnings=warnings,
+        name="LA",
     )
 
 
 def read_h5_image(path: Path) -> sitk.Image:
     """The image of an h5 file as float32; attributes ``scale`` and ``offset``, where present, are applied."""
-    voxels, attributes = _read_h5(path, "image")
+    voxels, attributes = read_h5(path, "image", "xyz")
     values = voxels.astype(np.float64) * attributes.get("scale", 1.0) + attributes.get("offset", 0.0)
     return _from_xyz(values.astype(np.float32))
 
 
 def read_h5_label(path: Path) -> sitk.Image:
     """The label of an h5 file."""
-    return _require_foreground(_from_xyz(_read_h5(path, "label")[0]), path)
+    return _require_foreground(_from_xyz(read_h5(path, "label", "xyz")[0]), path)
 
 
 def read_nrrd_label(path: Path) -> sitk.Image:
@@ -93,9 +85,7 @@ def read_nrrd_label(path: Path) -> sitk.Image:
     voxels = sitk.GetArrayViewFromImage(stored)
     if unexpected := [value.item() for value in np.unique(voxels) if value not in (0, 255)]:
         raise InputError(f"{path} has label values {unexpected[:10]} besides 0 and 255; mend the label")
-    label = sitk.GetImageFromArray((voxels == 255).astype(np.uint8))
-    label.CopyInformation(stored)
-    return _require_foreground(label, path)
+    return _require_foreground(with_geometry((voxels == 255).astype(np.uint8), stored), path)
 
 
 def _find_scans(source: Path) -> tuple[dict[str, list[Path]], bool, list[str]]:
@@ -120,37 +110,24 @@ def _find_scans(source: Path) -> tuple[dict[str, list[Path]], bool, list[str]]:
     return scans, bool(h5_files), warnings
 
 
-def _find_lists(source: Path, scans: dict[str, list[Path]]) -> tuple[list[str], list[str], str]:
-    """The training ids, the test ids, and where they come from."""
+def _find_lists(source: Path, scans: dict[str, list[Path]]) -> Lists | None:
+    """The lists of the source, if it has any."""
     scan_folders = sorted({path.parent.parent for paths in scans.values() for path in paths})
     # A source that is itself the folder of the scans has its lists above it.
     beside = [source, *scan_folders, *(folder.parent for folder in scan_folders)]
     for folder in dict.fromkeys(place for root in beside for place in (root, root / "data_split")):
         present = [name for name in ("train.list", "test.list") if (folder / name).is_file()]
         if len(present) == 2:
-            return read_ids(folder / "train.list"), read_ids(folder / "test.list"), "lists of the source"
+            train, test = read_ids(folder / "train.list"), read_ids(folder / "test.list")
+            return Lists(train, test, origin="lists of the source")
         if present:
             raise InputError(f"{folder} holds {present[0]} only: put train.list and test.list there, or neither.")
-    published = json.loads(PROTOCOL.read_text(encoding="utf-8"))
-    return published["train"], published["test"], "published lists"
+    return None
 
 
 def _case(image: Path, part: str) -> Case:
     label = image if image.suffix == ".h5" else image.with_name("laendo.nrrd")
     return Case(image.parent.name, part, (image,), None if part == "unlabeled" else label)
-
-
-def _read_h5(path: Path, key: str) -> tuple[np.ndarray, dict[str, float]]:
-    try:
-        with h5py.File(path) as file:
-            if key not in file:
-                raise InputError(f"{path} has no '{key}'; replace it")
-            voxels, attributes = file[key][()], dict(file[key].attrs)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read (damaged or truncated); fetch it again") from error
-    if np.ndim(voxels) != 3 or not np.size(voxels):
-        raise InputError(f"{path}: '{key}' has shape {np.shape(voxels)}, not (x, y, z); replace it")
-    return voxels, attributes
 
 
 def _from_xyz(voxels: np.ndarray) -> sitk.Image:

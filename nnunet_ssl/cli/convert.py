@@ -45,7 +45,11 @@ def converter(default: str, others: str = "", units: str = "cases") -> Callable:
     labeled_help = f"Labeled {units}: a number (the first of the training list), a percentage (10%) or a list file."
     protocol_help = f"Published lists: {default} (default){', ' + others if others else ''}."
     options = [
-        _option("source", Path, typer.Argument(help="Folder of the data set as downloaded.", show_default=False)),
+        _option(
+            "source",
+            Path,
+            typer.Argument(metavar="SOURCE", help="Folder of the data set as downloaded.", show_default=False),
+        ),
         _option("dataset_id", int, typer.Option(help="nnU-Net's id of the new dataset.", show_default=False)),
         _option("labeled", str | None, typer.Option(help=labeled_help), None),
         _option("labeled_list", Path | None, typer.Option(help=f"File with the labeled {units}, one id a line."), None),

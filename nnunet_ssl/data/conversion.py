@@ -214,9 +214,10 @@ def _convert_case(case: Case, folder: Path, link: bool, conversion: Conversion) 
     label = None
     if case.label:
         try:
-            label = conversion.read_label(case.label)
-            if conversion.fit_label and images:
-                label = conversion.fit_label(label, images[0][1], case.label)
+            stored = conversion.read_label(case.label)
+            label = (
+                conversion.fit_label(stored, images[0][1], case.label) if conversion.fit_label and images else stored
+            )
         except InputError as error:
             faults.append(str(error))
     for path, image in images:

@@ -53,8 +53,8 @@ class Choice:
             )
 
     def unused(self, found: Collection[str], units: str = "scans") -> list[str]:
-        """A note on what the source holds and no part takes, as a list of none or one."""
-        used = {name for part in PARTS for name in self.parts[part]}
+        """A note on what the source holds and no list names, as a list of none or one."""
+        used = {name for part in PARTS for name in self.parts[part]} | set(self.record.get("validation", []))
         rest = [name for name in found if name not in used]
         return [f"{len(rest)} {units} of the source are not used: {listed(sorted(rest), 5, ', ')}."] if rest else []
 
@@ -107,8 +107,6 @@ def choose(
         "lists": lists.origin,
     }
     if isinstance(wanted, str) and wanted in protocols:
-        if is_published:
-            record["protocol"] = wanted
         wanted = content["labeled"][wanted]
     notes = []
     if keep is not None:
@@ -117,22 +115,30 @@ def choose(
             notes.append(f"{left_out} scans of the {lists.origin} are left out: {because}.")
             record["left out"] = f"{left_out}: {because}"
         lists = Lists(**kept, origin=lists.origin)
-        if isinstance(wanted, list):
-            wanted = [name for name in wanted if keep(name)]
     if both := [name for name in lists.train if name in lists.test]:
         raise InputError(f"In train.list and in test.list: {', '.join(both)}. Take them out of one list.")
     if isinstance(wanted, list):
-        if not wanted:
-            raise InputError(f"Protocol {record['protocol']} has no labeled case left with these options.")
-        chosen, rest = wanted, [name for name in lists.train if name not in wanted]
+        chosen = _labeled_of(wanted, lists.train)
+        if not chosen:
+            raise InputError(f"Protocol {labeled or default} has no labeled case left with these options.")
+        rest = [name for name in lists.train if name not in chosen]
         record["labeled"] = "list of the protocol"
     else:
         chosen, rest = choose_labeled(lists.train, lists.test, wanted)
         record["labeled"] = "own list" if isinstance(wanted, Path) else f"first {len(chosen)} of the training list"
+    if is_published:
+        # By what was chosen, not by how it was said: --labeled 8 and ua-mt-8 are the same conversion.
+        for name, labeled_there in content["labeled"].items():
+            if chosen == _labeled_of(labeled_there, lists.train):
+                record["protocol"] = name
     if lists.validation:
         record["validation"] = lists.validation
         notes.append(f"{len(lists.validation)} validation cases of the {lists.origin} are not used.")
     return Choice(dict(zip(PARTS, (chosen, rest, lists.test), strict=True)), record, notes)
+
+
+def _labeled_of(protocol: int | list[str], train: list[str]) -> list[str]:
+    return train[:protocol] if isinstance(protocol, int) else [name for name in protocol if name in train]
 
 
 def choose_labeled(train: list[str], test: list[str], labeled: int | str | Path) -> tuple[list[str], list[str]]:

@@ -12,6 +12,7 @@ from nnunet_ssl.data.raw import listed, nifti_is_whole
 from nnunet_ssl.errors import InputError
 
 NIFTI = r"\.nii(\.gz)?"
+DAMAGED = "cannot be read (damaged or truncated); fetch it again"
 
 
 def find_files(source: Path, pattern: str) -> dict[str, Path]:
@@ -47,27 +48,22 @@ def read_volume(path: Path) -> sitk.Image:
     Raises:
         InputError: missing, unreadable, truncated, or no scalar 3D volume.
     """
-    image = read_image(path)
+    require_whole(path)
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise InputError(f"{path} {DAMAGED}") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(f"{path} is no scalar 3D volume (size {image.GetSize()}); replace it")
     return image
 
 
-def read_image(path: Path) -> sitk.Image:
-    """Reads an image file of any dimension with its geometry.
-
-    Raises:
-        InputError: missing, unreadable or truncated.
-    """
+def require_whole(path: Path) -> None:
+    """Raises :class:`InputError` if an image file is missing, or is a NIfTI file of any dimension that is truncated."""
     if not path.is_file():
         raise InputError(f"{path} is missing; fetch it again")
-    damaged = f"{path} cannot be read (damaged or truncated); fetch it again"
     if path.name.endswith((".nii", ".nii.gz")) and not nifti_is_whole(path):
-        raise InputError(damaged)
-    try:
-        return sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise InputError(damaged) from error
+        raise InputError(f"{path} {DAMAGED}")
 
 
 def read_h5(path: Path, key: str, axes: str) -> tuple[np.ndarray, dict[str, float]]:
@@ -85,7 +81,7 @@ def read_h5(path: Path, key: str, axes: str) -> tuple[np.ndarray, dict[str, floa
                 raise InputError(f"{path} has no '{key}'; replace it")
             voxels, attributes = file[key][()], dict(file[key].attrs)
     except OSError as error:
-        raise InputError(f"{path} cannot be read (damaged or truncated); fetch it again") from error
+        raise InputError(f"{path} {DAMAGED}") from error
     if np.ndim(voxels) != len(axes) or not np.size(voxels):
         raise InputError(f"{path}: '{key}' has shape {np.shape(voxels)}, not ({', '.join(axes)}); replace it")
     return voxels, attributes

@@ -1,5 +1,6 @@
-"""What converters share: choice of labeled cases, checks, writing whole or not at all."""
+"""What converters share: checks, writing whole or not at all."""
 
+import errno
 import json
 import signal
 import subprocess
@@ -14,7 +15,6 @@ from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_dataset
 
 import nnunet_ssl.data.conversion
 from nnunet_ssl.data.conversion import Case, Conversion, write_raw_dataset
-from nnunet_ssl.data.protocols import choose_labeled, read_ids
 from nnunet_ssl.data.sources import read_volume
 from nnunet_ssl.errors import InputError
 
@@ -291,42 +291,52 @@ def test_unset_variable(raw, conversion, monkeypatch):
         write_raw_dataset(conversion, 7, "Two")
 
 
-TRAIN, TEST = ["d", "a", "c", "b"], ["x", "y"]
+@pytest.fixture
+def one_channel(conversion) -> Conversion:
+    """The second channel left out, and a first channel that is linkable."""
+    cases = [replace(case, images=case.images[:1]) for case in conversion.cases]
+    return replace(conversion, channels=("T1",), cases=cases)
 
 
-def test_first_n_are_labeled():
-    assert choose_labeled(TRAIN, TEST, 1) == (["d"], ["a", "c", "b"])
-    assert choose_labeled(TRAIN, TEST, 4) == (TRAIN, [])
-    for number in (0, 5):
-        with pytest.raises(InputError, match="choose 1 to 4"):
-            choose_labeled(TRAIN, TEST, number)
+def test_files_that_fit_are_linked(raw, one_channel):
+    rounded = one_channel.cases[1].label
+    label = sitk.ReadImage(str(rounded))
+    label.SetOrigin(tuple(x + 2e-5 for x in ORIGIN))
+    sitk.WriteImage(label, str(rounded))
+    folder, _ = write_raw_dataset(one_channel, 7, "Two", link=True)
+    for case in one_channel.cases:
+        assert next(folder.glob(f"images*/{case.id}_0000.nii.gz")).samefile(case.images[0])
+    assert (folder / "labelsTr/a.nii.gz").samefile(one_channel.cases[0].label)
+    # This one's header had to be made equal to the image's, and the source is left as it was.
+    assert not (folder / "labelsTr/b.nii.gz").samefile(rounded)
+    assert sitk.ReadImage(str(folder / "labelsTr/b.nii.gz")).GetOrigin() == ORIGIN
+    assert sitk.ReadImage(str(rounded)).GetOrigin() != ORIGIN
+    assert write_raw_dataset(one_channel, 7, "Two", link=True) == (folder, False)
+    assert write_raw_dataset(one_channel, 7, "Two") == (folder, False)
 
 
-def test_list_of_labeled(tmp_path):
-    path = tmp_path / "labeled.txt"
-    path.write_text("b\r\n\n a \n")
-    assert choose_labeled(TRAIN, TEST, path) == (["b", "a"], ["d", "c"])
-    for text, message in {
-        "a\ny\n": "test cases as labeled: y",
-        "a\nq\nr\n": "not in the training list: q, r",
-        "a\nb\na\n": "more than once: a",
-        "\n": "is empty",
-    }.items():
-        path.write_text(text)
-        with pytest.raises(InputError, match=message):
-            choose_labeled(TRAIN, TEST, path)
-    with pytest.raises(InputError, match="Cannot read the list"):
-        read_ids(tmp_path / "none.txt")
+def test_files_that_do_not_fit_are_copied(raw, conversion):
+    folder, _ = write_raw_dataset(conversion, 7, "Two", link=True)
+    assert (folder / "imagesTr/a_0000.nii.gz").samefile(conversion.cases[0].images[0])
+    assert files(folder) == WHOLE  # the second channel is nrrd
+    assert sitk.ReadImage(str(folder / "imagesTr/a_0001.nii.gz")).GetSpacing() == SPACING
 
 
-def test_read_volume_refuses_what_is_no_volume(tmp_path):
-    slice_ = tmp_path / "slice.nii.gz"
-    sitk.WriteImage(sitk.GetImageFromArray(np.ones((4, 5), np.int16)), str(slice_))
-    with pytest.raises(InputError, match=r"slice\.nii\.gz is no scalar 3D volume"):
-        read_volume(slice_)
-    with pytest.raises(InputError, match="is missing"):
-        read_volume(tmp_path / "none.nii.gz")
-    text = tmp_path / "text.nrrd"
-    text.write_text("no image")
-    with pytest.raises(InputError, match=r"text\.nrrd cannot be read"):
-        read_volume(text)
+def test_symbolic_links_to_another_file_system(raw, one_channel, monkeypatch):
+    def refuse(self, target):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    folder, _ = write_raw_dataset(one_channel, 7, "Two", link=True)
+    linked = folder / "imagesUnlabeled/c_0000.nii.gz"
+    assert linked.is_symlink()
+    assert linked.resolve() == one_channel.cases[2].images[0].resolve()
+
+
+def test_linked_files_are_checked(raw, one_channel):
+    path = one_channel.cases[0].images[0]
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"a: .*a_t1\.nii\.gz cannot be read"):
+        write_raw_dataset(one_channel, 7, "Two", link=True)
+    assert list(raw.iterdir()) == []
+    assert path.is_file()

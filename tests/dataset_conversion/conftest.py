@@ -61,7 +61,7 @@ def command() -> Callable[..., Result]:
 
 @pytest.fixture
 def save() -> Callable[..., sitk.Image]:
-    """Saves voxels ``(z, y, x)`` with a geometry."""
+    """Saves voxels ``(z, y, x)`` with a geometry; returns what the file then holds."""
 
     def save(path: Path, voxels: np.ndarray, spacing=(0.75, 0.75, 2.5), origin=(-50.5, 20.25, 3.0), direction=None):
         image = sitk.GetImageFromArray(voxels)
@@ -70,7 +70,7 @@ def save() -> Callable[..., sitk.Image]:
         image.SetDirection(direction or (1, 0, 0, 0, 1, 0, 0, 0, 1))
         path.parent.mkdir(parents=True, exist_ok=True)
         sitk.WriteImage(image, str(path), useCompression=path.name.endswith(".gz"))
-        return image
+        return sitk.ReadImage(str(path))
 
     return save
 
@@ -89,11 +89,7 @@ def same() -> Callable[[Path, sitk.Image], bool]:
     return same
 
 
-def ids_in(folder: Path) -> set[str]:
-    """The case ids of a folder of images or labels."""
-    return {path.name.removesuffix(".nii.gz").removesuffix("_0000") for path in folder.iterdir()}
-
-
 @pytest.fixture
 def ids() -> Callable[[Path], set[str]]:
-    return ids_in
+    """The case ids of a folder of images or labels."""
+    return lambda folder: {path.name.removesuffix(".nii.gz").removesuffix("_0000") for path in folder.iterdir()}

@@ -58,13 +58,6 @@ def write_nrrd(folder: Path, names=(*TRAIN, *TEST)) -> None:
             sitk.WriteImage(volume, str(folder / name / f"{file}.nrrd"), useCompression=True)
 
 
-@pytest.fixture(autouse=True)
-def raw(tmp_path, monkeypatch) -> Path:
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(variable, str(tmp_path / variable))
-    return tmp_path / "nnUNet_raw"
-
-
 @pytest.fixture
 def h5_source(tmp_path) -> Path:
     source = tmp_path / "la"
@@ -91,9 +84,10 @@ def ids(folder: Path) -> set[str]:
     return {path.name.removesuffix(".nii.gz").removesuffix("_0000") for path in folder.iterdir()}
 
 
-def test_h5(h5_source):
+def test_h5(h5_source, verify):
     (h5_source / "2018LA_Seg_Training Set" / "ID1" / "desktop.ini").write_text("[.ShellClassInfo]")
     folder, _ = write_raw_dataset(la_conversion(h5_source, labeled=2), 18, "LA")
+    verify(folder)
     assert ids(folder / "imagesTr") == ids(folder / "labelsTr") == {"ID4", "ID1"}
     assert ids(folder / "imagesUnlabeled") == {"ID3", "ID2"}
     assert ids(folder / "imagesTs") == ids(folder / "labelsTs") == {"ID5", "ID6"}
@@ -129,10 +123,11 @@ def test_h5_stored_as_scaled_integers(h5_source):
     assert (voxels == (image * 0.02 - 2.0).astype(np.float32)).all()
 
 
-def test_nrrd_keeps_its_geometry(nrrd_source):
+def test_nrrd_keeps_its_geometry(nrrd_source, verify):
     write_nrrd(nrrd_source / "Testing Set", ["ID8", "ID9"])
     conversion = la_conversion(nrrd_source, labeled=2)
     folder, _ = write_raw_dataset(conversion, 18, "LA")
+    verify(folder)
     assert ids(folder / "imagesUnlabeled") == {"ID3", "ID2"}
     assert [path.name for path in folder.rglob("ID[89]*")] == []
     assert any("2 scans of the source are in no list" in warning for warning in conversion.warnings)
@@ -196,6 +191,19 @@ def test_published_lists_are_used_without_lists_in_the_source(tmp_path):
     shutil.rmtree(tmp_path / "source" / "Training Set" / published["train"][5])
     with pytest.raises(InputError, match=rf"lacks scans of the published lists: {published['train'][5]}\."):
         la_conversion(tmp_path / "source")
+
+
+def test_protocol_named_by_the_user_leads(tmp_path, h5_source):
+    assert la_conversion(h5_source, "50%").ids("labeled") == ["ID4", "ID1"]
+    with pytest.raises(InputError, match="lacks scans of the published lists: 06SR5RBREL16DQ6M8LWS"):
+        la_conversion(h5_source, "ua-mt-4")
+    published = json.loads(PROTOCOL.read_text())
+    for name in published["train"] + published["test"]:
+        (tmp_path / "challenge" / name).mkdir(parents=True)
+        (tmp_path / "challenge" / name / "lgemri.nrrd").touch()
+    conversion = la_conversion(tmp_path / "challenge", "ua-mt-16")
+    assert [len(conversion.ids(part)) for part in ("labeled", "unlabeled", "test")] == [16, 64, 20]
+    assert conversion.protocol["protocol"] == "ua-mt-16"
 
 
 def test_faults_of_the_source(tmp_path, h5_source):

@@ -1,0 +1,123 @@
+"""The converter of the Decathlon's tasks, on small volumes in the released layout, against nnU-Net's own converter."""
+
+import json
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nnunet_ssl.dataset_conversion.msd import msd_conversion
+from nnunetv2.dataset_conversion import convert_MSD_dataset
+
+from nnunet_ssl.data.conversion import write_raw_dataset
+from nnunet_ssl.errors import InputError
+
+SHAPE = (5, 6, 7)  # (z, y, x)
+DIRECTION = (-1, 0, 0, 0, -1, 0, 0, 0, 1)
+
+
+def build(root: Path, channels: list[str], save) -> Path:
+    """Five training and two test cases; 4D files if there are several channels."""
+    train, test = [f"case_{number:03d}" for number in (12, 4, 7, 30, 1)], ["case_002", "case_100"]
+    rng = np.random.default_rng(0)
+    for folder, names in {"imagesTr": train, "imagesTs": test}.items():
+        for name in names:
+            volumes = []
+            for _ in channels:
+                voxels = rng.integers(-100, 900, SHAPE).astype(np.float32)
+                volumes.append(save(root / folder / f"{name}.nii.gz", voxels, (0.7, 0.9, 3.0), direction=DIRECTION))
+            if len(channels) > 1:
+                sitk.WriteImage(sitk.JoinSeries(volumes), str(root / folder / f"{name}.nii.gz"))
+            if folder == "imagesTr":
+                label = rng.integers(0, 3, SHAPE).astype(np.uint8)
+                save(root / "labelsTr" / f"{name}.nii.gz", label, (0.7, 0.9, 3.0), direction=DIRECTION)
+            (root / folder / f"._{name}.nii.gz").write_text("of macOS")
+    pairs = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in train]
+    task = {
+        "name": "Task",
+        "modality": {str(i): channel for i, channel in enumerate(channels)},
+        "labels": {"0": "background", "1": "peripheral", "2": "transition"},
+        "numTraining": 5,
+        "numTest": 2,
+        "training": pairs,
+        "test": [f"./imagesTs/{name}.nii.gz" for name in test],
+    }
+    (root / "dataset.json").write_text(json.dumps(task))
+    return root
+
+
+@pytest.fixture
+def prostate(tmp_path, save) -> Path:
+    return build(tmp_path / "Task05_Prostate", ["T2", "ADC"], save)
+
+
+@pytest.fixture
+def spleen(tmp_path, save) -> Path:
+    return build(tmp_path / "Task09_Spleen", ["CT"], save)
+
+
+def test_same_as_the_converter_of_nnunet(prostate, write, same, monkeypatch, tmp_path):
+    folder = write(msd_conversion(prostate, 2))
+    assert folder.name == "Dataset027_Prostate"
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "theirs"))
+    monkeypatch.setattr(
+        convert_MSD_dataset, "multiprocessing", SimpleNamespace(get_context=lambda _: SimpleNamespace(Pool=ThreadPool))
+    )
+    convert_MSD_dataset.convert_msd_dataset(str(prostate), 5, 1)
+    theirs = tmp_path / "theirs" / "Dataset005_Prostate"
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*.nii.gz"))
+    assert len(files) == 2 * (5 + 2) + 2
+    for file in files:
+        place = Path("imagesTr", file.name) if file.parent.name == "imagesUnlabeled" else file
+        assert same(folder / file, sitk.ReadImage(str(theirs / place)))
+    ours, stock = (json.loads((root / "dataset.json").read_text()) for root in (folder, theirs))
+    for key in ("channel_names", "labels", "file_ending"):
+        assert ours[key] == stock[key]
+
+
+def test_labels_of_unlabeled_cases_are_hidden(prostate, write, ids):
+    conversion = msd_conversion(prostate, 2)
+    folder = write(conversion)
+    assert conversion.ids("labeled") == ["case_001", "case_004"]
+    assert ids(folder / "labelsTr") == {"case_001", "case_004"}
+    assert conversion.ids("unlabeled") == ["case_007", "case_012", "case_030"]
+    assert conversion.ids("test") == ["case_002", "case_100"]
+    assert not (folder / "labelsTs").exists()
+    assert msd_conversion(prostate).ids("labeled") == ["case_001"]
+    assert msd_conversion(prostate, "40%").ids("labeled") == ["case_001", "case_004"]
+
+
+def test_one_channel_can_be_linked(spleen, write):
+    folder = write(msd_conversion(spleen, 2), link=True)
+    assert (folder / "labelsTr" / "case_001.nii.gz").samefile(spleen / "labelsTr" / "case_001.nii.gz")
+    unlabeled = folder / "imagesUnlabeled" / "case_007_0000.nii.gz"
+    assert unlabeled.samefile(spleen / "imagesTr" / "case_007.nii.gz")
+
+
+def test_faults(prostate, spleen, tmp_path):
+    with pytest.raises(InputError, match="is not that of a Decathlon task"):
+        msd_conversion(tmp_path)
+    with pytest.raises(InputError, match="Unknown protocol 'dhc-5'. There are none"):
+        msd_conversion(spleen, "dhc-5")
+    image = prostate / "imagesTr" / "case_007.nii.gz"
+    sitk.WriteImage(sitk.ReadImage(str(image))[..., :1], str(image))
+    with pytest.raises(InputError, match=r"case_007: .*case_007\.nii\.gz.* 1 channels, not 2"):
+        write_raw_dataset(msd_conversion(prostate, 2), 27, "P")
+    image.write_bytes(image.read_bytes()[:-30])
+    with pytest.raises(InputError, match=r"case_007: .*case_007\.nii\.gz cannot be read \(damaged or truncated\)"):
+        write_raw_dataset(msd_conversion(prostate, 2), 27, "P")
+    (spleen / "labelsTr" / "case_001.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"lacks the labels of case_001\."):
+        msd_conversion(spleen, 2)
+    (spleen / "imagesTr" / "case_012.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"lacks scans of the dataset\.json: case_012\."):
+        msd_conversion(spleen, 2)
+
+
+def test_command(spleen, command):
+    result = command("msd", spleen, "--dataset-id", 27, "-np", 1)
+    assert result.exit_code == 0, result.exception
+    assert "Dataset027_Spleen: 1 labeled, 4 unlabeled, 2 test cases" in result.output
+    assert "--protocol" not in command("msd", "--help").output
