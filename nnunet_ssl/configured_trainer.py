@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os.path import isfile, join
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,9 +31,14 @@ class ConfiguredTrainer(nnUNetTrainer):
     """nnU-Net's trainer whose settings can be overridden by the variable `nnUNet_ssl_config`.
 
     Alone it is the supervised baseline at any training length; see `nnunet_ssl.settings` for the keys.
+
+    Attributes:
+        method: the paper's `Method`, stated by a subclass; None for the supervised baseline.
+        defaults: hyperparameters of the method that a subclass changes, as ablations do.
     """
 
     method: type[Method] | None = None
+    defaults: dict[str, Any] = {}
 
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)

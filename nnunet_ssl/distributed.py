@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.nn import functional as dist_functional
 
 
 def world_size() -> int:
@@ -24,6 +25,11 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     value = value.clone()
     dist.all_reduce(value)
     return value / world_size()
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """The sum of a tensor over all ranks; gradients flow back to every rank."""
+    return dist_functional.all_reduce(value) if world_size() > 1 else value
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:

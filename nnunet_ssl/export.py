@@ -19,20 +19,27 @@ PREDICTION_KEYS = ("network_weights", "init_args", "inference_allowed_mirroring_
 FILES = ("plans.json", "dataset.json", "dataset_fingerprint.json")
 
 
-def export_model(model_folder: Path, folds: list[str], out: Path, checkpoint: str = CHECKPOINT) -> Path:
+def export_model(
+    model_folder: Path, folds: list[str], out: Path, member: str | None = None, checkpoint: str = CHECKPOINT
+) -> list[str]:
     """Writes a model folder for `nnUNetv2_predict_from_modelfolder -m OUT -f FOLDS` of stock nnU-Net.
 
-    The deployed network of a semi-supervised training has nnU-Net's own architecture, so only the trainer's name is
-    replaced and the state of the training left out.
+    Networks of a semi-supervised training have nnU-Net's own architecture, so only the trainer's name is replaced and
+    the state of the training left out. A model of two averaged networks becomes two folds, which nnU-Net averages.
 
     Args:
         model_folder: trainer__plans__configuration folder in `nnUNet_results`.
         folds: fold numbers as text, or "all".
         out: a folder that does not exist yet; written aside and renamed.
+        member: of a method with two networks, "first" (the student), "second" (its twin) or "both"; None for what the
+            method deploys.
         checkpoint: file name of the checkpoint to export.
 
+    Returns:
+        the folds written: those asked for, or 0, 1, 2... where each becomes two.
+
     Raises:
-        InputError: a checkpoint is missing or damaged, or `out` exists.
+        InputError: a checkpoint is missing or damaged, has no second network, or `out` exists.
     """
     if out.exists():
         raise InputError(f"{out} exists already: name a new folder.")
@@ -42,21 +49,25 @@ def export_model(model_folder: Path, folds: list[str], out: Path, checkpoint: st
     for name in FILES:
         if (model_folder / name).is_file():
             shutil.copyfile(model_folder / name, partial / name)
+    written: list[str] = []
     for fold in folds:
         source = model_folder / f"fold_{fold}" / checkpoint
         if not source.is_file():
             raise InputError(f"{source} does not exist: train fold {fold} first, or name other folds with -f.")
-        (partial / f"fold_{fold}").mkdir()
-        torch.save(stock_checkpoint(source), partial / f"fold_{fold}" / CHECKPOINT)
+        networks = stock_checkpoints(source, member)
+        for content in networks:
+            written.append(fold if len(networks) == 1 else str(len(written)))
+            (partial / f"fold_{written[-1]}").mkdir()
+            torch.save(content, partial / f"fold_{written[-1]}" / CHECKPOINT)
     os.replace(partial, out)
-    return out
+    return written
 
 
-def stock_checkpoint(file: Path) -> dict:
-    """The checkpoint as stock nnU-Net's trainer would name it, without the state of the training.
+def stock_checkpoints(file: Path, member: str | None = None) -> list[dict]:
+    """The checkpoints, one per network, as stock nnU-Net's trainer would name them, without the training's state.
 
     Raises:
-        InputError: the file is no checkpoint of nnU-Net.
+        InputError: the file is no checkpoint of nnU-Net, or lacks the member asked for.
     """
     try:
         with torch.serialization.safe_globals(_LOGGED_TYPES):
@@ -66,7 +77,25 @@ def stock_checkpoint(file: Path) -> dict:
     missing = [key for key in PREDICTION_KEYS if key not in checkpoint]
     if missing:
         raise InputError(f"{file} is no nnU-Net checkpoint: it lacks {', '.join(missing)}.")
-    return {key: checkpoint[key] for key in PREDICTION_KEYS} | {"trainer_name": STOCK_TRAINER}
+    common = {key: checkpoint[key] for key in PREDICTION_KEYS} | {"trainer_name": STOCK_TRAINER}
+    return [common | {"network_weights": weights} for weights in _members(checkpoint, member, file)]
+
+
+def _members(checkpoint: dict, member: str | None, file: Path) -> list[dict]:
+    """The weights asked for: a model of two networks deploys their average, or the first of them."""
+    deployed = checkpoint["network_weights"]
+    first = _below(deployed, "first.")
+    second = _below(deployed, "second.") or _below(checkpoint.get("semi_supervised", {}).get("method", {}), "twin.")
+    if member is None:
+        return [first, second] if first else [deployed]
+    if not second:
+        raise InputError(f"{file} has one network only: leave out --member {member}.")
+    first = first or deployed
+    return {"first": [first], "second": [second], "both": [first, second]}[member]
+
+
+def _below(weights: dict, prefix: str) -> dict:
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
 
 
 # nnU-Net's own log in the checkpoint holds numpy numbers

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from nnunet_ssl.networks.net import Net, Output
@@ -40,6 +41,40 @@ class Unlabeled:
     strong: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Task:
+    """What a method may know of the data set and of nnU-Net's loss.
+
+    Attributes:
+        channels: names of the output channels: classes, the background first, or regions.
+        regions: whether the channels are regions (sigmoid).
+        ignore_label: the label that targets use for unannotated voxels; with regions, targets have one more channel.
+        batch_dice: whether nnU-Net's Dice sums over the batch.
+        scale_weights: weights of nnU-Net's loss over the scales of deep supervision.
+        voxel_counts: counts the voxels of each channel over the labeled training cases, (C,) float64; with regions
+            one more entry, for voxels in none of them.
+    """
+
+    channels: tuple[str, ...]
+    regions: bool
+    ignore_label: int | None
+    batch_dice: bool
+    scale_weights: tuple[float, ...]
+    voxel_counts: Callable[[], Tensor]
+
+    def split_target(self, target: Tensor) -> tuple[Tensor, Tensor | None]:
+        """A target of nnU-Net at one scale as labels and as the voxels (B, *spatial) that are annotated, None for all.
+
+        Labels are class numbers (B, *spatial), or regions (B, C, *spatial).
+        """
+        if self.regions:
+            return (target, None) if self.ignore_label is None else (target[:, :-1], ~target[:, -1].bool())
+        labels = target[:, 0].long()
+        if self.ignore_label is None:
+            return labels, None
+        return torch.where(labels == self.ignore_label, 0, labels), labels != self.ignore_label
+
+
 class Method(nn.Module):
     """One paper. Submodules are its extra networks, buffers its state: `state_dict()` is all that a resume needs.
 
@@ -48,12 +83,14 @@ class Method(nn.Module):
     Attributes:
         views: the views of each unlabeled patch that `losses` reads, of "weak" and "strong".
         presets: named sets of hyperparameters that differ from the defaults; "published" is the paper's.
+        task: what is known of the data set; set by the trainer before `setup`.
         supervised: nnU-Net's own loss over all scales, called with an `Output` and a target; set by the trainer.
         report: figures to log per epoch beside the losses (scalar tensors or floats), filled anew by each step.
     """
 
     views: ClassVar[tuple[str, ...]] = ("weak",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {"published": {}}
+    task: Task
     supervised: Callable[[Output, Tensor | list[Tensor]], Tensor]
 
     def __init__(self) -> None:

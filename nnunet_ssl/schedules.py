@@ -3,12 +3,18 @@
 import math
 
 
-def gaussian_rampup(fraction: float) -> float:
-    """Ramp-up from exp(-5) = 0.0067 at 0 to 1 at 1: exp(-5 (1 - fraction)^2), constant outside [0, 1].
+def gaussian_rampup(fraction: float, length: float = 1.0) -> float:
+    """Ramp-up from exp(-5) = 0.0067 at 0 to 1 at `length`: exp(-5 (1 - fraction / length)^2), 1 from there on.
+
+    Args:
+        fraction: fraction of training done.
+        length: where the ramp-up ends, as a fraction of training; 0 for none.
 
     Source: Laine and Aila, "Temporal Ensembling", ICLR 2017; used by Mean Teacher and all its descendants.
     """
-    return math.exp(-5.0 * (1.0 - min(max(fraction, 0.0), 1.0)) ** 2)
+    if fraction >= length:
+        return 1.0
+    return math.exp(-5.0 * (1.0 - max(fraction, 0.0) / length) ** 2)
 
 
 def ema_decay(step: int, limit: float) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os.path import isfile, join
 
+import numpy as np
 import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
@@ -22,8 +23,8 @@ from nnunet_ssl.data.unlabeled import read_cases, unlabeled_folder
 from nnunet_ssl.data.views import Views
 from nnunet_ssl.distributed import average_gradients, broadcast_state, mean_over_ranks, world_size
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.method import Labeled, Method, Now, Unlabeled
-from nnunet_ssl.networks.net import Net, Output, set_deep_supervision, unwrap
+from nnunet_ssl.method import Labeled, Method, Now, Task, Unlabeled
+from nnunet_ssl.networks.net import Net, Output, deep_supervision, set_deep_supervision, unwrap
 from nnunet_ssl.networks.teacher import Teacher
 from nnunet_ssl.progress import ProgressLogger
 from nnunet_ssl.random_state import get_random_state, seed_everything, set_random_state
@@ -53,7 +54,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         self.unlabeled_batch_size = self.settings.trainer.get(
             "unlabeled_batch_size", self.configuration_manager.batch_size
         )
-        self.hyperparameters = type(self).method.hyperparameters() | self.settings.method
+        self.hyperparameters = type(self).method.hyperparameters() | self.defaults | self.settings.method
         self.logger.local_logger = ProgressLogger()
         self._resumed_random_state: dict | None = None
         self._iteration = 0  # within the epoch
@@ -75,6 +76,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         self.net = Net(self.network, self.label_manager.has_regions)
         self.method = type(self).method(**self.hyperparameters)
         self.method.supervised = self._supervised_loss
+        self.method.task = self._task()
         self.method.setup(self.net, self._new_network)
         self.method.to(self.device)
         broadcast_state(self.method)
@@ -92,6 +94,35 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
             self.label_manager.num_segmentation_heads,
             self.enable_deep_supervision,
         ).to(self.device)
+
+    def _task(self) -> Task:
+        labels = self.label_manager
+        names = list(self.dataset_json["labels"])
+        channels = names[1:] if labels.has_regions else names
+        return Task(
+            channels=tuple(name for name in channels if name != "ignore"),
+            regions=labels.has_regions,
+            ignore_label=labels.ignore_label,
+            batch_dice=self.configuration_manager.batch_dice,
+            scale_weights=tuple(self.loss.weight_factors) if self.enable_deep_supervision else (1.0,),
+            voxel_counts=self._labeled_voxel_counts,
+        )
+
+    def _labeled_voxel_counts(self) -> Tensor:
+        """Voxels of each output channel over the labeled training cases, as preprocessed; see `Task.voxel_counts`."""
+        labels = self.label_manager
+        dataset, _ = self.get_tr_and_val_datasets()
+        by_label = np.zeros(max(labels.all_labels) + 1, dtype=np.int64)
+        for case in dataset.identifiers:
+            segmentation = dataset.load_case(case)[1][0].astype(np.int64)
+            segmentation[segmentation < 0] = 0  # outside of nnU-Net's crop to non-zero
+            known = segmentation[segmentation < len(by_label)]  # not the ignore label
+            by_label += np.bincount(known, minlength=len(by_label))
+        if not labels.has_regions:
+            return torch.from_numpy(by_label).double()
+        regions = [np.unique(np.atleast_1d(region)) for region in labels.foreground_regions]
+        in_none = np.setdiff1d(np.arange(len(by_label)), np.concatenate(regions))
+        return torch.tensor([by_label[region].sum() for region in [*regions, in_none]]).double()
 
     def _method_parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.method.parameters() if parameter.requires_grad]
@@ -224,18 +255,17 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
     # ------------------------------------------------------------------ validation and checkpoints
 
     @contextmanager
-    def _deployed(self, deep_supervision: bool) -> Iterator[None]:
+    def _deployed(self, with_scales: bool) -> Iterator[None]:
         """Puts the network that predicts in the student's place."""
         student, deployed = self.network, self.method.deployed(self.net)
         if deployed is unwrap(student):
             yield
             return
         self.network = deployed
-        set_deep_supervision(deployed, deep_supervision)
         try:
-            yield
+            with deep_supervision(deployed, with_scales):
+                yield
         finally:
-            set_deep_supervision(deployed, False)
             self.network = student
 
     def on_validation_epoch_start(self) -> None:
@@ -296,10 +326,19 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
                 f"{filename_or_checkpoint} was written by {checkpoint['trainer_name']}, not {type(self).__name__}, and "
                 "cannot be continued. To start from its weights, use -pretrained_weights."
             )
-        super().load_checkpoint(filename_or_checkpoint)
+        if not self.was_initialized:
+            self.initialize()
+        student = checkpoint["network_weights"] if ours["student"] is None else ours["student"]
+        unwrap(self.network).load_state_dict(student)
         self.method.load_state_dict(ours["method"])
-        if ours["student"] is not None:
-            unwrap(self.network).load_state_dict(ours["student"])
+        self.optimizer.load_state_dict(checkpoint["optimizer_state"])
+        if self.grad_scaler is not None and checkpoint["grad_scaler_state"] is not None:
+            self.grad_scaler.load_state_dict(checkpoint["grad_scaler_state"])
+        self.my_init_kwargs = checkpoint["init_args"]
+        self.current_epoch = checkpoint["current_epoch"]
+        self.logger.load_checkpoint(checkpoint["logging"])
+        self._best_ema = checkpoint["_best_ema"]
+        self.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
         self._resumed_random_state = ours["random_states"][self.local_rank % len(ours["random_states"])]
         if ours["hyperparameters"] != self.hyperparameters:
             self.print_to_log_file(f"continuing with {self.hyperparameters}; before: {ours['hyperparameters']}")

@@ -21,6 +21,12 @@ def test_rampup_is_constant_outside_its_interval_and_rises_within():
     assert values == sorted(values)
 
 
+def test_rampup_of_a_shorter_length_and_of_none():
+    assert gaussian_rampup(0.2, 0.4) == gaussian_rampup(0.5)
+    assert gaussian_rampup(0.4, 0.4) == gaussian_rampup(0.9, 0.4) == 1
+    assert gaussian_rampup(0.0, 0.0) == 1
+
+
 def test_ema_decay_copies_first_and_reaches_its_limit_at_step_99():
     assert ema_decay(0, 0.99) == 0
     assert ema_decay(1, 0.99) == 0.5

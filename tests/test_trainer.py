@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.run_training import get_trainer_from_args, run_training
 
 from nnunet_ssl.errors import InputError
@@ -14,7 +16,7 @@ from nnunet_ssl.networks.net import unwrap
 
 CPU = torch.device("cpu")
 SHORT = "num_epochs: 3, num_iterations_per_epoch: 2, num_val_iterations_per_epoch: 1, save_every: 1, seed: 0"
-TRAINERS = ["nnUNetTrainerMeanTeacher", "nnUNetTrainerUAMT"]
+TRAINERS = [f"nnUNetTrainer{method}" for method in ("MeanTeacher", "UAMT", "CPS", "DHC")]
 STOCK_KEYS = {
     "network_weights", "optimizer_state", "grad_scaler_state", "logging", "_best_ema", "current_epoch", "init_args",
     "trainer_name", "inference_allowed_mirroring_axes",
@@ -282,8 +284,8 @@ def test_pretrained_weights_reach_the_teacher(dataset, monkeypatch, tmp_path):
 
 def test_export_is_a_stock_model(dataset, monkeypatch, tmp_path):
     trainer = train(dataset, monkeypatch)
-    out = export_model(dataset.root / "results" / dataset.name / "nnUNetTrainerMeanTeacher__nnUNetPlans_tiny__3d_fullres",
-                       ["0"], tmp_path / "model")  # fmt: skip
+    out = tmp_path / "model"
+    assert export_model(Path(trainer.output_folder_base), ["0"], out) == ["0"]
     exported = torch.load(out / "fold_0" / "checkpoint_final.pth", weights_only=True)
     assert exported["trainer_name"] == "nnUNetTrainer"
     assert "semi_supervised" not in exported
@@ -293,4 +295,47 @@ def test_export_is_a_stock_model(dataset, monkeypatch, tmp_path):
         export_model(out, ["0"], out)
     with pytest.raises(InputError, match="fold 3"):
         export_model(out, ["3"], tmp_path / "other")
+    with pytest.raises(InputError, match="one network only"):
+        export_model(out, ["0"], tmp_path / "other", "second")
     assert not (tmp_path / "other").exists()
+
+
+def predictor(folder, folds=(0,)):
+    made = nnUNetPredictor(
+        use_gaussian=False,  # its weights vanish in half precision at the border
+        use_mirroring=False,
+        perform_everything_on_device=False,
+        device=CPU,
+        allow_tqdm=False,
+    )
+    made.initialize_from_trained_model_folder(str(folder), folds)
+    return made
+
+
+def test_two_networks_predict_as_one_through_stock_nnunet(dataset, monkeypatch, tmp_path):
+    """nnU-Net's predictor on DHC's own model, and on its export as two stock folds, gives the mean of both."""
+    trainer = train(dataset, monkeypatch, name="nnUNetTrainerDHC")
+    assert {key.split(".")[0] for key in checkpoint(trainer)["network_weights"]} == {"first", "second"}
+    folder = Path(trainer.output_folder_base)
+    image = torch.randn(1, 20, 28, 28)
+    ours = predictor(folder).predict_logits_from_preprocessed_data(image)
+    assert export_model(folder, ["0"], tmp_path / "both") == ["0", "1"]
+    stock = predictor(tmp_path / "both", (0, 1)).predict_logits_from_preprocessed_data(image)
+    torch.testing.assert_close(ours, stock, atol=1e-2, rtol=1e-2)  # nnU-Net sums in half precision
+    for member in ("first", "second"):
+        assert export_model(folder, ["0"], tmp_path / member, member) == ["0"]
+    single = [predictor(tmp_path / m).predict_logits_from_preprocessed_data(image) for m in ("first", "second")]
+    assert not torch.allclose(single[0], single[1], atol=1e-2)
+
+
+def test_class_counts_are_of_the_labeled_training_cases(dataset, monkeypatch):
+    monkeypatch.setenv("nnUNet_ssl_config", f"{{{SHORT}}}")
+    trainer = trainer_of(dataset, "nnUNetTrainerDHC")
+    trainer.initialize()
+    labeled, _ = trainer.get_tr_and_val_datasets()
+    total = sum(np.prod(labeled.load_case(case)[1].shape) for case in labeled.identifiers)
+    counts = trainer.method.task.voxel_counts()
+    assert trainer.method.task.channels == ("background", "liver", "kidney")
+    assert counts.sum() == total
+    segmentation = [np.asarray(labeled.load_case(case)[1][:]) for case in labeled.identifiers]
+    assert counts[2] == sum((array == 2).sum() for array in segmentation)

@@ -1,9 +1,18 @@
 """`nnunet_ssl export`."""
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class Member(str, Enum):
+    """Networks of a method that trains two."""
+
+    first = "first"
+    second = "second"
+    both = "both"
 
 
 def export(
@@ -14,6 +23,9 @@ def export(
     folds: Annotated[list[str] | None, typer.Option("-f", help="Fold; repeatable. Default: all trained.")] = None,
     plans: Annotated[str, typer.Option("-p", help="Plans.")] = "nnUNetPlans",
     checkpoint: Annotated[str, typer.Option("-chk", help="Checkpoint file.")] = "checkpoint_final.pth",
+    member: Annotated[
+        Member | None, typer.Option(help="Of a method with two networks. Default: what the method predicts with.")
+    ] = None,
 ) -> None:
     """Write a trained model that stock nnU-Net predicts with, where this package is not installed."""
     from nnunet_ssl.data.raw import preprocessed_folder
@@ -21,6 +33,5 @@ def export(
 
     model = trained_model_folder(preprocessed_folder(dataset_id).name, trainer, plans, configuration)
     folds = folds or sorted(file.parent.name.removeprefix("fold_") for file in model.glob(f"fold_*/{checkpoint}"))
-    written = export_model(model, folds, out, checkpoint)
-    print(f"{written}: folds {', '.join(folds)}")
-    print(f"predict with: nnUNetv2_predict_from_modelfolder -i IN -o OUT -m {written} -f {' '.join(folds)}")
+    written = export_model(model, folds, out, member and member.value, checkpoint)
+    print(f"predict with: nnUNetv2_predict_from_modelfolder -i IN -o OUT -m {out} -f {' '.join(written)}")

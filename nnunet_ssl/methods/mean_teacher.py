@@ -57,7 +57,7 @@ class MeanTeacher(Method):
         super().__init__()
         check_range("ema_decay", ema_decay, 0, 1)
         check_range("weight", weight, 0)
-        check_range("rampup", rampup, 1e-6, 1)
+        check_range("rampup", rampup, 0, 1)
         check_range("noise", noise, 0)
         self.ema_decay = ema_decay
         self.weight = weight
@@ -70,7 +70,7 @@ class MeanTeacher(Method):
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
         seg, student = net(labeled.image, unlabeled.weak)
-        weight = self.weight * gaussian_rampup(now.fraction / self.rampup)
+        weight = self.weight * gaussian_rampup(now.fraction, self.rampup)
         self.report["consistency_weight"] = weight
         return {
             "supervised": self.supervised(seg, labeled.target),

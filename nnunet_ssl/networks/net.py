@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 
 import torch
@@ -59,6 +60,14 @@ class Net:
         """The plain network, without the wrappers of DDP and torch.compile: copy teachers and twins from here."""
         return unwrap(self.network)
 
+    def alike(self, twin: nn.Module) -> Net:
+        """A second trained network of the same architecture, compiled if this one is.
+
+        DDP does not wrap it: the trainer averages the gradients of a method's own parameters.
+        """
+        wrapped = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+        return Net(torch.compile(twin) if isinstance(wrapped, OptimizedModule) else twin, self.regions)
+
     def __call__(self, *images: Tensor) -> Output | tuple[Output, ...]:
         """One forward over all batches (B_i, channels, *spatial); an `Output` for one batch, a tuple for several."""
         together = run(self.network, torch.cat(images) if len(images) > 1 else images[0], self.regions)
@@ -78,8 +87,23 @@ def unwrap(network: nn.Module) -> nn.Module:
     return network
 
 
+@contextmanager
+def deep_supervision(network: nn.Module, enabled: bool) -> Iterator[None]:
+    """Within the context, the lower-resolution outputs of a network and of its members are on or off."""
+    before = {module: module.deep_supervision for module in _with_scales(network)}
+    set_deep_supervision(network, enabled)
+    try:
+        yield
+    finally:
+        for module, was in before.items():
+            module.deep_supervision = was
+
+
 def set_deep_supervision(network: nn.Module, enabled: bool) -> None:
     """Switches the lower-resolution outputs on or off where the network has any (weights are the same either way)."""
-    decoder = getattr(unwrap(network), "decoder", None)
-    if hasattr(decoder, "deep_supervision"):
-        decoder.deep_supervision = enabled
+    for module in _with_scales(network):
+        module.deep_supervision = enabled
+
+
+def _with_scales(network: nn.Module) -> list[nn.Module]:
+    return [module for module in unwrap(network).modules() if hasattr(module, "deep_supervision")]

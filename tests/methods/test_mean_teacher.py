@@ -92,7 +92,7 @@ def test_deploys_the_student_or_on_request_the_teacher(tiny_net):
         assert method.deployed(net) is (method.teacher.module if deploy_teacher else net.module)
 
 
-@pytest.mark.parametrize("wrong", [{"ema_decay": 1.1}, {"weight": -1.0}, {"rampup": 0.0}, {"noise": float("nan")}])
+@pytest.mark.parametrize("wrong", [{"ema_decay": 1.1}, {"weight": -1.0}, {"rampup": 1.5}, {"noise": float("nan")}])
 def test_values_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         MeanTeacher(**wrong)

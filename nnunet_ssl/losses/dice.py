@@ -1,0 +1,31 @@
+"""Soft Dice per class with class weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nnunet_ssl.distributed import sum_over_ranks
+
+
+def weighted_dice(
+    probs: Tensor, target: Tensor, weights: Tensor, batch_dice: bool, valid: Tensor | None = None, smooth: float = 1e-5
+) -> Tensor:
+    """Negative mean over channels of w_k dice_k, dice_k = (2 TP + smooth) / (2 TP + FP + FN + smooth).
+
+    Args:
+        probs: float32 probabilities of the channels that count, (B, K, *spatial); leave the background out.
+        target: 0/1 of the same shape.
+        weights: (K,), without gradient.
+        batch_dice: sums run over the batch (of all ranks) and not per sample, as nnU-Net's plans say.
+        valid: voxels that count, (B, *spatial); all when None.
+        smooth: nnU-Net's 1e-5 by default.
+    """
+    axes = tuple(range(2, probs.ndim))
+    target = target.bool()
+    if valid is not None:
+        probs, target = probs * valid[:, None], target & valid[:, None]
+    overlap, size = (probs * target).sum(axes), probs.sum(axes) + target.sum(axes)
+    if batch_dice:
+        overlap, size = sum_over_ranks(torch.stack([overlap.sum(0), size.sum(0)]))
+    return -(weights * (2 * overlap + smooth) / (size + smooth).clamp_min(1e-8)).mean()

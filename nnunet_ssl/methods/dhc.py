@@ -1,0 +1,130 @@
+"""Dual-debiased Heterogeneous Co-training (DHC).
+
+H. Wang and X. Li, "DHC: Dual-debiased Heterogeneous Co-training Framework for Class-imbalanced Semi-supervised Medical
+Image Segmentation", MICCAI 2023. Cross pseudo supervision of two networks with different class weights in all losses.
+
+    A, B          two networks of one architecture, from different random draws
+    wA            difficulty weights (DiffDW) of A's own Dice on labeled patches       see `class_weights.py`
+    wB            distribution weights (DistDW) of B's own pseudo-labels on unlabeled patches
+    L_n = CE_wn(n(x_l), y) - mean_{k>=1} wn_k dice_k        n = A, B; over all scales with nnU-Net's scale weights
+    L_cps = CE_wA(A(x), yB) + CE_wB(B(x), yA)               x = [x_l; x_u], y. = argmax, at full resolution
+    L = L_A + L_B + w(r) L_cps,  w(r) = 0.1 exp(-5 (1 - r)^2)
+
+Both weights are updated before the losses of the same step. CE_w is divided by the sum of its weights, so the largest
+weight C scales the Dice only. DistDW gives the most frequent class, the background, weight 0: background voxels give B
+no cross-entropy, as published. Both networks predict: the mean of their logits.
+
+Formulas are those of the published code; we differ where it divides 0 by 0 and relies on a skipped step (here the term
+is 0 and weights stay), and in classes that a batch does not hold (`absent`: "skip"; "half" is the code's Dice of 0.5).
+For regions, DiffDW takes the Dice per region and DistDW counts one more entry, voxels in no region, which takes the
+background's part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_ssl.class_weights import DifficultyWeights, DistributionWeights, agreement, count_channels
+from nnunet_ssl.losses.cross_entropy import cross_entropy, hard_labels
+from nnunet_ssl.losses.weighted import weighted_supervised
+from nnunet_ssl.method import Labeled, Method, Now, Unlabeled, check_range
+from nnunet_ssl.networks.average import Average
+from nnunet_ssl.networks.net import Net, Output
+from nnunet_ssl.schedules import gaussian_rampup
+
+
+class DHC(Method):
+    """Two networks that teach each other, one debiased by difficulty, the other by class distribution.
+
+    Args:
+        weight: weight of the cross term at the end of the ramp-up; 0 trains on labeled patches only.
+        weighting: "both" (A difficulty, B distribution), or "difficulty" or "distribution" for both networks.
+        accumulation: tau, number of steps over which difficulty is accumulated.
+        alpha: exponent of the difficulty.
+        momentum: of the distribution weights.
+        absent: "skip" or "half", see above.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    def __init__(
+        self,
+        weight: float = 0.1,
+        weighting: str = "both",
+        accumulation: float = 50.0,
+        alpha: float = 0.2,
+        momentum: float = 0.99,
+        absent: str = "skip",
+    ):
+        super().__init__()
+        check_range("weight", weight, 0)
+        check_range("accumulation", accumulation, 1)
+        check_range("alpha", alpha, 0)
+        check_range("momentum", momentum, 0, 1)
+        if weighting not in ("both", "difficulty", "distribution"):
+            raise ValueError(f"weighting = {weighting!r} must be both, difficulty or distribution")
+        if absent not in ("skip", "half"):
+            raise ValueError(f"absent = {absent!r} must be skip or half")
+        self.weight = weight
+        self.weighting = weighting
+        self.accumulation = accumulation
+        self.alpha = alpha
+        self.momentum = momentum
+        self.absent = absent
+
+    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
+        self.twin = new_net()
+        self.second = net.alike(self.twin)
+        kinds = ("difficulty", "distribution") if self.weighting == "both" else (self.weighting,) * 2
+        self.debiasing = nn.ModuleList(map(self._weights, kinds))
+
+    def _weights(self, kind: str) -> DifficultyWeights | DistributionWeights:
+        channels = len(self.task.channels)
+        if kind == "difficulty":
+            return DifficultyWeights(channels, self.accumulation, self.alpha, self.absent == "skip")
+        return DistributionWeights(channels + self.task.regions, self.momentum)
+
+    def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
+        sizes = [len(labeled.image), len(unlabeled.weak)]
+        images = torch.cat((labeled.image, unlabeled.weak))
+        a, b = net(images), self.second(images)
+        (seg_a, cross_a), (seg_b, cross_b) = a.split(sizes), b.split(sizes)
+        w_a = self.updated(self.debiasing[0], seg_a, cross_a, labeled.target, now)
+        w_b = self.updated(self.debiasing[1], seg_b, cross_b, labeled.target, now)
+        for network, weights in (("A", w_a), ("B", w_b)):
+            for name, value in zip(self.task.channels, weights, strict=True):
+                self.report[f"class_weight_{network}[{name}]"] = value
+        weight = self.weight * gaussian_rampup(now.fraction)
+        self.report["cross_weight"] = weight
+        cross = cross_entropy(a.logits, hard_labels(b), a.regions, w_a)
+        cross = cross + cross_entropy(b.logits, hard_labels(a), b.regions, w_b)
+        return {
+            "supervised": weighted_supervised(seg_a, labeled.target, w_a, self.task),
+            "supervised_twin": weighted_supervised(seg_b, labeled.target, w_b, self.task),
+            "cross": weight * cross,
+        }
+
+    @torch.no_grad()
+    def updated(
+        self,
+        weights: DifficultyWeights | DistributionWeights,
+        seg: Output,
+        cross: Output,
+        target: Tensor | list[Tensor],
+        now: Now,
+    ) -> Tensor:
+        """The weights of one network after this step's statistics, (C,)."""
+        channels = len(self.task.channels)
+        if isinstance(weights, DifficultyWeights):
+            labels, valid = self.task.split_target(target[0] if isinstance(target, list) else target)
+            return weights.update(*agreement(hard_labels(seg), labels, channels, seg.regions, valid))
+        if now.step == 0:
+            weights.start(self.task.voxel_counts())
+        return weights.update(count_channels(hard_labels(cross), channels, cross.regions))[:channels]
+
+    def deployed(self, net: Net) -> nn.Module:
+        return Average(net.module, self.twin)

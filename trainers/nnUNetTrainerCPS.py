@@ -1,0 +1,8 @@
+from nnunet_ssl.methods.cps import CPS
+from nnunet_ssl.trainer import SemiSupervisedTrainer
+
+
+class nnUNetTrainerCPS(SemiSupervisedTrainer):
+    """Cross pseudo supervision, Chen et al., CVPR 2021."""
+
+    method = CPS
