@@ -24,11 +24,13 @@ from workspace import CLASSES, make_trainer, make_workspace, versions
 
 from nnunet_ssl.data.loader import STREAM
 
-# trainer -> (streams of `batch` patches that the student learns from, forwards of `batch` patches without gradient)
+# trainer -> (trained networks, patches that each learns from in units of `batch`, forwards of `batch` without gradient)
 PASSES = {
-    "nnUNetTrainerSupervised": (1, 0),
-    "nnUNetTrainerMeanTeacher": (2, 1),
-    "nnUNetTrainerUAMT": (2, 9),
+    "nnUNetTrainerSupervised": (1, 1, 0),
+    "nnUNetTrainerMeanTeacher": (1, 2, 1),
+    "nnUNetTrainerUAMT": (1, 2, 9),
+    "nnUNetTrainerCPS": (2, 2, 0),
+    "nnUNetTrainerDHC": (2, 2, 0),
 }
 
 
@@ -73,7 +75,8 @@ def measure(name: str, asked: argparse.Namespace) -> dict[str, float | None]:
         for scale in range(len(asked.features) - 1)
     ]
     batch = {"data": image, "target": target} | {STREAM + view: image.clone() for view in ("weak", "strong")}
-    streams, forwards = PASSES[name]
+    networks, streams, forwards = PASSES[name]
+    trained = [trainer.network, *([trainer.method.second.network] if networks == 2 else [])]
     joint = torch.cat([image] * streams).to(device)
     single = image.to(device)
 
@@ -83,7 +86,7 @@ def measure(name: str, asked: argparse.Namespace) -> dict[str, float | None]:
     def passes():
         trainer.optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda") if device.type == "cuda" else contextlib.nullcontext():
-            sum(scale.sum() for scale in trainer.network(joint)).backward()
+            sum(scale.sum() for network in trained for scale in network(joint)).backward()
             with torch.no_grad():
                 for _ in range(forwards):
                     trainer.method.teacher(single)

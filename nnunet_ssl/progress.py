@@ -33,28 +33,43 @@ class ProgressLogger(LocalLogger):
         }
 
     def plot_progress_png(self, output_folder: str) -> None:
-        """nnU-Net's progress.png with one more panel per term below."""
+        """nnU-Net's progress.png with the terms below; those of single classes also as per_class.png beside it."""
         super().plot_progress_png(output_folder)
-        if not (terms := self.terms()):
+        if not (panels := grouped(self.terms())):
             return
         file = join(output_folder, "progress.png")
         with Image.open(file) as stock:
             above = stock.convert("RGB")
-        below = _panels(terms, above.width)
+        below = _draw(panels, above.width)
         page = Image.new("RGB", (above.width, above.height + below.height), "white")
         page.paste(above, (0, 0))
         page.paste(below, (0, above.height))
         page.save(file)
+        if per_class := {title: lines for title, lines in panels.items() if len(lines) > 1}:
+            _draw(per_class, 2400).save(join(output_folder, "per_class.png"))
 
 
-def _panels(terms: dict[str, list[float]], width: int) -> Image.Image:
-    """One small panel per term, two in a row; they differ by orders of magnitude, so each has its own axis."""
-    rows = -(-len(terms) // 2)
+def grouped(terms: dict[str, list[float]]) -> dict[str, dict[str, list[float]]]:
+    """Panels by title, each with its lines by label: `weight[liver]` is the line "liver" of the panel "weight"."""
+    panels: dict[str, dict[str, list[float]]] = {}
+    for name, values in terms.items():
+        title, _, label = name.removesuffix("]").partition("[")
+        panels.setdefault(title.replace("_", " "), {})[label] = values
+    return panels
+
+
+def _draw(panels: dict[str, dict[str, list[float]]], width: int) -> Image.Image:
+    """One panel per group, two in a row; groups differ by orders of magnitude, so each has its own axis."""
+    rows = -(-len(panels) // 2)
     figure, axes = plt.subplots(rows, 2, figsize=(width / 100, 9 * rows), dpi=100, squeeze=False)
-    for axis, (name, values) in zip(axes.flat, terms.items(), strict=False):
-        axis.plot(range(len(values)), values, color="tab:blue", linewidth=4, marker="o" if len(values) < 2 else None)
-        axis.set(title=name.replace("_", " "), xlabel="epoch")
-    for axis in axes.flat[len(terms) :]:
+    for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
+        for number, (label, values) in enumerate(lines.items()):
+            style = {"linestyle": ("-", "--", ":")[number // 10 % 3], "marker": "o" if len(values) < 2 else None}
+            axis.plot(range(len(values)), values, label=label, color=f"C{number % 10}", linewidth=4, **style)
+        axis.set(title=title, xlabel="epoch")
+        if len(lines) > 1:
+            axis.legend(fontsize="small", ncols=2 if len(lines) > 8 else 1)
+    for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     figure.tight_layout()
     buffer = io.BytesIO()
