@@ -61,13 +61,14 @@ class CPS(Method):
             cross1, cross2 = first, second
         weight = self.weight * gaussian_rampup(now.fraction, self.rampup)
         self.report["cross_weight"] = weight
-        self.report["agreement"] = (hard_labels(cross1) == hard_labels(cross2)).float().mean()
         return {
             "supervised": self.supervised(seg1, labeled.target),
             "supervised_twin": self.supervised(seg2, labeled.target),
-            "cross": weight * (self.cross(cross1, cross2) + self.cross(cross2, cross1)),
+            "cross": weight * self.cross(cross1, cross2),
         }
 
-    def cross(self, output: Output, teacher: Output) -> Tensor:
-        """Cross-entropy with the other network's hard labels."""
-        return cross_entropy(output.logits, hard_labels(teacher), output.regions)
+    def cross(self, first: Output, second: Output) -> Tensor:
+        """CE(f1, y2) + CE(f2, y1); reports the share of voxels on which the networks agree."""
+        y1, y2 = hard_labels(first), hard_labels(second)
+        self.report["agreement"] = (y1 == y2).float().mean()
+        return cross_entropy(first.logits, y2, first.regions) + cross_entropy(second.logits, y1, second.regions)

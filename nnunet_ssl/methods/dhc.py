@@ -32,7 +32,7 @@ from nnunet_ssl.losses.cross_entropy import cross_entropy, hard_labels
 from nnunet_ssl.losses.weighted import weighted_supervised
 from nnunet_ssl.method import Labeled, Method, Now, Unlabeled, check_range
 from nnunet_ssl.networks.average import Average
-from nnunet_ssl.networks.net import Net, Output
+from nnunet_ssl.networks.net import Net
 from nnunet_ssl.schedules import gaussian_rampup
 
 
@@ -92,39 +92,38 @@ class DHC(Method):
         sizes = [len(labeled.image), len(unlabeled.weak)]
         images = torch.cat((labeled.image, unlabeled.weak))
         a, b = net(images), self.second(images)
-        (seg_a, cross_a), (seg_b, cross_b) = a.split(sizes), b.split(sizes)
-        w_a = self.updated(self.debiasing[0], seg_a, cross_a, labeled.target, now)
-        w_b = self.updated(self.debiasing[1], seg_b, cross_b, labeled.target, now)
+        y_a, y_b = hard_labels(a), hard_labels(b)
+        w_a = self.updated_weights(self.debiasing[0], y_a.split(sizes), labeled.target, now)
+        w_b = self.updated_weights(self.debiasing[1], y_b.split(sizes), labeled.target, now)
         for network, weights in (("A", w_a), ("B", w_b)):
             for name, value in zip(self.task.channels, weights, strict=True):
                 self.report[f"class_weight_{network}[{name}]"] = value
         weight = self.weight * gaussian_rampup(now.fraction)
         self.report["cross_weight"] = weight
-        cross = cross_entropy(a.logits, hard_labels(b), a.regions, w_a)
-        cross = cross + cross_entropy(b.logits, hard_labels(a), b.regions, w_b)
+        cross = cross_entropy(a.logits, y_b, a.regions, w_a) + cross_entropy(b.logits, y_a, b.regions, w_b)
         return {
-            "supervised": weighted_supervised(seg_a, labeled.target, w_a, self.task),
-            "supervised_twin": weighted_supervised(seg_b, labeled.target, w_b, self.task),
+            "supervised": weighted_supervised(a.split(sizes)[0], labeled.target, w_a, self.task),
+            "supervised_twin": weighted_supervised(b.split(sizes)[0], labeled.target, w_b, self.task),
             "cross": weight * cross,
         }
 
     @torch.no_grad()
-    def updated(
+    def updated_weights(
         self,
         weights: DifficultyWeights | DistributionWeights,
-        seg: Output,
-        cross: Output,
+        predictions: tuple[Tensor, Tensor],
         target: Tensor | list[Tensor],
         now: Now,
     ) -> Tensor:
-        """The weights of one network after this step's statistics, (C,)."""
-        channels = len(self.task.channels)
+        """One network's class weights (C,) after its hard predictions for the labeled and the unlabeled patches."""
+        channels, regions = len(self.task.channels), self.task.regions
+        on_labeled, on_unlabeled = predictions
         if isinstance(weights, DifficultyWeights):
             labels, valid = self.task.split_target(target[0] if isinstance(target, list) else target)
-            return weights.update(*agreement(hard_labels(seg), labels, channels, seg.regions, valid))
+            return weights.update(*agreement(on_labeled, labels, channels, regions, valid))
         if now.step == 0:
             weights.start(self.task.voxel_counts())
-        return weights.update(count_channels(hard_labels(cross), channels, cross.regions))[:channels]
+        return weights.update(count_channels(on_unlabeled, channels, regions))[:channels]
 
     def deployed(self, net: Net) -> nn.Module:
         return Average(net.module, self.twin)
