@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 # read by nnU-Net when it is first imported
@@ -86,8 +87,10 @@ class Dataset:
         return Dataset(shutil.copytree(self.root, to / "copy"), self.name, self.plans)
 
 
-def prepare(root: Path, configuration: str, patch: list[int], **phantom) -> Dataset:
-    """Writes a phantom and runs nnU-Net's planning and both preprocessings in this process, with a tiny plan."""
+def prepare(
+    root: Path, configuration: str, patch: list[int], write, name: str = "Dataset007_Phantom", spacing=None
+) -> Dataset:
+    """Has `write(raw_folder)` make a dataset, then runs nnU-Net's planning and both preprocessings with a tiny plan."""
     from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
@@ -95,17 +98,16 @@ def prepare(root: Path, configuration: str, patch: list[int], **phantom) -> Data
     from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
     from nnunet_ssl.data.splits import make_splits
-    from nnunet_ssl.demo.phantom import write_phantom
     from nnunet_ssl.preprocessing import preprocess_dataset
 
-    dataset = Dataset(root)
+    dataset = Dataset(root, name)
     with pytest.MonkeyPatch.context() as patched:
         for kind in ("raw", "preprocessed", "results"):
             (root / kind).mkdir(parents=True)
         dataset.use(patched)
-        write_phantom(dataset.raw, **phantom)
+        write(dataset.raw)
         DatasetFingerprintExtractor(7, num_processes=1).run()
-        ExperimentPlanner(7, plans_name=dataset.plans).plan_experiment()
+        ExperimentPlanner(7, plans_name=dataset.plans, overwrite_target_spacing=spacing).plan_experiment()
         plans_file = dataset.base / f"{dataset.plans}.json"
         plans = json.loads(plans_file.read_text())
         settings = plans["configurations"][configuration]
@@ -134,17 +136,21 @@ def prepare(root: Path, configuration: str, patch: list[int], **phantom) -> Data
     return dataset
 
 
+def phantom(root: Path, configuration: str, patch: list[int], **arguments) -> Dataset:
+    """A prepared phantom of 4 labeled, 5 unlabeled and 1 test case."""
+    from nnunet_ssl.demo.phantom import write_phantom
+
+    write = partial(write_phantom, labeled=4, unlabeled=5, test=1, classes=3, **arguments)
+    return prepare(root, configuration, patch, write)
+
+
 @pytest.fixture(scope="session")
 def phantom_3d(tmp_path_factory) -> Dataset:
-    """Three classes in 3D, 4 labeled and 5 unlabeled cases, 2 folds."""
-    root = tmp_path_factory.mktemp("phantom3d")
-    sizes = {"labeled": 4, "unlabeled": 5, "test": 1, "shape": (20, 28, 28)}
-    return prepare(root, "3d_fullres", [16, 16, 16], classes=3, **sizes)
+    """Three classes in 3D, 2 folds."""
+    return phantom(tmp_path_factory.mktemp("phantom3d"), "3d_fullres", [16, 16, 16], shape=(20, 28, 28))
 
 
 @pytest.fixture(scope="session")
 def phantom_2d_regions(tmp_path_factory) -> Dataset:
-    """Two overlapping regions in 2D PNG images."""
-    root = tmp_path_factory.mktemp("phantom2d")
-    sizes = {"labeled": 4, "unlabeled": 5, "test": 1, "shape": (48, 48)}
-    return prepare(root, "2d", [32, 32], classes=3, regions=True, **sizes)
+    """Two overlapping regions in 2D PNG images, 2 folds."""
+    return phantom(tmp_path_factory.mktemp("phantom2d"), "2d", [32, 32], shape=(48, 48), regions=True)

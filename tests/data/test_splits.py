@@ -42,6 +42,23 @@ def test_labels_are_hidden_not_moved(count, share, seed):
         assert abs(len(some["train"]) - exact) <= 0.5 or len(some["train"]) == 1
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(7, 40),
+    folds=st.integers(2, 7),
+    labeled=st.one_of(st.integers(1, 3), st.integers(1, 100).map(lambda percent: Fraction(percent, 100))),
+    seed=st.integers(0, 1000),
+)
+def test_no_fold_trains_on_its_validation_cases(count, folds, labeled, seed):
+    cases = [f"c{i}" for i in range(count)]
+    splits = make_splits(cases, labeled, seed, folds)
+    assert sorted(case for split in splits for case in split["val"]) == sorted(cases)  # each case in one fold
+    for fold, split in enumerate(splits):
+        unlabeled = unlabeled_of_fold(splits, fold)
+        assert not set(unlabeled) & set(split["val"])
+        assert sorted(split["train"] + unlabeled + split["val"]) == sorted(cases)
+
+
 def test_subsets_of_one_seed_are_nested():
     previous = [set()] * 5
     for share in (5, 10, 20, 50, 100):

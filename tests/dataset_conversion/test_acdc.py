@@ -7,10 +7,10 @@ import h5py
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from nnunet_ssl.dataset_conversion.acdc import acdc_conversion, read_h5_image, read_h5_label
 
 from nnunet_ssl.data.conversion import write_raw_dataset
 from nnunet_ssl.data.protocols import published
+from nnunet_ssl.dataset_conversion.acdc import acdc_conversion, read_h5_image, read_h5_label
 from nnunet_ssl.errors import InputError
 
 LISTS = published("acdc")["ssl4mis-3"]

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from nnunet_ssl.dataset_conversion.amos import amos_conversion
 
 from nnunet_ssl.data.protocols import published
+from nnunet_ssl.dataset_conversion.amos import amos_conversion
 from nnunet_ssl.errors import InputError
 
 LISTS = published("amos")["dhc-5"]

@@ -8,11 +8,11 @@ import h5py
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from nnunet_ssl.dataset_conversion.la import DUPLICATE, PROTOCOL, la_conversion
 from typer.testing import CliRunner
 
 from nnunet_ssl.cli import app
 from nnunet_ssl.data.conversion import write_raw_dataset
+from nnunet_ssl.dataset_conversion.la import DUPLICATE, PROTOCOL, la_conversion
 from nnunet_ssl.errors import InputError
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "la"

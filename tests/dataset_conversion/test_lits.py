@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from nnunet_ssl.dataset_conversion.lits import lits_conversion
 
 from nnunet_ssl.data.conversion import write_raw_dataset
+from nnunet_ssl.dataset_conversion.lits import lits_conversion
 from nnunet_ssl.errors import InputError
 
 GEOMETRY = {

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from nnunet_ssl.dataset_conversion.msd import msd_conversion
 from nnunetv2.dataset_conversion import convert_MSD_dataset
 
 from nnunet_ssl.data.conversion import write_raw_dataset
+from nnunet_ssl.dataset_conversion.msd import msd_conversion
 from nnunet_ssl.errors import InputError
 
 SHAPE = (5, 6, 7)  # (z, y, x)

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from nnunet_ssl.dataset_conversion.pancreas import WITHDRAWN, fit_label, pancreas_conversion, read_series
 
 from nnunet_ssl.data.conversion import write_raw_dataset
 from nnunet_ssl.data.protocols import published
+from nnunet_ssl.dataset_conversion.pancreas import WITHDRAWN, fit_label, pancreas_conversion, read_series
 from nnunet_ssl.errors import InputError
 
 LISTS = published("pancreas")["mc-net-12"]

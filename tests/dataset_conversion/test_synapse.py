@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nnunet_ssl.dataset_conversion.synapse import ORGANS, synapse_conversion
 
 from nnunet_ssl.data.conversion import write_raw_dataset
 from nnunet_ssl.data.protocols import published
+from nnunet_ssl.dataset_conversion.synapse import ORGANS, synapse_conversion
 from nnunet_ssl.errors import InputError
 
 NUMBERS = [*range(1, 11), *range(21, 41)]
