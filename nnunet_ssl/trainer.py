@@ -97,10 +97,13 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
 
     def _task(self) -> Task:
         labels = self.label_manager
-        names = list(self.dataset_json["labels"])
-        channels = names[1:] if labels.has_regions else names
+        values = {name: value for name, value in self.dataset_json["labels"].items() if name != "ignore"}
+        if labels.has_regions:  # nnU-Net keeps their order and leaves the background out
+            channels = [name for name, value in values.items() if np.any(value)]
+        else:
+            channels = sorted(values, key=values.get)
         return Task(
-            channels=tuple(name for name in channels if name != "ignore"),
+            channels=tuple(channels),
             regions=labels.has_regions,
             ignore_label=labels.ignore_label,
             batch_dice=self.configuration_manager.batch_dice,

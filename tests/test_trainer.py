@@ -328,6 +328,16 @@ def test_two_networks_predict_as_one_through_stock_nnunet(dataset, monkeypatch, 
     assert not torch.allclose(single[0], single[1], atol=1e-2)
 
 
+def test_channels_are_named_by_label_whatever_the_order_in_the_file(dataset, monkeypatch):
+    file = dataset.base / "dataset.json"
+    content = json.loads(file.read_text())
+    content["labels"] = dict(reversed(content["labels"].items()))
+    file.write_text(json.dumps(content))
+    trainer = trainer_of(dataset, "nnUNetTrainerDHC")
+    trainer.initialize()
+    assert trainer.method.task.channels == ("background", "liver", "kidney")
+
+
 def test_class_counts_are_of_the_labeled_training_cases(dataset, monkeypatch):
     monkeypatch.setenv("nnUNet_ssl_config", f"{{{SHORT}}}")
     trainer = trainer_of(dataset, "nnUNetTrainerDHC")
