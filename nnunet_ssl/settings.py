@@ -61,7 +61,7 @@ def read_settings(method: type[Method] | None, text: str | None = None) -> Setti
     Raises:
         InputError: the file is missing or no YAML mapping, a key is unknown, a value has a wrong type or range.
     """
-    asked, source = _parse(os.environ.get(VARIABLE, "") if text is None else text)
+    asked, source = parse_overrides(os.environ.get(VARIABLE, "") if text is None else text)
     settings = TRAINER_SETTINGS | (STREAM_SETTINGS if method else {})
     defaults = method.hyperparameters() if method else {}
     presets = {"default": {}} | method.presets if method else {}
@@ -87,7 +87,7 @@ def read_settings(method: type[Method] | None, text: str | None = None) -> Setti
     return Settings(trainer, arguments, preset)
 
 
-def _parse(text: str) -> tuple[dict[str, Any], str]:
+def parse_overrides(text: str) -> tuple[dict[str, Any], str]:
     """The mapping that the variable holds or names, and how to call its source in messages."""
     text = text.strip()
     if not text:

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import torch
-from conftest import prepare
 from nnunetv2.run.run_training import get_trainer_from_args
+from workbench import prepare
 
 from nnunet_ssl.data.conversion import write_raw_dataset
 from nnunet_ssl.dataset_conversion.la import la_conversion

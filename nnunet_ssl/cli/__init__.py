@@ -9,6 +9,7 @@ from nnunet_ssl.cli.demo import demo
 from nnunet_ssl.cli.evaluate import evaluate
 from nnunet_ssl.cli.export import export
 from nnunet_ssl.cli.preprocess import preprocess
+from nnunet_ssl.cli.run import run
 from nnunet_ssl.cli.split import split
 from nnunet_ssl.errors import InputError
 
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(convert, name="convert")
-for verb in (preprocess, split, export, evaluate, demo):
+for verb in (preprocess, split, run, export, evaluate, demo):
     app.command()(verb)
 
 

@@ -1,0 +1,69 @@
+"""The verb ``nnunet_ssl run``."""
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from nnunet_ssl.cli.demo import Device
+
+
+class Executor(str, Enum):
+    """Where the runs happen."""
+
+    local = "local"
+    slurm = "slurm"
+
+
+def run(
+    dataset_id: Annotated[int, typer.Option("-d", "--dataset-id", help="Dataset number.")],
+    configuration: Annotated[str, typer.Option("-c", "--configuration", help="Configuration, such as 3d_fullres.")],
+    methods: Annotated[
+        list[str] | None, typer.Option(help="Methods, such as MeanTeacher,UAMT; repeat, or separate by comma or space.")
+    ] = None,
+    folds: Annotated[list[str] | None, typer.Option(help="Folds, such as 0,1. Default: all.")] = None,
+    seeds: Annotated[
+        list[str] | None, typer.Option(help="Seeds, such as 0,1,2; each has its own folder nnUNet_results/seed_SEED.")
+    ] = None,
+    baseline: Annotated[bool, typer.Option("--baseline", help="Also nnU-Net alone: nnUNetTrainerSupervised.")] = False,
+    plans: Annotated[str, typer.Option("-p", "--plans", help="Name of the plans.")] = "nnUNetPlans",
+    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.cuda,
+    gpus: Annotated[
+        list[str] | None, typer.Option(help="GPUs, such as 0,1: one run at a time on each. Default: one run at a time.")
+    ] = None,
+    config: Annotated[
+        str, typer.Option(envvar="nnUNet_ssl_config", help="Overrides: a YAML file, or {num_epochs: 100}.")
+    ] = "",
+    executor: Annotated[Executor, typer.Option(help="This machine, or a cluster through submitit.")] = Executor.local,
+    slurm: Annotated[
+        list[str] | None, typer.Option(help="key=value, repeatable: time (minutes, needed), partition, gpus, mem...")
+    ] = None,
+) -> None:
+    """Train methods over folds and seeds; run again to go on; ends with one table of the validation Dice."""
+    from nnunet_ssl.errors import InputError
+    from nnunet_ssl.runner.local import run_local
+    from nnunet_ssl.runner.plan import numbers, plan, words
+    from nnunet_ssl.runner.table import write_table
+
+    if gpus and (device is not Device.cuda or executor is Executor.slurm):
+        raise InputError("--gpus is for --device cuda on this machine; on a cluster say --slurm gpus=1.")
+    if slurm and executor is not Executor.slurm:
+        raise InputError("--slurm is for --executor slurm.")
+    experiment, runs = plan(
+        dataset_id, configuration, words(methods), numbers(folds, "--folds"), numbers(seeds, "--seeds"),
+        baseline, plans, device.value, config,
+    )  # fmt: skip
+    if executor is Executor.slurm:
+        from nnunet_ssl.runner.slurm import run_submitted, slurm_executor
+
+        outcomes = run_submitted(experiment, runs, slurm_executor(experiment, slurm or []))
+    else:
+        outcomes = run_local(experiment, runs, words(gpus))
+    table, file = write_table(experiment, runs)
+    print(f"\n{table}\n{file}\n{file.with_suffix('.json')}")
+    failures = [outcome for outcome in outcomes if outcome.error]
+    if failures:
+        typer.echo(f"nnunet_ssl: {len(failures)} of {len(runs)} runs failed; the same command tries again.", err=True)
+        for failure in failures:
+            typer.echo(f"  {failure.run}: {failure.error}\n    {failure.log}", err=True)
+        raise typer.Exit(1)

@@ -1,0 +1,162 @@
+"""The runs as subprocesses of this machine, one at a time on each GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nnunet_ssl.evaluation import write_json
+from nnunet_ssl.runner.plan import RECORD_FILE, Experiment, Run
+from nnunet_ssl.settings import VARIABLE
+
+LOG_FILE = "nnunet_ssl_run.log"
+PATIENCE = 20  # seconds that a training has to end after an interrupt
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended; `error` is empty if it is finished."""
+
+    run: Run
+    seconds: float
+    log: Path
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class _Training:
+    run: Run
+    gpu: str | None
+    log: Path
+    log_start: int
+    process: subprocess.Popen
+    started: float = field(default_factory=time.monotonic)
+
+
+def run_local(
+    experiment: Experiment, runs: Sequence[Run], gpus: Sequence[str] = (), poll_seconds: float = 0.2
+) -> list[Outcome]:
+    """Trains what is not finished, one run at a time on each of `gpus` (on one worker without).
+
+    A run that fails does not stop the others. An interrupt, also SIGTERM and a closed terminal, ends the trainings
+    with all their processes; the next call resumes them.
+    """
+    waiting = [run for run in runs if experiment.state(run) != "finished"]
+    free: list[str | None] = list(gpus) or [None]
+    active: list[_Training] = []
+    outcomes = []
+    for run in runs:
+        if run not in waiting:
+            say(f"{run}: finished before")
+    with interrupted_by_signals(), tqdm(total=len(waiting), unit="run", disable=None) as bar:
+        try:
+            while waiting or active:
+                while waiting and free:
+                    active.append(_start(experiment, waiting.pop(0), free.pop(0)))
+                time.sleep(poll_seconds)
+                for training in [training for training in active if training.process.poll() is not None]:
+                    active.remove(training)
+                    free.append(training.gpu)
+                    outcomes.append(_finish(experiment, training))
+                    bar.update()
+        except KeyboardInterrupt:
+            say("Interrupted: ending the trainings. The same command goes on where they stood.")
+            raise
+        finally:
+            _end([training.process for training in active])
+    return outcomes
+
+
+def say(line: str) -> None:
+    """Prints a line above the progress bar, at once also into a file."""
+    tqdm.write(line)
+    sys.stdout.flush()
+
+
+def _start(experiment: Experiment, run: Run, gpu: str | None) -> _Training:
+    state, folder, command = experiment.state(run), experiment.folder(run), experiment.command(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    if state != "validate":
+        write_json({"overrides": experiment.settings(run)}, folder / RECORD_FILE)
+    log = folder / LOG_FILE
+    with log.open("a", encoding="utf-8") as stream:
+        stream.write(f"\n=== {time.strftime('%Y-%m-%d %H:%M:%S')} {VARIABLE}='{json.dumps(experiment.settings(run))}' ")
+        stream.write(f"{' '.join(command)}\n")
+        stream.flush()
+        log_start = stream.tell()
+        process = subprocess.Popen(
+            command,
+            env=experiment.environment(run, gpu),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that the training and its workers can be ended together
+        )
+    say(f"{run}: started ({state}{'' if gpu is None else f', GPU {gpu}'}), log {log}")
+    return _Training(run, gpu, log, log_start, process)
+
+
+def _finish(experiment: Experiment, training: _Training) -> Outcome:
+    run, seconds, status = training.run, time.monotonic() - training.started, training.process.returncode
+    error = ""
+    if status:
+        _signal_group(training.process, signal.SIGTERM)  # workers that outlived a killed training
+        error = f"exit status {status}: {_last_line(training)}"
+    elif experiment.state(run) != "finished":
+        error = f"it ended without its final checkpoint or validation: {_last_line(training)}"
+    say(f"{run}: {'failed' if error else 'finished'} after {timedelta(seconds=round(seconds))}")
+    return Outcome(run, seconds, training.log, error)
+
+
+def _end(processes: Sequence[subprocess.Popen]) -> None:
+    """Interrupts process groups as Ctrl-C does; what has not ended after a while, or at a second Ctrl-C, is killed."""
+    for process in processes:
+        _signal_group(process, signal.SIGINT)
+    deadline = time.monotonic() + PATIENCE
+    for process in processes:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+            _signal_group(process, signal.SIGTERM)  # its workers; not multiprocessing's cleaner, which ignores it
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            _signal_group(process, signal.SIGKILL)
+            process.wait()
+
+
+def _signal_group(process: subprocess.Popen, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # all of it has ended
+        os.killpg(process.pid, number)
+
+
+@contextlib.contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """Within the context SIGTERM and a closed terminal act as Ctrl-C, unless they are handled or ignored already."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    taken = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _last_line(training: _Training) -> str:
+    with training.log.open("rb") as stream:
+        stream.seek(max(training.log_start, training.log.stat().st_size - 2**16))
+        lines = [line.strip() for line in stream.read().decode("utf-8", errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line), "(no output)")

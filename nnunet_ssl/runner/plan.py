@@ -1,0 +1,241 @@
+"""Which runs a grid of methods, folds and seeds has, what each still needs, and the command for it.
+
+What a run still needs is read from its fold's folder, so the same command again skips what is finished and goes on
+with what was cut off. Several seeds lie apart, each in its own nnU-Net results folder `<nnUNet_results>/seed_<seed>`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import sysconfig
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+from nnunet_ssl.configured_trainer import NNUNET_FOLDS, ConfiguredTrainer
+from nnunet_ssl.data.raw import environment_folder, preprocessed_folder
+from nnunet_ssl.data.splits import FILE as SPLITS_FILE
+from nnunet_ssl.data.splits import SEED as SPLIT_SEED
+from nnunet_ssl.data.splits import read_splits, write_splits
+from nnunet_ssl.errors import InputError
+from nnunet_ssl.method import Method
+from nnunet_ssl.settings import STREAM_SETTINGS, TRAINER_SETTINGS, VARIABLE, parse_overrides, read_settings
+
+TRAINER, BASELINE = "nnUNetTrainer", "Supervised"
+RECORD_FILE = "nnunet_ssl_run.json"
+FLAGS = {"new": [], "resume": ["--c"], "validate": ["--val"]}  # of nnUNetv2_train
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a method on a fold, with a seed of its own or None."""
+
+    method: str
+    fold: int
+    seed: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.method} fold {self.fold}" + ("" if self.seed is None else f" seed {self.seed}")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What all runs share.
+
+    Attributes:
+        dataset: folder name, Dataset018_Heart.
+        results: `nnUNet_results`.
+        overrides: by method, what `nnUNet_ssl_config` holds for its runs.
+        program: the path of `nnUNetv2_train`.
+    """
+
+    dataset_id: int
+    dataset: str
+    configuration: str
+    plans: str
+    device: str
+    results: Path
+    overrides: dict[str, dict[str, Any]]
+    program: str
+
+    def root(self, run: Run) -> Path:
+        """The `nnUNet_results` of a run."""
+        return self.results if run.seed is None else self.results / f"seed_{run.seed}"
+
+    def folder(self, run: Run) -> Path:
+        """Where nnU-Net writes a run."""
+        model = f"{TRAINER}{run.method}__{self.plans}__{self.configuration}"
+        return self.root(run) / self.dataset / model / f"fold_{run.fold}"
+
+    def state(self, run: Run) -> str:
+        """What is there of a run: "finished", "validate" (trained only), "resume" (cut off) or "new"."""
+        folder = self.folder(run)
+        if (folder / "checkpoint_final.pth").is_file():
+            return "finished" if read_summary(folder) else "validate"
+        cut_off = any((folder / f"checkpoint_{name}.pth").is_file() for name in ("latest", "best"))
+        return "resume" if cut_off else "new"
+
+    def command(self, run: Run) -> list[str]:
+        """The command that brings an unfinished run from its state to its end."""
+        return [
+            *(self.program, str(self.dataset_id), self.configuration, str(run.fold)),
+            *("-tr", f"{TRAINER}{run.method}", "-p", self.plans, "-device", self.device),
+            *FLAGS[self.state(run)],
+        ]
+
+    def settings(self, run: Run) -> dict[str, Any]:
+        """The overrides of a run, its seed among them."""
+        return self.overrides[run.method] | ({} if run.seed is None else {"seed": run.seed})
+
+    def environment(self, run: Run, gpu: str | None) -> dict[str, str]:
+        """The environment of a run; `gpu` None leaves the choice as it is."""
+        variables = {
+            "nnUNet_results": str(self.root(run)),
+            VARIABLE: json.dumps(self.settings(run)),
+            "PYTHONUNBUFFERED": "1",  # so that the log can be followed
+        }
+        return os.environ | variables | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
+
+
+def read_summary(folder: Path) -> dict | None:
+    """What nnU-Net measured on a fold; None if there is no `validation/summary.json` or a cut-off one."""
+    try:
+        summary = json.loads((folder / "validation" / "summary.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return summary if isinstance(summary, dict) and "mean" in summary else None
+
+
+def recorded_settings(folder: Path) -> dict[str, Any] | None:
+    """The overrides that a fold was last trained with; None if it was not trained by `nnunet_ssl run`."""
+    file = folder / RECORD_FILE
+    return json.loads(file.read_text(encoding="utf-8"))["overrides"] if file.is_file() else None
+
+
+def words(texts: Iterable[str] | None) -> list[str]:
+    """The words of repeated, comma or space separated options, each once, in order."""
+    return list(dict.fromkeys(word for text in texts or [] for word in re.split(r"[,\s]+", text) if word))
+
+
+def numbers(texts: Iterable[str] | None, option: str) -> list[int]:
+    """Like `words`, as numbers from 0. Raises InputError for anything else."""
+    found = words(texts)
+    if wrong := [word for word in found if not re.fullmatch(r"\d+", word)]:
+        raise InputError(f"{option} {' '.join(wrong)}: give whole numbers from 0, such as {option} 0,1,2.")
+    return list(dict.fromkeys(map(int, found)))
+
+
+def plan(
+    dataset_id: int,
+    configuration: str,
+    methods: Sequence[str],
+    folds: Sequence[int] = (),
+    seeds: Sequence[int] = (),
+    baseline: bool = False,
+    plans: str = "nnUNetPlans",
+    device: str = "cuda",
+    config: str = "",
+    program: str | None = None,
+) -> tuple[Experiment, list[Run]]:
+    """The runs of a grid, fold by fold so that methods can be compared early, the baseline first.
+
+    Args:
+        methods: names after `nnUNetTrainer`.
+        folds: all of `splits_final.json` if empty; nnU-Net's file is written if there is none yet.
+        seeds: none means one run per method and fold, in plain `nnUNet_results`.
+        config: a YAML file or a mapping; a trainer gets the keys that it knows.
+        program: `nnUNetv2_train`; that of this Python environment if None.
+
+    Raises:
+        InputError: for whatever would let every run fail, or let runs of different overrides share a table.
+    """
+    base = preprocessed_folder(dataset_id)
+    _check_plans(base / f"{plans}.json", configuration, dataset_id)
+    methods = list(dict.fromkeys([*([BASELINE] if baseline else []), *(m.removeprefix(TRAINER) for m in methods)]))
+    if not methods:
+        raise InputError("Nothing to run: name methods, such as --methods MeanTeacher,UAMT, or add --baseline.")
+    overrides = overrides_by_method(methods, config)
+    if seeds and any("seed" in asked for asked in overrides.values()):
+        raise InputError("The overrides hold a seed, and --seeds is given: keep one of them.")
+    if not (base / SPLITS_FILE).is_file():  # else trainings that start at once would all write it
+        write_splits(dataset_id, None, SPLIT_SEED, NNUNET_FOLDS, force=False)
+    count = len(read_splits(base / SPLITS_FILE))
+    if wrong := [fold for fold in folds if fold >= count]:
+        raise InputError(f"{base / SPLITS_FILE} has folds 0 to {count - 1}: there is no {', '.join(map(str, wrong))}.")
+    experiment = Experiment(
+        *(dataset_id, base.name, configuration, plans, device),
+        *(environment_folder("nnUNet_results").absolute(), overrides, program or training_program()),
+    )
+    runs = [
+        Run(method, fold, seed) for seed in seeds or [None] for fold in folds or range(count) for method in methods
+    ]
+    for run in runs:
+        before = recorded_settings(experiment.folder(run))
+        if experiment.state(run) != "new" and before is not None and before != experiment.settings(run):
+            raise InputError(
+                f"{experiment.folder(run)} was trained with {json.dumps(before)}, not with "
+                f"{json.dumps(experiment.settings(run))}: remove it, or set another nnUNet_results."
+            )
+    return experiment, runs
+
+
+def overrides_by_method(methods: Sequence[str], config: str) -> dict[str, dict[str, Any]]:
+    """Of the overrides, for each trainer those that it knows, checked as the trainer will.
+
+    Raises:
+        InputError: no such trainer, a key that no trainer of the grid knows, a wrong value.
+    """
+    asked, _ = parse_overrides(config)
+    classes = {method: _method_of_trainer(f"{TRAINER}{method}") for method in methods}
+    known = {
+        method: TRAINER_SETTINGS.keys()
+        | ({"preset", *STREAM_SETTINGS, *cls.hyperparameters()} if cls else set())
+        for method, cls in classes.items()
+    }
+    somewhere = set().union(*known.values())
+    overrides = {}
+    for method, cls in classes.items():
+        # what no trainer knows stays in, and is the error that read_settings raises
+        mine = {key: value for key, value in asked.items() if key in known[method] or key not in somewhere}
+        text = json.dumps(mine, default=str)
+        read_settings(cls, text)
+        overrides[method] = json.loads(text)
+    return overrides
+
+
+def training_program() -> str:
+    """`nnUNetv2_train` of this Python environment, whatever the caller's PATH says."""
+    scripts = sysconfig.get_path("scripts")
+    found = shutil.which("nnUNetv2_train", path=os.pathsep.join((scripts, os.environ.get("PATH", ""))))
+    if found is None:
+        raise InputError(f"nnUNetv2_train is not in {scripts}: install nnunet-ssl with pip in this environment.")
+    return found
+
+
+def _check_plans(file: Path, configuration: str, dataset_id: int) -> None:
+    if not file.is_file():
+        raise InputError(f"{file} does not exist. Run: nnUNetv2_plan_and_preprocess -d {dataset_id}")
+    plans = json.loads(file.read_text(encoding="utf-8"))
+    if plans["plans_name"] != file.stem:  # nnU-Net names its results after this one
+        raise InputError(f"{file} calls itself {plans['plans_name']}: set its plans_name to {file.stem}.")
+    if configuration not in plans["configurations"]:
+        raise InputError(f"{file} has no configuration {configuration}, but {', '.join(plans['configurations'])}.")
+
+
+def _method_of_trainer(name: str) -> type[Method] | None:
+    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells where it searches
+        try:
+            trainer = recursive_find_trainer_class_by_name(name)
+        except RuntimeError:
+            raise InputError(f"There is no trainer {name}: check the name after --methods.") from None
+    if not issubclass(trainer, ConfiguredTrainer):
+        raise InputError(f"{name} of {trainer.__module__} is not a trainer of nnunet_ssl and takes no overrides.")
+    return trainer.method

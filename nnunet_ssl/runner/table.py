@@ -1,0 +1,107 @@
+"""One table of what nnU-Net validated: mean and spread of the Dice per method and class."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.evaluation.evaluate_predictions import key_to_label_or_region
+
+from nnunet_ssl.data.raw import preprocessed_folder
+from nnunet_ssl.evaluation import read_labels, write_json
+from nnunet_ssl.runner.plan import BASELINE, Experiment, Run, read_summary, recorded_settings
+
+
+def make_table(experiment: Experiment, runs: Sequence[Run], classes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Mean and standard deviation (n - 1) over the finished runs of each method, of nnU-Net's validation Dice.
+
+    A class that is in no reference and no prediction of a fold has no Dice there, and is left out of its mean.
+
+    Args:
+        classes: names of the classes or regions with their labels, as in `dataset.json`.
+    """
+    names = {labels: name for name, labels in classes.items()}
+    finished = []
+    for run in runs:
+        if experiment.state(run) != "finished":
+            continue
+        dice = {}
+        for key, measures in read_summary(experiment.folder(run))["mean"].items():
+            label = key_to_label_or_region(key)
+            labels = label if isinstance(label, tuple) else (label,)
+            dice[names.get(labels, key)] = None if isnan(measures["Dice"]) else measures["Dice"]
+        present = [value for value in dice.values() if value is not None]
+        finished.append(
+            {"method": run.method, "fold": run.fold, "seed": run.seed}
+            | {"overrides": recorded_settings(experiment.folder(run))}
+            | {"dice": {"mean": statistics.fmean(present) if present else None, "per_class": dice}}
+        )
+    methods = {}
+    for method in sorted(dict.fromkeys(run.method for run in runs), key=lambda method: method != BASELINE):
+        dices = [entry["dice"] for entry in finished if entry["method"] == method]
+        methods[method] = {
+            "finished": len(dices),
+            "runs": sum(run.method == method for run in runs),
+            "mean": _spread([dice["mean"] for dice in dices]),
+            "per_class": {name: _spread([dice["per_class"].get(name) for dice in dices]) for name in classes},
+        }
+    return {
+        "dataset": experiment.dataset,
+        "configuration": experiment.configuration,
+        "plans": experiment.plans,
+        "folds": sorted({run.fold for run in runs}),
+        "seeds": sorted({run.seed for run in runs if run.seed is not None}),
+        "methods": methods,
+        "runs": finished,
+    }
+
+
+def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
+    present = [value for value in values if value is not None]
+    return {
+        "mean": statistics.fmean(present) if present else None,
+        "std": statistics.stdev(present) if len(present) > 1 else None,
+    }
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """The table for people, its columns aligned."""
+
+    def cell(spread: dict[str, float | None]) -> str:
+        if spread["mean"] is None:
+            return "-"
+        return f"{spread['mean']:.3f}" + ("" if spread["std"] is None else f" ± {spread['std']:.3f}")
+
+    classes = list(next(iter(table["methods"].values()))["per_class"])
+    lines = [["method", "mean", *classes, "runs"]]
+    for method, row in table["methods"].items():
+        cells = [cell(row["mean"]), *(cell(row["per_class"][name]) for name in classes)]
+        lines.append([method, *cells, f"{row['finished']} of {row['runs']}"])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+    text = "".join(
+        f"| {' | '.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])} |\n" for line in lines
+    )
+    seeds = f", seeds {' '.join(map(str, table['seeds']))}" if table["seeds"] else ""
+    return (
+        f"{table['dataset']} {table['configuration']} {table['plans']}, folds {' '.join(map(str, table['folds']))}"
+        f"{seeds}: Dice of nnU-Net's validation, mean ± standard deviation over runs\n\n{text}"
+    )
+
+
+def write_table(experiment: Experiment, runs: Sequence[Run]) -> tuple[str, Path]:
+    """Writes `nnunet_ssl_<configuration>.json` and `.md` into the dataset's results; returns the text and its file."""
+    dataset_file = preprocessed_folder(experiment.dataset_id) / "dataset.json"
+    classes, _ = read_labels(json.loads(dataset_file.read_text(encoding="utf-8")), dataset_file)
+    table = make_table(experiment, runs, classes)
+    file = experiment.results / experiment.dataset / f"nnunet_ssl_{experiment.configuration}.md"
+    write_json(table, file.with_suffix(".json"))
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    partial.write_text(text := markdown(table), encoding="utf-8")
+    os.replace(partial, file)
+    return text, file

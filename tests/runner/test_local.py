@@ -1,0 +1,151 @@
+"""The grid in real processes: skips, resumes, failures, GPUs, interrupts; and the command."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import typer
+from trainings import alive, finish, interrupt_when, wait_for
+from typer.testing import CliRunner
+
+from nnunet_ssl.errors import InputError
+from nnunet_ssl.runner import local
+from nnunet_ssl.runner.local import run_local
+from nnunet_ssl.runner.plan import plan
+
+
+def test_skips_resumes_and_validates(dataset, trainings):
+    experiment, runs = plan(7, "2d", ["MeanTeacher"], config="{num_epochs: 2}", program=str(trainings.program))
+    finish(experiment.folder(runs[0]), {"1": 1.0})
+    experiment.folder(runs[1]).mkdir()
+    (experiment.folder(runs[1]) / "checkpoint_best.pth").touch()
+    experiment.folder(runs[2]).mkdir()
+    (experiment.folder(runs[2]) / "checkpoint_final.pth").touch()
+    outcomes = run_local(experiment, runs, poll_seconds=0.02)
+    assert [(outcome.run, outcome.error) for outcome in outcomes] == [(run, "") for run in runs[1:]]
+    calls = trainings.calls()
+    assert [(call["fold"], call["arguments"][9:]) for call in calls] == [(1, ["--c"]), (2, ["--val"]), (3, []), (4, [])]
+    assert all(json.loads(call["nnUNet_ssl_config"]) == {"num_epochs": 2} for call in calls)
+    assert all(before["end"] <= after["start"] for before, after in zip(calls, calls[1:], strict=False))
+    trainings.forget()
+    assert run_local(experiment, runs, poll_seconds=0.02) == trainings.calls() == []
+
+
+def test_one_failure_does_not_stop_the_others(dataset, trainings):
+    experiment, runs = plan(7, "2d", ["MeanTeacher", "UAMT"], [0, 1], program=str(trainings.program))
+    trainings.behave(MeanTeacher0="fail", UAMT1="do nothing")
+    outcomes = {str(outcome.run): outcome for outcome in run_local(experiment, runs, poll_seconds=0.02)}
+    assert {name: outcome.error for name, outcome in outcomes.items()} == {
+        "MeanTeacher fold 0": "exit status 3: RuntimeError: out of memory",
+        "UAMT fold 0": "",
+        "MeanTeacher fold 1": "",
+        "UAMT fold 1": "it ended without its final checkpoint or validation: (no output)",
+    }
+    log = outcomes["MeanTeacher fold 0"].log
+    assert log == experiment.folder(runs[0]) / "nnunet_ssl_run.log"
+    assert "Epoch 0\nRuntimeError" in log.read_text() and "-tr nnUNetTrainerMeanTeacher" in log.read_text()
+
+
+def test_one_run_at_a_time_on_each_gpu(dataset, trainings):
+    experiment, runs = plan(7, "2d", ["MeanTeacher", "UAMT"], [0, 1, 2], program=str(trainings.program))
+    run_local(experiment, runs, ["0", "GPU-b"], poll_seconds=0.02)
+    calls = trainings.calls()
+    assert len(calls) == 6
+    by_gpu = {gpu: [call for call in calls if call["CUDA_VISIBLE_DEVICES"] == gpu] for gpu in ("0", "GPU-b")}
+    assert sum(map(len, by_gpu.values())) == 6 and all(by_gpu.values())
+    for mine in by_gpu.values():
+        assert all(before["end"] <= after["start"] for before, after in zip(mine, mine[1:], strict=False))
+    assert any(a["start"] < b["end"] and b["start"] < a["end"] for a in by_gpu["0"] for b in by_gpu["GPU-b"])
+
+
+def test_seeds_do_not_overwrite_each_other(dataset, trainings):
+    experiment, runs = plan(
+        7, "2d", ["MeanTeacher"], [0], [0, 5], True, config="{num_epochs: 2, weight: 1}", program=str(trainings.program)
+    )
+    run_local(experiment, runs, poll_seconds=0.02)
+    found = {
+        (Path(call["nnUNet_results"]).name, call["trainer"]): json.loads(call["nnUNet_ssl_config"])
+        for call in trainings.calls()
+    }
+    assert found == {
+        (f"seed_{seed}", f"nnUNetTrainer{method}"): {"num_epochs": 2, "seed": seed} | own
+        for seed in (0, 5)
+        for method, own in (("Supervised", {}), ("MeanTeacher", {"weight": 1}))
+    }
+    assert all(experiment.state(run) == "finished" for run in runs)
+
+
+def test_runs_of_other_overrides_are_no_results_of_this_grid(dataset, trainings):
+    def grid(config):
+        return plan(7, "2d", ["MeanTeacher"], [0, 1], config=config, program=str(trainings.program))
+
+    trainings.behave(MeanTeacher1="fail")
+    run_local(*grid("{num_epochs: 1}"), poll_seconds=0.02)
+    grid("{num_epochs: 1}")
+    with pytest.raises(InputError, match=r'fold_0 was trained with {"num_epochs": 1}, not with {"num_epochs": 2}'):
+        grid("{num_epochs: 2}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_ends_all_processes(dataset, trainings, number):
+    experiment, runs = plan(7, "2d", ["MeanTeacher"], [0, 1], program=str(trainings.program))
+    interrupt_when(trainings, {"hang": 0, "be deaf": 1}, number)
+    before = signal.getsignal(number)
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(local, "PATIENCE", 1)
+        run_local(experiment, runs, ["0", "1"], poll_seconds=0.02)
+    assert signal.getsignal(number) is before
+    pids = [pid for call in trainings.calls() for pid in (call["pid"], call["worker"])]
+    assert len(pids) == 4
+    wait_for(lambda: not any(map(alive, pids)))
+    trainings.forget()
+    trainings.behave()
+    assert [outcome.error for outcome in run_local(experiment, runs, poll_seconds=0.02)] == ["", ""]
+    assert ["--c" in call["arguments"] for call in trainings.calls()] == [True, True]
+
+
+def test_workers_of_a_killed_training_are_ended(dataset, trainings):
+    experiment, runs = plan(7, "2d", ["MeanTeacher"], [0], program=str(trainings.program))
+    trainings.behave(MeanTeacher0="leave a worker")
+    [outcome] = run_local(experiment, runs, poll_seconds=0.02)
+    assert outcome.error.startswith("exit status 1")
+    wait_for(lambda: not alive(trainings.calls()[0]["worker"]))
+
+
+@pytest.fixture
+def command(dataset, trainings, monkeypatch):
+    from nnunet_ssl.cli.run import run
+
+    monkeypatch.setattr("nnunet_ssl.runner.plan.training_program", lambda: str(trainings.program))
+    app = typer.Typer()
+    app.command()(run)
+    return lambda *arguments: CliRunner().invoke(app, ["-d", "7", "-c", "2d", "--device", "cpu", *arguments])
+
+
+def test_command(command, trainings):
+    trainings.behave(UAMT1="fail")
+    grid = ("--methods", "MeanTeacher UAMT", "--folds", "0,1", "--baseline", "--config", "{num_epochs: 2}")
+    result = command(*grid)
+    assert result.exit_code == 1
+    assert "1 of 6 runs failed" in result.output and "RuntimeError: out of memory" in result.output
+    assert str(Path("fold_1") / "nnunet_ssl_run.log") in result.output
+    assert "| UAMT        |         0.750 |         0.500 |         1.000 | 1 of 2 |" in result.output
+    trainings.forget()
+    trainings.behave()
+    result = command(*grid)
+    assert result.exit_code == 0, result.output
+    assert [(call["trainer"], call["fold"]) for call in trainings.calls()] == [("nnUNetTrainerUAMT", 1)]
+    assert "MeanTeacher fold 0: finished before" in result.output
+    assert "| UAMT        | 0.775 ± 0.035 | 0.550 ± 0.071 | 1.000 ± 0.000 | 2 of 2 |" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [(["--gpus", "0"], "--gpus is for"), (["--slurm", "time=1"], "--slurm is for"), (["--executor", "slurm"], "time=")],
+)
+def test_options_that_do_not_fit(command, options, words):
+    if "--executor" in options:
+        pytest.importorskip("submitit")
+    result = command("--methods", "MeanTeacher", *options)
+    assert isinstance(result.exception, InputError) and words in str(result.exception)

@@ -1,0 +1,56 @@
+"""Means and spreads over folds and seeds."""
+
+import json
+
+import pytest
+from trainings import finish
+
+from nnunet_ssl.runner.plan import Run, plan
+from nnunet_ssl.runner.table import make_table, markdown, write_table
+
+
+def test_table_numbers(dataset):
+    experiment, runs = plan(7, "2d", ["UAMT", "MeanTeacher"], [0, 1, 2], baseline=True, program="x")
+    nan = float("nan")
+    for run, liver, spleen in [
+        (Run("Supervised", 0), 0.6, 0.8),
+        (Run("Supervised", 1), 0.8, nan),
+        (Run("Supervised", 2), 0.7, 1.0),
+        (Run("MeanTeacher", 0), 0.9, 0.5),
+    ]:
+        finish(experiment.folder(run), {"1": liver, "2": spleen})
+    table = make_table(experiment, runs, {"liver": (1,), "spleen": (2,)})
+    assert list(table["methods"]) == ["Supervised", "UAMT", "MeanTeacher"]
+    supervised = table["methods"]["Supervised"]
+    assert supervised["finished"] == supervised["runs"] == 3
+    assert supervised["per_class"]["liver"] == {"mean": pytest.approx(0.7), "std": pytest.approx(0.1)}
+    assert supervised["per_class"]["spleen"] == {"mean": pytest.approx(0.9), "std": pytest.approx(0.02**0.5)}
+    # of the runs' means 0.7, 0.8 (spleen left out), 0.85
+    assert supervised["mean"] == {"mean": pytest.approx(2.35 / 3), "std": pytest.approx((0.0175 / 3) ** 0.5)}
+    assert table["methods"]["MeanTeacher"]["mean"] == {"mean": pytest.approx(0.7), "std": None}
+    assert table["methods"]["UAMT"]["mean"] == {"mean": None, "std": None}
+    assert [run["dice"]["per_class"]["spleen"] for run in table["runs"]] == [0.8, 0.5, None, 1.0]
+    assert markdown(table) == (
+        "Dataset007_X 2d nnUNetPlans, folds 0 1 2: Dice of nnU-Net's validation, "
+        "mean ± standard deviation over runs\n\n"
+        "| method      |          mean |         liver |        spleen |   runs |\n"
+        "| ----------- | ------------: | ------------: | ------------: | -----: |\n"
+        "| Supervised  | 0.783 ± 0.076 | 0.700 ± 0.100 | 0.900 ± 0.141 | 3 of 3 |\n"
+        "| UAMT        |             - |             - |             - | 0 of 3 |\n"
+        "| MeanTeacher |         0.700 |         0.900 |         0.500 | 1 of 3 |\n"
+    )
+
+
+def test_table_over_seeds_and_regions(dataset):
+    labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
+    (dataset / "dataset.json").write_text(json.dumps({"file_ending": ".png", "labels": labels}))
+    experiment, runs = plan(7, "2d", ["MeanTeacher"], [0, 1], [0, 1], program="x")
+    for i, run in enumerate(runs):
+        finish(experiment.folder(run), {"(1, 2)": 0.2 * i, "(2,)": 1.0})
+    text, file = write_table(experiment, runs)
+    assert file == experiment.results / "Dataset007_X" / "nnunet_ssl_2d.md"
+    assert file.read_text() == text and "folds 0 1, seeds 0 1" in text and "4 of 4" in text
+    table = json.loads(file.with_suffix(".json").read_text())
+    whole = {"mean": pytest.approx(0.3), "std": pytest.approx((0.2 / 3) ** 0.5)}  # of 0, 0.2, 0.4, 0.6
+    assert table["methods"]["MeanTeacher"]["per_class"] == {"whole": whole, "core": {"mean": 1.0, "std": 0.0}}
+    assert sorted(entry.name for entry in file.parent.iterdir()) == ["nnunet_ssl_2d.json", "nnunet_ssl_2d.md"]

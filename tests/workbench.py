@@ -1,0 +1,117 @@
+"""Tiny networks and prepared datasets for the tests."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+
+
+def tiny_network(dimensions: int, channels: int, seed: int = 0) -> PlainConvUNet:
+    """A U-Net as nnU-Net's plans make it, with three stages of a few features and deep supervision."""
+    torch.manual_seed(seed)
+    conv = {2: torch.nn.Conv2d, 3: torch.nn.Conv3d}[dimensions]
+    norm = {2: torch.nn.InstanceNorm2d, 3: torch.nn.InstanceNorm3d}[dimensions]
+    return PlainConvUNet(
+        input_channels=1,
+        n_stages=3,
+        features_per_stage=(4, 6, 8),
+        conv_op=conv,
+        kernel_sizes=3,
+        strides=(1, 2, 2),
+        n_conv_per_stage=1,
+        num_classes=channels,
+        n_conv_per_stage_decoder=1,
+        conv_bias=True,
+        norm_op=norm,
+        norm_op_kwargs={"eps": 1e-5, "affine": True},
+        nonlin=torch.nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True},
+        deep_supervision=True,
+    )
+
+
+@dataclass
+class Dataset:
+    """A planned and preprocessed phantom: nnU-Net's three folders and the names to train with."""
+
+    root: Path
+    name: str = "Dataset007_Phantom"
+    plans: str = "nnUNetPlans_tiny"
+
+    @property
+    def raw(self) -> Path:
+        return self.root / "raw" / self.name
+
+    @property
+    def base(self) -> Path:
+        return self.root / "preprocessed" / self.name
+
+    def use(self, monkeypatch) -> "Dataset":
+        for kind in ("raw", "preprocessed", "results"):
+            monkeypatch.setenv(f"nnUNet_{kind}", str(self.root / kind))
+        return self
+
+    def copy(self, to: Path) -> "Dataset":
+        return Dataset(shutil.copytree(self.root, to / "copy"), self.name, self.plans)
+
+
+def prepare(
+    root: Path, configuration: str, patch: list[int], write, name: str = "Dataset007_Phantom", spacing=None
+) -> Dataset:
+    """Has `write(raw_folder)` make a dataset, then runs nnU-Net's planning and both preprocessings with a tiny plan."""
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+    from nnunet_ssl.data.splits import make_splits
+    from nnunet_ssl.preprocessing import preprocess_dataset
+
+    dataset = Dataset(root, name)
+    with pytest.MonkeyPatch.context() as patched:
+        for kind in ("raw", "preprocessed", "results"):
+            (root / kind).mkdir(parents=True)
+        dataset.use(patched)
+        write(dataset.raw)
+        DatasetFingerprintExtractor(7, num_processes=1).run()
+        ExperimentPlanner(7, plans_name=dataset.plans, overwrite_target_spacing=spacing).plan_experiment()
+        plans_file = dataset.base / f"{dataset.plans}.json"
+        plans = json.loads(plans_file.read_text())
+        settings = plans["configurations"][configuration]
+        settings |= {"patch_size": patch, "batch_size": 2}
+        network = settings["architecture"]["arch_kwargs"]
+        stages = 3
+        network |= {"n_stages": stages, "features_per_stage": [4, 6, 8]}
+        network |= {"n_conv_per_stage": [1] * stages, "n_conv_per_stage_decoder": [1] * (stages - 1)}
+        network |= {key: network[key][:stages] for key in ("kernel_sizes", "strides")}
+        plans_file.write_text(json.dumps(plans))
+        manager = PlansManager(str(plans_file))
+        content = json.loads((dataset.raw / "dataset.json").read_text())
+        folder = dataset.base / manager.get_configuration(configuration).data_identifier
+        folder.mkdir()
+        (dataset.base / "gt_segmentations").mkdir()
+        cases = get_filenames_of_train_images_and_targets(str(dataset.raw), content)
+        for case, files in cases.items():
+            DefaultPreprocessor(verbose=False).run_case_save(
+                str(folder / case), files["images"], files["label"], manager,
+                manager.get_configuration(configuration), content,
+            )  # fmt: skip
+            shutil.copy(files["label"], dataset.base / "gt_segmentations")
+        preprocess_dataset(7, [configuration], dataset.plans, 1)
+        splits = make_splits([str(case) for case in cases], folds=2)
+        (dataset.base / "splits_final.json").write_text(json.dumps(splits))
+    return dataset
+
+
+def phantom(root: Path, configuration: str, patch: list[int], **arguments) -> Dataset:
+    """A prepared phantom of 4 labeled, 5 unlabeled and 1 test case."""
+    from nnunet_ssl.demo.phantom import write_phantom
+
+    write = partial(write_phantom, labeled=4, unlabeled=5, test=1, classes=3, **arguments)
+    return prepare(root, configuration, patch, write)
