@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from nnunet_ssl.cli.check import check
 from nnunet_ssl.cli.convert import app as convert
 from nnunet_ssl.cli.demo import demo
 from nnunet_ssl.cli.evaluate import evaluate
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(convert, name="convert")
-for verb in (preprocess, split, run, export, evaluate, demo):
+for verb in (preprocess, check, split, run, export, evaluate, demo):
     app.command()(verb)
 
 

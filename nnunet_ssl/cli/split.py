@@ -15,7 +15,7 @@ def split(
     force: Annotated[bool, typer.Option("--force", help="Replace a different splits_final.json.")] = False,
 ) -> None:
     """Write splits_final.json: nnU-Net's folds, with part of the training labels hidden if asked."""
-    from nnunet_ssl.data.splits import parse_labeled, read_splits, write_splits
+    from nnunet_ssl.data.splits import PLANS_NOTE, parse_labeled, read_splits, write_splits
 
     share = None if labeled is None else parse_labeled(labeled)
     file = write_splits(dataset_id, share, seed, folds, force)
@@ -23,8 +23,4 @@ def split(
     for fold, lists in enumerate(read_splits(file)):
         typer.echo(f"  fold {fold}: " + ", ".join(f"{len(ids)} {key}" for key, ids in lists.items()))
     if share is not None:
-        typer.echo(
-            "Note: nnU-Net made fingerprint and plans from all cases of the labeled folder. Labels that a fold hides\n"
-            "have thus shaped the foreground intensity statistics, which set the normalization of CT. For a study in\n"
-            "which hidden labels are never seen, put those images in imagesUnlabeled instead and plan again."
-        )
+        typer.echo(f"Note: {PLANS_NOTE}")

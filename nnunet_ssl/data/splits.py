@@ -19,6 +19,11 @@ from nnunet_ssl.errors import InputError
 FILE = "splits_final.json"
 LISTS = ("train", "val", "unlabeled")
 SEED = 12345  # nnU-Net's
+PLANS_NOTE = (
+    "nnU-Net made fingerprint and plans from all cases of the labeled folder. Labels that a fold hides\n"
+    "have thus shaped the foreground intensity statistics, which set the normalization of CT. For a study in\n"
+    "which hidden labels are never seen, put those images in imagesUnlabeled instead and plan again."
+)
 
 
 def make_splits(

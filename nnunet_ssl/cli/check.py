@@ -1,0 +1,54 @@
+"""The verb ``nnunet_ssl check``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SHOWN = 20  # findings of one kind on the console; the report file has all
+
+
+def check(
+    dataset_id: Annotated[int, typer.Option("-d", "--dataset-id", help="Dataset number.")],
+    processes: Annotated[int, typer.Option("-np", min=1, help="Cases read at once.")] = 4,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the whole report as JSON.")] = None,
+) -> None:
+    """Find leaks before training: scans that are there twice, ids in two roles, odd unlabeled scans.
+
+    Exit status 0: nothing found; 1: something was found.
+    """
+    import json
+    import os
+
+    from nnunet_ssl.data.raw import listed
+    from nnunet_ssl.errors import InputError
+    from nnunet_ssl.leaks import check_dataset
+
+    if output and not output.absolute().parent.is_dir():
+        raise InputError(f"-o {output}: the folder {output.absolute().parent} does not exist.")
+    report = check_dataset(dataset_id, processes)
+    typer.echo(f"{report.dataset}: " + ", ".join(f"{count} {role}" for role, count in report.cases.items()) + " cases")
+    kinds: dict[str, list] = {}
+    for finding in report.findings:
+        kinds.setdefault(finding.kind, []).append(finding)
+    for kind, findings in kinds.items():
+        typer.echo(f"\n{kind.upper()}: {len(findings)}")
+        for finding in findings[:SHOWN]:
+            score = "" if finding.score is None else f"  score {finding.score:.3f}"
+            who = [f"{case} ({role})" for case, role in zip(finding.cases, finding.roles, strict=True)]
+            typer.echo(f"- {listed(who, separator=', ')}{score}\n    {finding.reason}\n    -> {finding.advice}")
+        if len(findings) > SHOWN:
+            typer.echo(f"- and {len(findings) - SHOWN} more; -o report.json lists all")
+    if report.alike:
+        best = report.alike[0]
+        typer.echo(
+            f"\nMost alike of the pairs that are not reported as one scan: {' / '.join(best['cases'])}, "
+            f"score {best['score']:.3f} (reported from {report.threshold:g})."
+        )
+    typer.echo(f"\n{len(report.findings)} finding(s)." if report.findings else "\nNothing found.")
+    if output:
+        aside = output.with_name(f".{output.name}.partial")
+        aside.write_text(json.dumps(report.as_json(), indent=2) + "\n")
+        os.replace(aside, output)
+    if report.findings:
+        raise typer.Exit(1)

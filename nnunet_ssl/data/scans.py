@@ -1,0 +1,122 @@
+"""One pass over the images of a raw dataset: what the leak check keeps of each scan."""
+
+import hashlib
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from nnunet_ssl.data.raw import nifti_is_whole
+from nnunet_ssl.data.signatures import Grid, Signature, common_grid, make_signature
+from nnunet_ssl.errors import InputError
+
+GRID_SAMPLE = 16  # scans whose sizes decide the grid of the signatures
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One case of one folder. ``fault`` says why its images cannot be used; the rest is then empty."""
+
+    role: str
+    case: str
+    shape: tuple[int, ...] = ()
+    spacing: tuple[float, ...] = ()
+    percentiles: np.ndarray | None = None  # (C, 2): 1 % and 99 %
+    digest: str = ""  # of the voxels of all channels
+    signature: Signature | None = None  # of the first channel
+    fault: str = ""
+
+
+def read_scans(files: dict[tuple[str, str], list[Path]], dataset_json: dict, processes: int) -> list[Scan]:
+    """All scans, in the order of ``files``: the channel files of each ``(role, case)``. Bad ones carry their fault.
+
+    Raises ``InputError`` when nnU-Net has no reader for the dataset or a worker process is killed.
+    """
+    readers = _reader_names(dataset_json)
+    work = list(files.items())
+    sample = work[:: max(1, len(work) // GRID_SAMPLE)][:GRID_SAMPLE]
+    pool = ProcessPoolExecutor(min(processes, len(work)), mp_context=get_context("spawn"))
+    try:
+        sizes = [scan for scan in pool.map(_read_scan, sample, [readers] * len(sample)) if not scan.fault]
+        if sizes:
+            grid = common_grid([scan.shape for scan in sizes], [scan.spacing for scan in sizes])
+        else:  # none of the sample can be used; the others still need one grid
+            grid = Grid((2.0,) * 3, (6,) * 3)
+        futures = {pool.submit(_read_scan, item, readers, grid): item[0] for item in work}
+        for future in tqdm(as_completed(futures), total=len(futures), desc="Reading scans"):
+            future.result()
+        return [future.result() for future in futures]
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"A worker process was killed, most likely for want of memory: use a smaller -np than {processes}."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read_scan(item: tuple[tuple[str, str], list[Path]], readers: list[str], grid: Grid | None = None) -> Scan:
+    """Runs in a worker. Without a grid only shape and spacing are taken."""
+    (role, case), files = item
+    channels, spacing, digest = [], (), hashlib.sha256()
+    for file in files:
+        try:
+            image, own = _read_image(file, readers)
+        except InputError as error:
+            return Scan(role, case, fault=str(error))
+        if channels and (image.shape[1:] != channels[0].shape[1:] or not np.allclose(own, spacing, rtol=1e-3)):
+            return Scan(role, case, fault=f"{file.name} has another shape or spacing than {files[0].name}")
+        channels.append(image)
+        spacing = own
+        if image.min() == image.max() or not np.isfinite(image.sum(dtype=np.float64)):
+            return Scan(role, case, fault=f"{file.name} is constant, or holds NaN or infinity")
+        digest.update(str(image.shape).encode())
+        digest.update(np.ascontiguousarray(image, np.float32))
+    first = channels[0][0]
+    if grid is None:
+        return Scan(role, case, first.shape, spacing)
+    percentiles = []
+    for channel in np.concatenate(channels):
+        flat = channel.reshape(-1)
+        percentiles.append(np.percentile(flat[:: max(1, flat.size // 500_000)], (1, 99)))
+    signature = make_signature(first, spacing, grid)
+    return Scan(role, case, first.shape, spacing, np.array(percentiles), digest.hexdigest(), signature)
+
+
+def _read_image(file: Path, readers: list[str]) -> tuple[np.ndarray, tuple[float, ...]]:
+    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
+
+    from nnunet_ssl.preprocessing import READ_ERRORS
+
+    errors = []
+    if not file.is_file():
+        raise InputError(f"{file.name} is no file (a broken link?)")
+    if file.name.endswith((".nii", ".nii.gz")) and not nifti_is_whole(file):
+        raise InputError(f"{file.name} is damaged or truncated")
+    for name in readers:
+        try:
+            image, properties = recursive_find_reader_writer_by_name(name)().read_images([str(file)])
+        except READ_ERRORS as error:
+            errors.append((str(error).strip() or type(error).__name__).splitlines()[-1])
+        else:
+            return image, tuple(float(value) for value in properties["spacing"])
+    raise InputError(f"{file.name} cannot be read ({errors[0]})")
+
+
+
+
+def _reader_names(dataset_json: dict) -> list[str]:
+    """The reader classes of nnU-Net that may read these files, in its order."""
+    from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
+
+    chosen = dataset_json.get("overwrite_image_reader_writer", "None")
+    if chosen != "None":
+        return [chosen]
+    ending = dataset_json["file_ending"].lower()
+    names = [reader.__name__ for reader in LIST_OF_IO_CLASSES if ending in reader.supported_file_endings]
+    if not names:
+        raise InputError(f"nnU-Net has no reader for files that end in {ending}: mend file_ending in dataset.json.")
+    return names
