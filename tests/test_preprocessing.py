@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import shutil
-from concurrent.futures import Future
 from pathlib import Path
 
 import blosc2
@@ -16,6 +15,7 @@ from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor impo
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from workbench import InProcess
 
 from nnunet_ssl import preprocessing
 from nnunet_ssl.data.unlabeled import find_unlabeled, read_cases
@@ -101,24 +101,6 @@ def dataset(planned, tmp_path, monkeypatch):
         plans = PlansManager(str(base / "nnUNetPlans.json"))
 
     return Dataset
-
-
-class InProcess:
-    """Stands in for the process pool where a test is not about processes: starting one takes seconds."""
-
-    def __init__(self, *args, **kwargs):
-        self.calls = []
-
-    def submit(self, function, *args):
-        future = Future()
-        try:
-            future.set_result(function(*args))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-    def shutdown(self, **kwargs):
-        pass
 
 
 @pytest.fixture

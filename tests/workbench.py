@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -115,3 +116,21 @@ def phantom(root: Path, configuration: str, patch: list[int], **arguments) -> Da
 
     write = partial(write_phantom, labeled=4, unlabeled=5, test=1, classes=3, **arguments)
     return prepare(root, configuration, patch, write)
+
+
+class InProcess:
+    """Stands in for the process pool where a test is not about processes: starting one takes seconds."""
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def submit(self, function, *args):
+        future = Future()
+        try:
+            future.set_result(function(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def shutdown(self, **kwargs):
+        pass
