@@ -207,6 +207,26 @@ def test_two_processes_equal_one_on_the_joint_batch(method, tmp_path):
 
 
 @ALL
+def test_a_compiled_student_gives_the_same_losses(method, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    terms = []
+    for compiled in (False, True):
+        net, made = ready(method, 2, 3, False, **quiet(method))
+        if compiled:
+            net = Net(torch.compile(net.network), False)
+            made.setup(net, partial(tiny_network, 2, 3, seed=5))
+            eager, same = ready(method, 2, 3, False, **quiet(method))
+            made.load_state_dict(same.state_dict())
+            assert list(net.module.state_dict()) == list(eager.module.state_dict())
+        terms.append(made.losses(net, *batches(2, 3, False), LATE))
+        sum(terms[-1].values()).backward()
+    assert terms[0].keys() == terms[1].keys()
+    for name, term in terms[0].items():
+        torch.testing.assert_close(terms[1][name], term)
+    assert gradients(net)
+
+
+@ALL
 def test_has_a_trainer_of_its_name_a_docstring_and_a_published_preset(method):
     trainer = Path(trainers_folder()) / f"nnUNetTrainer{method.__name__}.py"
     assert f"method = {method.__name__}" in trainer.read_text()
