@@ -56,7 +56,7 @@ def main() -> None:
             print(f"pool of {size:6d}: start {best['start_s']:.2f} s, peak memory {best['peak_mb']:.0f} MB", flush=True)
     if asked.out:
         record = {"command": " ".join(sys.argv), "versions": versions(), "rows": figures}
-        asked.out.write_text(json.dumps(record, indent=1) + "\n")
+        asked.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def batches(repeats: int) -> dict[str, float]:
@@ -81,13 +81,13 @@ def batches(repeats: int) -> dict[str, float]:
 def fill_pool(work: Path, size: int) -> None:
     """Makes the unlabeled folder hold `size` cases: hard links to the first."""
     folder = work / "preprocessed" / NAME / f"{PLANS}_3d_fullres_unlabeled"
-    manifest = json.loads((folder / "unlabeled.json").read_text())
+    manifest = json.loads((folder / "unlabeled.json").read_text(encoding="utf-8"))
     manifest["cases"] = [f"unlabeled_{number}" for number in range(size)]
     for case in manifest["cases"]:
         for ending in (".b2nd", ".pkl"):
             if not (folder / f"{case}{ending}").exists():
                 os.link(folder / f"unlabeled_0{ending}", folder / f"{case}{ending}")
-    (folder / "unlabeled.json").write_text(json.dumps(manifest))
+    (folder / "unlabeled.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def start(work: Path) -> None:

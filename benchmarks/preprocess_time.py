@@ -52,7 +52,7 @@ def write_dataset(folder: Path, cases: int, size: int) -> None:
         "numTraining": cases,
         "file_ending": ".nii.gz",
     }
-    (folder / "dataset.json").write_text(json.dumps(content))
+    (folder / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def processor_seconds() -> float:

@@ -59,7 +59,7 @@ def main() -> None:
     if asked.out:
         device = torch.cuda.get_device_name() if asked.device == "cuda" else "cpu"
         record = {"command": " ".join(sys.argv), "device": device, "versions": versions(), "rows": rows}
-        asked.out.write_text(json.dumps(record, indent=1) + "\n")
+        asked.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(name: str, asked: argparse.Namespace) -> dict[str, float | None]:

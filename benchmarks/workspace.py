@@ -30,13 +30,13 @@ def make_workspace(folder: Path, patch: list[int], features: list[int], batch: i
     dimensions = len(patch)
     (folder / "raw" / NAME).mkdir()
     base.mkdir()
-    (base / "dataset_fingerprint.json").write_text("{}")
+    (base / "dataset_fingerprint.json").write_text("{}", encoding="utf-8")
     labels = {"background": 0} | {f"organ_{i}": i for i in range(1, CLASSES)}
     content = {"channel_names": {"0": "MR"}, "labels": labels, "numTraining": cases, "file_ending": ".nii.gz"}
-    (base / "dataset.json").write_text(json.dumps(content))
-    (base / f"{PLANS}.json").write_text(json.dumps(plans(patch, features, batch)))
+    (base / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    (base / f"{PLANS}.json").write_text(json.dumps(plans(patch, features, batch)), encoding="utf-8")
     splits = [{"train": [f"labeled_{i}" for i in range(cases)], "val": ["labeled_0"]}]
-    (base / "splits_final.json").write_text(json.dumps(splits))
+    (base / "splits_final.json").write_text(json.dumps(splits), encoding="utf-8")
 
     manager = PlansManager(str(base / f"{PLANS}.json"))
     configuration = manager.get_configuration("3d_fullres")
@@ -57,7 +57,7 @@ def make_workspace(folder: Path, patch: list[int], features: list[int], batch: i
         for ending in (".b2nd", ".pkl"):
             shutil.copy(f"{case}{ending}", unlabeled / f"unlabeled_{number}{ending}")
     names = [f"unlabeled_{number}" for number in range(cases)]
-    (unlabeled / MANIFEST).write_text(json.dumps(manifest_content(manager, "3d_fullres", names)))
+    (unlabeled / MANIFEST).write_text(json.dumps(manifest_content(manager, "3d_fullres", names)), encoding="utf-8")
 
 
 def plans(patch: list[int], features: list[int], batch: int) -> dict:

@@ -71,7 +71,7 @@ def check_dataset(dataset_id: int, processes: int = 4) -> Report:
     """
     raw = raw_folder(dataset_id)
     try:
-        dataset_json = json.loads((raw / "dataset.json").read_text())
+        dataset_json = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
         ending, channels = dataset_json["file_ending"], dataset_json["channel_names"]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{raw / 'dataset.json'} cannot be used ({error}): it must be nnU-Net's.") from error
@@ -117,7 +117,7 @@ def hidden_labels_in_plans(base: Path | None, splits: list[dict[str, list[str]]]
     if file is None or not file.is_file():
         return {}
     try:
-        used = len(json.loads(file.read_text())["spacings"])
+        used = len(json.loads(file.read_text(encoding="utf-8"))["spacings"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} cannot be used ({error}). Run nnU-Net's planning again.") from error
     # The fingerprint names no case: more entries than cases with a label in this fold tell that hidden ones are there.
@@ -251,9 +251,7 @@ def _two_roles(
     return findings
 
 
-def _frames(
-    files: dict[tuple[str, str], list[Path]], splits: list[dict[str, list[str]]], origin: str
-) -> list[Finding]:
+def _frames(files: dict[tuple[str, str], list[Path]], splits: list[dict[str, list[str]]], origin: str) -> list[Finding]:
     """Patients whose frames stand in different folders, and for each fold those in different lists."""
     patients: dict[str, list[tuple[str, str]]] = {}
     for role, case in files:

@@ -58,7 +58,7 @@ def preprocess_dataset(
     plans_manager = _read_plans(base, plans_name, dataset_id)
     names = _choose_configurations(base, plans_manager, configurations, dataset_id)
     folder = raw / "imagesUnlabeled"
-    dataset_json = json.loads((base / "dataset.json").read_text())
+    dataset_json = json.loads((base / "dataset.json").read_text(encoding="utf-8"))
     cases, problems = find_unlabeled(raw, dataset_json, _num_channels(plans_manager))
     if not cases and not problems:
         splits_file = base / "splits_final.json"
@@ -145,7 +145,7 @@ def _preprocess_configuration(
     shutil.rmtree(partial)
     if complete and not problems:
         aside = folder / f".{MANIFEST}"
-        aside.write_text(json.dumps(manifest, indent=1))
+        aside.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         os.replace(aside, manifest_file)
         print(f"Done: {folder}")
     return problems

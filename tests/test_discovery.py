@@ -37,7 +37,7 @@ def clean_environment(**variables) -> dict:
 
 def run(python, *arguments, cwd, **variables) -> str:
     done = subprocess.run(
-        [str(python), *arguments], capture_output=True, text=True, cwd=cwd, env=clean_environment(**variables)
+        [str(python), *arguments], capture_output=True, encoding="utf-8", cwd=cwd, env=clean_environment(**variables)
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -50,8 +50,8 @@ def environment(tmp_path_factory):
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     packages = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
-    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    (folder / "find.py").write_text(FIND)
+    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    (folder / "find.py").write_text(FIND, encoding="utf-8")
     return folder, python, packages
 
 
@@ -69,7 +69,8 @@ def test_found_in_a_fresh_environment_and_gone_after_uninstall(environment, tmp_
     users.mkdir()
     (users / "nnUNetTrainerMine.py").write_text(
         "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer\n\n\n"
-        "class nnUNetTrainerMine(nnUNetTrainer):\n    file = __file__\n"
+        "class nnUNetTrainerMine(nnUNetTrainer):\n    file = __file__\n",
+        encoding="utf-8",
     )
     names = [*TRAINERS, "nnUNetTrainerMine"]
     output = run(python, folder / "find.py", *names, cwd=tmp_path, nnUNet_extTrainer=str(users))
@@ -111,6 +112,6 @@ def test_importing_our_trainers_is_cheap(tmp_path):
 
 def test_every_trainer_file_holds_one_class_named_as_the_file():
     for file in (ROOT / "trainers").glob("*.py"):
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
         assert len(lines) <= 12, file
         assert [line for line in lines if line.startswith("class ")][0].startswith(f"class {file.stem}(")

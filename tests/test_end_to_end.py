@@ -42,7 +42,11 @@ def road(tmp_path_factory):
     def run(command, *arguments, fails=False, **variables):
         program = [str(BIN / command)] if "/" not in command else [sys.executable, command]
         done = subprocess.run(
-            [*program, *map(str, arguments)], capture_output=True, text=True, env=environment | variables, cwd=root
+            [*program, *map(str, arguments)],
+            capture_output=True,
+            encoding="utf-8",
+            env=environment | variables,
+            cwd=root,
         )
         assert (done.returncode != 0) == fails, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout + done.stderr
@@ -51,14 +55,14 @@ def road(tmp_path_factory):
     write_phantom(raw, labeled=4, unlabeled=4, test=2, shape=(20, 28, 28), classes=3)
     run("nnUNetv2_plan_and_preprocess", "-d", 7, "-c", "3d_fullres", "--verify_dataset_integrity", "-np", 1, "-npfp", 1)
     base = root / "preprocessed" / "Dataset007_Phantom"
-    plans = json.loads((base / "nnUNetPlans.json").read_text())
+    plans = json.loads((base / "nnUNetPlans.json").read_text(encoding="utf-8"))
     plans["plans_name"] = "nnUNetPlans_tiny"
     settings = plans["configurations"]["3d_fullres"]
     settings |= {"patch_size": [16, 16, 16], "batch_size": 2}
-    settings["architecture"]["arch_kwargs"]["features_per_stage"] = [4, 6, 8][: len(
-        settings["architecture"]["arch_kwargs"]["features_per_stage"]
-    )]
-    (base / "nnUNetPlans_tiny.json").write_text(json.dumps(plans))
+    settings["architecture"]["arch_kwargs"]["features_per_stage"] = [4, 6, 8][
+        : len(settings["architecture"]["arch_kwargs"]["features_per_stage"])
+    ]
+    (base / "nnUNetPlans_tiny.json").write_text(json.dumps(plans), encoding="utf-8")
     return root, run
 
 
@@ -82,12 +86,14 @@ def test_from_raw_files_to_predictions(road):
     assert (model / "fold_0" / "progress.png").stat().st_size > 10_000
     (model / "fold_0" / "validation" / "summary.json").unlink()
     run(*train, "--val", "--npz")
-    assert "foreground_mean" in json.loads((model / "fold_0" / "validation" / "summary.json").read_text())
+    assert "foreground_mean" in json.loads(
+        (model / "fold_0" / "validation" / "summary.json").read_text(encoding="utf-8")
+    )
 
     predict = ["-i", images, "-f", 0, "--disable_tta", "-device", "cpu", "-npp", 1, "-nps", 1, "--save_probabilities"]
     run("nnUNetv2_predict", *predict, "-o", root / "ours", *MODEL)
     run("nnunet_ssl", "export", *MODEL, "-f", 0, "-o", root / "model")
-    (root / "without_us.py").write_text(WITHOUT_US)
+    (root / "without_us.py").write_text(WITHOUT_US, encoding="utf-8")
     run(str(root / "without_us.py"), *predict, "-o", root / "stock", "-m", root / "model")
     ours, stock = voxels(root / "ours"), voxels(root / "stock")
     assert len(ours) == 2 and ours.keys() == stock.keys()
@@ -100,6 +106,6 @@ def test_from_raw_files_to_predictions(road):
         "-np", 1)  # fmt: skip
     assert (results / "inference_instructions.txt").is_file()
     table = run("nnunet_ssl", "evaluate", images.with_name("labelsTs"), root / "ours", "-o", root / "metrics.json")
-    metrics = json.loads((root / "metrics.json").read_text())["metrics"]
+    metrics = json.loads((root / "metrics.json").read_text(encoding="utf-8"))["metrics"]
     assert set(metrics) >= {"dice", "jaccard", "hd95_mm", "asd_mm"}
     assert "dice" in table.lower()

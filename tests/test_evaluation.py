@@ -37,7 +37,7 @@ def write(folder, name, array, spacing=(1, 1, 1)):
 
 def write_dataset_json(folder, labels, ending=".nii.gz"):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "dataset.json").write_text(json.dumps({"labels": labels, "file_ending": ending}))
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels, "file_ending": ending}), encoding="utf-8")
 
 
 @pytest.fixture
@@ -275,8 +275,13 @@ def test_all_faults_in_one_error(folders):
     with pytest.raises(InputError) as error:
         evaluate_folders(reference, prediction)
     message = str(error.value)
-    for part in ("lost.nii.gz: not in", "shape.nii.gz: shape (5, 6, 6)", "spacing.nii.gz: spacing (1.0, 1.0, 2.0)",
-                 "255", "broken.nii.gz: cannot be read"):
+    for part in (
+        "lost.nii.gz: not in",
+        "shape.nii.gz: shape (5, 6, 6)",
+        "spacing.nii.gz: spacing (1.0, 1.0, 2.0)",
+        "255",
+        "broken.nii.gz: cannot be read",
+    ):
         assert part in message
     assert "fine.nii.gz" not in message
 
@@ -292,7 +297,7 @@ def test_folders_and_dataset_json_that_are_not_there(folders):
     write_dataset_json(prediction, {"background": 0, "a": 1}, ending=".nrrd")
     with pytest.raises(InputError, match=r"no \.nrrd file"):
         evaluate_folders(reference, prediction)
-    (prediction / "dataset.json").write_text("{")
+    (prediction / "dataset.json").write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match="not valid JSON"):
         evaluate_folders(reference, prediction)
 
@@ -316,7 +321,9 @@ def test_command_prints_a_table_and_writes_json(folders):
     assert "left [1]" in outcome.output
     assert "0.7000" in outcome.output
     assert "never" in outcome.output
-    assert json.loads((prediction / "metrics.json").read_text())["metrics"]["dice"]["mean"] == pytest.approx(0.7)
+    assert json.loads((prediction / "metrics.json").read_text(encoding="utf-8"))["metrics"]["dice"][
+        "mean"
+    ] == pytest.approx(0.7)
 
     elsewhere = prediction.parent / "tables" / "m.json"
     outcome = CliRunner().invoke(app, [str(reference), str(prediction), "-o", str(elsewhere)])

@@ -52,9 +52,11 @@ def change(source: Path, target: Path, values=lambda v: v, spacing: float = 1.0)
 def write_splits(raw: Path, splits: list[dict], fingerprint_cases: int = 0) -> Path:
     base = raw.parents[1] / "preprocessed" / raw.name
     base.mkdir()
-    (base / "splits_final.json").write_text(json.dumps(splits))
+    (base / "splits_final.json").write_text(json.dumps(splits), encoding="utf-8")
     if fingerprint_cases:
-        (base / "dataset_fingerprint.json").write_text(json.dumps({"spacings": [[2, 2, 2]] * fingerprint_cases}))
+        (base / "dataset_fingerprint.json").write_text(
+            json.dumps({"spacings": [[2, 2, 2]] * fingerprint_cases}), encoding="utf-8"
+        )
     return base
 
 
@@ -163,7 +165,7 @@ def test_plans_from_labels_that_a_fold_hides(raw):
     assert finding.kind == "labels seen by the plans"
     assert finding.cases == ["phantom_002", "phantom_003"]
     assert "fold 0" in finding.reason
-    (base / "dataset_fingerprint.json").write_text(json.dumps({"spacings": [[2, 2, 2]] * 2}))
+    (base / "dataset_fingerprint.json").write_text(json.dumps({"spacings": [[2, 2, 2]] * 2}), encoding="utf-8")
     assert hidden_labels_in_plans(base, splits) == {}
 
 
@@ -180,8 +182,8 @@ def test_plans_from_labels_that_a_fold_hides(raw):
 )
 def test_outliers(raw, channel, values, spacing, reason):
     dataset_file = raw / "dataset.json"
-    content = json.loads(dataset_file.read_text())
-    dataset_file.write_text(json.dumps(content | {"channel_names": {"0": channel}}))
+    content = json.loads(dataset_file.read_text(encoding="utf-8"))
+    dataset_file.write_text(json.dumps(content | {"channel_names": {"0": channel}}), encoding="utf-8")
     if channel == "CT":
         for file in sorted(raw.glob("images*/*.nii.gz")):
             change(file, file, lambda v: v * 8 - 1000)
@@ -234,7 +236,7 @@ def test_command(raw, tmp_path):
     result = CliRunner().invoke(app, ["-d", "5", "-np", "2", "-o", str(tmp_path / "report.json")])
     assert result.exit_code == 1
     assert "leak (unlabeled), phantom_011 (test)  score 1.000" in result.output
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert report["findings"][0]["cases"] == ["leak", "phantom_011"]
     assert report["cases"] == {"labeled": 5, "unlabeled": 7, "test": 2}
 
@@ -256,7 +258,7 @@ def test_left_atrium(shared_data, tmp_path, monkeypatch):
         voxels.SetSpacing((0.625,) * 3)
         sitk.WriteImage(voxels, str(image(raw, "Unlabeled" if number % 2 else "Tr", name)))
     content = {"channel_names": {"0": "LGE_MRI"}, "labels": {"background": 0, "left_atrium": 1}, "numTraining": 5}
-    (raw / "dataset.json").write_text(json.dumps(content | {"file_ending": ".nii.gz"}))
+    (raw / "dataset.json").write_text(json.dumps(content | {"file_ending": ".nii.gz"}), encoding="utf-8")
     report = run()
     assert kinds(report) == [("same scan", pair)]
     assert report.findings[0].score > 0.98

@@ -65,7 +65,7 @@ def planned(tmp_path_factory):
         "numTraining": 4,
         "file_ending": ".nii.gz",
     }
-    (raw / "dataset.json").write_text(json.dumps(content))
+    (raw / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         for kind in ("raw", "preprocessed", "results"):
             (root / kind).mkdir(exist_ok=True)
@@ -176,9 +176,9 @@ def test_second_run_does_nothing_and_only_changes_are_redone(dataset, in_process
 def test_other_plans_redo_everything(dataset, in_process):
     run(dataset)
     file = dataset.base / "nnUNetPlans.json"
-    plans = json.loads(file.read_text())
+    plans = json.loads(file.read_text(encoding="utf-8"))
     plans["configurations"]["3d_fullres"]["spacing"] = [2.5, 1.5, 1.5]
-    file.write_text(json.dumps(plans))
+    file.write_text(json.dumps(plans), encoding="utf-8")
     with pytest.raises(InputError, match="other plans"):
         read_cases(dataset.out, PlansManager(plans), "3d_fullres", 5)
     before = blosc2.open(str(dataset.out / "un_0.b2nd"), mode="r").shape
@@ -336,7 +336,7 @@ def test_no_unlabeled_images(dataset, capsys):
     assert str(dataset.images) in refusal(5)
     # ... which is fine when the folds bring their own
     split = {"train": LABELED[:2], "val": LABELED[2:3], "unlabeled": LABELED[3:]}
-    (dataset.base / "splits_final.json").write_text(json.dumps([split]))
+    (dataset.base / "splits_final.json").write_text(json.dumps([split]), encoding="utf-8")
     preprocess_dataset(5)
     assert "Nothing to preprocess" in capsys.readouterr().out
 

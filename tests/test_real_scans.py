@@ -20,8 +20,8 @@ def test_a_short_training_on_real_scans(shared_data, tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     for case in [*TRAIN, *TEST]:
         (folder / case).symlink_to((shared_data / "la" / folder.name / case).resolve())
-    (source / "train.list").write_text("\n".join(TRAIN) + "\n")
-    (source / "test.list").write_text("\n".join(TEST) + "\n")
+    (source / "train.list").write_text("\n".join(TRAIN) + "\n", encoding="utf-8")
+    (source / "test.list").write_text("\n".join(TEST) + "\n", encoding="utf-8")
 
     def convert(raw):
         write_raw_dataset(la_conversion(source, 2), 7, raw.name.split("_", 1)[1])
@@ -30,9 +30,8 @@ def test_a_short_training_on_real_scans(shared_data, tmp_path, monkeypatch):
         tmp_path / "work", "3d_fullres", [16, 32, 32], convert, "Dataset007_LA", spacing=[2.5, 2.5, 2.5]
     ).use(monkeypatch)
     assert sorted(file.name for file in (dataset.raw / "imagesUnlabeled").iterdir()) == [f"{TRAIN[2]}_0000.nii.gz"]
-    assert json.loads((dataset.base / "nnUNetPlans_tiny_3d_fullres_unlabeled" / "unlabeled.json").read_text())[
-        "cases"
-    ] == TRAIN[2:]  # fmt: skip
+    manifest = dataset.base / "nnUNetPlans_tiny_3d_fullres_unlabeled" / "unlabeled.json"
+    assert json.loads(manifest.read_text(encoding="utf-8"))["cases"] == TRAIN[2:]
 
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     monkeypatch.setenv("nnUNet_ssl_config", "{num_epochs: 1, num_iterations_per_epoch: 4, seed: 0}")

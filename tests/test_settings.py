@@ -63,13 +63,13 @@ def test_what_is_wrong_is_said_in_one_line(text, message):
 
 
 def test_a_list_in_a_file_is_refused(tmp_path):
-    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    (tmp_path / "list.yaml").write_text("- a\n- b\n", encoding="utf-8")
     with pytest.raises(InputError, match="must be a mapping"):
         read_settings(MeanTeacher, str(tmp_path / "list.yaml"))
 
 
 def test_yaml_is_data_only(tmp_path):
-    (tmp_path / "evil.yaml").write_text("num_epochs: !!python/object/apply:os.getcwd []\n")
+    (tmp_path / "evil.yaml").write_text("num_epochs: !!python/object/apply:os.getcwd []\n", encoding="utf-8")
     with pytest.raises(InputError, match="not valid YAML"):
         read_settings(MeanTeacher, str(tmp_path / "evil.yaml"))
 

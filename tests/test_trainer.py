@@ -116,7 +116,7 @@ def test_every_term_is_logged_once_per_epoch(dataset, monkeypatch):
     for term in ("supervised", "consistency", "consistency_weight", "certain_voxels"):
         values = log[f"semi_supervised/{term}"]
         assert len(values) == 3 and np.isfinite(values).all()
-    with open(trainer.log_file) as file:
+    with open(trainer.log_file, encoding="utf-8") as file:
         text = file.read()
     assert "nnUNetTrainerUAMT.py" in text and "nnunet_ssl 0." in text
     assert text.count("terms supervised") == 3
@@ -146,9 +146,11 @@ def test_2d_regions_train(phantom_2d_regions, tmp_path, monkeypatch):
 def test_the_unlabeled_stream_opens_no_segmentation(dataset, monkeypatch):
     """Hidden labels: the segmentations and properties of the cases whose labels the fold must not use are deleted."""
     splits_file = dataset.base / "splits_final.json"
-    train_cases = json.loads(splits_file.read_text())[0]["train"]
-    val = json.loads(splits_file.read_text())[0]["val"]
-    splits_file.write_text(json.dumps([{"train": train_cases[:1], "val": val, "unlabeled": train_cases[1:]}]))
+    train_cases = json.loads(splits_file.read_text(encoding="utf-8"))[0]["train"]
+    val = json.loads(splits_file.read_text(encoding="utf-8"))[0]["val"]
+    splits_file.write_text(
+        json.dumps([{"train": train_cases[:1], "val": val, "unlabeled": train_cases[1:]}]), encoding="utf-8"
+    )
     folder = dataset.base / "nnUNetPlans_tiny_3d_fullres"
     for case in train_cases[1:]:
         (folder / f"{case}_seg.b2nd").unlink()
@@ -168,9 +170,9 @@ def test_the_unlabeled_stream_opens_no_segmentation(dataset, monkeypatch):
 def test_stock_trainer_on_the_same_fold_is_the_baseline(dataset, monkeypatch):
     """nnU-Net ignores the list of hidden labels and sees the labeled cases of the fold only."""
     splits_file = dataset.base / "splits_final.json"
-    fold = json.loads(splits_file.read_text())[0]
+    fold = json.loads(splits_file.read_text(encoding="utf-8"))[0]
     hidden = {"train": fold["train"][:1], "val": fold["val"], "unlabeled": fold["train"][1:]}
-    splits_file.write_text(json.dumps([hidden]))
+    splits_file.write_text(json.dumps([hidden]), encoding="utf-8")
     for name in ("nnUNetTrainer", "nnUNetTrainerSupervised", "nnUNetTrainerMeanTeacher"):
         trainer = trainer_of(dataset, name)
         trainer.initialize()
@@ -196,42 +198,40 @@ def test_no_unlabeled_case_names_the_folder_and_the_command(dataset, monkeypatch
 
 def test_unlabeled_cases_of_other_plans_are_refused(dataset, monkeypatch):
     file = dataset.base / "nnUNetPlans_tiny.json"
-    plans = json.loads(file.read_text())
+    plans = json.loads(file.read_text(encoding="utf-8"))
     plans["configurations"]["3d_fullres"]["spacing"] = [3.0, 2.0, 2.0]
-    file.write_text(json.dumps(plans))
+    file.write_text(json.dumps(plans), encoding="utf-8")
     assert "other plans" in refusal(dataset, monkeypatch)
 
 
 def test_an_id_that_is_labeled_and_unlabeled_is_refused(dataset, monkeypatch):
-    case = json.loads((dataset.base / "splits_final.json").read_text())[0]["val"][0]
+    case = json.loads((dataset.base / "splits_final.json").read_text(encoding="utf-8"))[0]["val"][0]
     folder = dataset.base / "nnUNetPlans_tiny_3d_fullres_unlabeled"
-    manifest = json.loads((folder / "unlabeled.json").read_text())
+    manifest = json.loads((folder / "unlabeled.json").read_text(encoding="utf-8"))
     old = manifest["cases"][0]
     for ending in (".b2nd", ".pkl"):
         (folder / f"{old}{ending}").rename(folder / f"{case}{ending}")
     manifest["cases"][0] = case
-    (folder / "unlabeled.json").write_text(json.dumps(manifest))
+    (folder / "unlabeled.json").write_text(json.dumps(manifest), encoding="utf-8")
     message = refusal(dataset, monkeypatch)
     assert case in message and "labeled" in message
 
 
 def test_a_validation_case_in_the_unlabeled_list_is_refused(dataset, monkeypatch):
     file = dataset.base / "splits_final.json"
-    splits = json.loads(file.read_text())
+    splits = json.loads(file.read_text(encoding="utf-8"))
     splits[0]["unlabeled"] = splits[0]["val"][:1]
-    file.write_text(json.dumps(splits))
+    file.write_text(json.dumps(splits), encoding="utf-8")
     message = refusal(dataset, monkeypatch)
     assert splits[0]["val"][0] in message and "splits_final.json" in message
 
 
 def test_a_cascade_is_refused_at_set_up(dataset, monkeypatch):
     file = dataset.base / "nnUNetPlans_tiny.json"
-    plans = json.loads(file.read_text())
-    plans["configurations"]["3d_lowres"] = dict(
-        plans["configurations"]["3d_fullres"], next_stage="3d_cascade_fullres"
-    )
+    plans = json.loads(file.read_text(encoding="utf-8"))
+    plans["configurations"]["3d_lowres"] = dict(plans["configurations"]["3d_fullres"], next_stage="3d_cascade_fullres")
     plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
-    file.write_text(json.dumps(plans))
+    file.write_text(json.dumps(plans), encoding="utf-8")
     message = refusal(dataset, monkeypatch, NotImplementedError, configuration="3d_cascade_fullres")
     assert "cascade" in message
 
@@ -330,9 +330,9 @@ def test_two_networks_predict_as_one_through_stock_nnunet(dataset, monkeypatch, 
 
 def test_channels_are_named_by_label_whatever_the_order_in_the_file(dataset, monkeypatch):
     file = dataset.base / "dataset.json"
-    content = json.loads(file.read_text())
+    content = json.loads(file.read_text(encoding="utf-8"))
     content["labels"] = dict(reversed(content["labels"].items()))
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps(content), encoding="utf-8")
     trainer = trainer_of(dataset, "nnUNetTrainerDHC")
     trainer.initialize()
     assert trainer.method.task.channels == ("background", "liver", "kidney")

@@ -55,4 +55,4 @@ def test_two_ranks_stay_equal(phantom_3d, tmp_path, name):
     saved = torch.load(results / "checkpoint_final.pth", weights_only=False)["semi_supervised"]
     assert len(saved["random_states"]) == 2
     assert not torch.equal(saved["random_states"][0]["torch"], saved["random_states"][1]["torch"])
-    assert json.loads((results / "debug.json").read_text())["hyperparameters"]
+    assert json.loads((results / "debug.json").read_text(encoding="utf-8"))["hyperparameters"]

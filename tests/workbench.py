@@ -83,7 +83,7 @@ def prepare(
         DatasetFingerprintExtractor(7, num_processes=1).run()
         ExperimentPlanner(7, plans_name=dataset.plans, overwrite_target_spacing=spacing).plan_experiment()
         plans_file = dataset.base / f"{dataset.plans}.json"
-        plans = json.loads(plans_file.read_text())
+        plans = json.loads(plans_file.read_text(encoding="utf-8"))
         settings = plans["configurations"][configuration]
         settings |= {"patch_size": patch, "batch_size": 2}
         network = settings["architecture"]["arch_kwargs"]
@@ -91,9 +91,9 @@ def prepare(
         network |= {"n_stages": stages, "features_per_stage": [4, 6, 8]}
         network |= {"n_conv_per_stage": [1] * stages, "n_conv_per_stage_decoder": [1] * (stages - 1)}
         network |= {key: network[key][:stages] for key in ("kernel_sizes", "strides")}
-        plans_file.write_text(json.dumps(plans))
+        plans_file.write_text(json.dumps(plans), encoding="utf-8")
         manager = PlansManager(str(plans_file))
-        content = json.loads((dataset.raw / "dataset.json").read_text())
+        content = json.loads((dataset.raw / "dataset.json").read_text(encoding="utf-8"))
         folder = dataset.base / manager.get_configuration(configuration).data_identifier
         folder.mkdir()
         (dataset.base / "gt_segmentations").mkdir()
@@ -106,7 +106,7 @@ def prepare(
             shutil.copy(files["label"], dataset.base / "gt_segmentations")
         preprocess_dataset(7, [configuration], dataset.plans, 1)
         splits = make_splits([str(case) for case in cases], folds=2)
-        (dataset.base / "splits_final.json").write_text(json.dumps(splits))
+        (dataset.base / "splits_final.json").write_text(json.dumps(splits), encoding="utf-8")
     return dataset
 
 

@@ -48,7 +48,7 @@ def check(
     typer.echo(f"\n{len(report.findings)} finding(s)." if report.findings else "\nNothing found.")
     if output:
         aside = output.with_name(f".{output.name}.partial")
-        aside.write_text(json.dumps(report.as_json(), indent=2) + "\n")
+        aside.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
         os.replace(aside, output)
     if report.findings:
         raise typer.Exit(1)

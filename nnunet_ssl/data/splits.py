@@ -78,7 +78,7 @@ def read_splits(file: str | Path) -> list[dict[str, list[str]]]:
     """The folds of a ``splits_final.json``. Raises ``InputError`` if it is not a list of dicts of lists of ids."""
     file = Path(file)
     try:
-        splits = json.loads(file.read_text())
+        splits = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read: {error}") from error
     if not isinstance(splits, list) or not all(isinstance(split, dict) for split in splits):
@@ -132,7 +132,7 @@ def write_splits(dataset_id: int, labeled: int | Fraction | None, seed: int, fol
             raise InputError(f"{file} exists and is different. Trained folds may depend on it; --force replaces it.")
         return file
     aside = file.with_name(f".{FILE}.partial")
-    aside.write_text(json.dumps(splits, indent=4))
+    aside.write_text(json.dumps(splits, indent=4), encoding="utf-8")
     os.replace(aside, file)
     return file
 
@@ -147,7 +147,7 @@ def labeled_cases(dataset_id: int) -> list[str]:
     dataset_file = base / "dataset.json"
     if not dataset_file.is_file():
         raise InputError(f"{dataset_file} is missing. Run: nnUNetv2_plan_and_preprocess -d {dataset_id}")
-    dataset_json = json.loads(dataset_file.read_text())
+    dataset_json = json.loads(dataset_file.read_text(encoding="utf-8"))
     if "dataset" in dataset_json:  # nnU-Net's other way to name the labeled cases
         return sorted(dataset_json["dataset"])
     ending = dataset_json["file_ending"]

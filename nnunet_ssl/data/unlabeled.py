@@ -150,7 +150,7 @@ def find_unlabeled(raw: Path, dataset_json: dict, num_channels: int) -> tuple[di
 
 def _read_manifest(file: Path, command: str) -> dict:
     try:
-        manifest = json.loads(file.read_text())
+        manifest = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read ({error}): delete it and run {command} again.") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:

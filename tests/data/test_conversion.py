@@ -87,13 +87,13 @@ def test_writes_the_whole_dataset(raw, conversion, processes):
     assert folder == raw / "Dataset007_Two"
     assert [path.name for path in raw.iterdir()] == ["Dataset007_Two"]
     assert files(folder) == WHOLE
-    assert json.loads((folder / "dataset.json").read_text()) == {
+    assert json.loads((folder / "dataset.json").read_text(encoding="utf-8")) == {
         "channel_names": {"0": "T1", "1": "T2"},
         "labels": {"background": 0, "one": 1, "two": 2},
         "numTraining": 2,
         "file_ending": ".nii.gz",
     }
-    provenance = json.loads((folder / "conversion.json").read_text())
+    provenance = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))
     assert provenance["labeled"] == ["a", "b"]
     assert provenance["unlabeled"] == ["c", "d"]
     assert provenance["test"] == ["e"]
@@ -150,7 +150,7 @@ def test_incomplete_or_foreign_folder_is_refused(raw, conversion):
     (folder / "imagesUnlabeled/c_0001.nii.gz").unlink()
     with pytest.raises(InputError, match=r"incomplete, missing: imagesUnlabeled/c_0001\.nii\.gz"):
         write_raw_dataset(conversion, 7, "Two")
-    (folder / "conversion.json").write_text("{")
+    (folder / "conversion.json").write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match="cannot be read"):
         write_raw_dataset(conversion, 7, "Two")
     (folder / "conversion.json").unlink()

@@ -23,7 +23,7 @@ def test_first_n_are_labeled():
 
 def test_list_of_labeled(tmp_path):
     path = tmp_path / "labeled.txt"
-    path.write_text("b\r\n\n a \n")
+    path.write_text("b\r\n\n a \n", encoding="utf-8")
     assert choose_labeled(TRAIN, TEST, path) == (["b", "a"], ["d", "c"])
     for text, message in {
         "a\ny\n": "test cases as labeled: y",
@@ -31,7 +31,7 @@ def test_list_of_labeled(tmp_path):
         "a\nb\na\n": "more than once: a",
         "\n": "is empty",
     }.items():
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         with pytest.raises(InputError, match=message):
             choose_labeled(TRAIN, TEST, path)
     with pytest.raises(InputError, match="Cannot read the list"):

@@ -36,6 +36,6 @@ def test_read_volume_refuses_what_is_no_volume(tmp_path):
     with pytest.raises(InputError, match="is missing"):
         read_volume(tmp_path / "none.nii.gz")
     text = tmp_path / "text.nrrd"
-    text.write_text("no image")
+    text.write_text("no image", encoding="utf-8")
     with pytest.raises(InputError, match=r"text\.nrrd cannot be read"):
         read_volume(text)

@@ -107,7 +107,7 @@ def test_parse_labeled():
 )
 def test_damaged_split_files(tmp_path, content, words):
     file = tmp_path / "splits_final.json"
-    file.write_text(content)
+    file.write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=words) as caught:
         read_splits(file)
     assert str(file) in str(caught.value)
@@ -141,7 +141,7 @@ def dataset(tmp_path, monkeypatch):
         (tmp_path / kind).mkdir()
     base = tmp_path / "preprocessed" / "Dataset007_X"
     (base / "gt_segmentations").mkdir(parents=True)
-    (base / "dataset.json").write_text(json.dumps({"file_ending": ".nii.gz"}))
+    (base / "dataset.json").write_text(json.dumps({"file_ending": ".nii.gz"}), encoding="utf-8")
     for case in CASES:
         (base / "gt_segmentations" / f"{case}.nii.gz").touch()
     return base

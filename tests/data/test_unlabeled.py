@@ -48,7 +48,7 @@ def make_folder(folder, cases):
         (folder / f"{case}.b2nd").touch()
         (folder / f"{case}.pkl").touch()
     manifest = manifest_content(PlansManager(PLANS), "3d_fullres", cases)
-    (folder / "unlabeled.json").write_text(json.dumps(manifest))
+    (folder / "unlabeled.json").write_text(json.dumps(manifest), encoding="utf-8")
     return folder
 
 
@@ -118,15 +118,17 @@ def test_missing_manifest_means_unfinished(tmp_path):
 
 def test_other_plans_are_refused(tmp_path):
     folder = make_folder(tmp_path / "f", ["a"])
-    manifest = json.loads((folder / "unlabeled.json").read_text())
-    (folder / "unlabeled.json").write_text(json.dumps({**manifest, "fingerprint": fingerprint(spacing=[2, 2, 2])}))
+    manifest = json.loads((folder / "unlabeled.json").read_text(encoding="utf-8"))
+    (folder / "unlabeled.json").write_text(
+        json.dumps({**manifest, "fingerprint": fingerprint(spacing=[2, 2, 2])}), encoding="utf-8"
+    )
     assert "other plans" in refusal(folder)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"format": 2}', '{"format": 1, "fingerprint": "x", "cases": [3]}'])
 def test_damaged_manifest_is_refused(tmp_path, content):
     folder = make_folder(tmp_path / "f", ["a"])
-    (folder / "unlabeled.json").write_text(content)
+    (folder / "unlabeled.json").write_text(content, encoding="utf-8")
     message = refusal(folder)
     assert "unlabeled.json" in message
     assert COMMAND in message

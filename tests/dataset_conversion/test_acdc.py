@@ -45,10 +45,10 @@ def original(tmp_path, save) -> Path:
             if patient in FIRST + LISTS["test"]:
                 save(folder / f"{name}_gt.nii.gz", label, (1.5625, 1.5625, 10.0))
             elif patient != "patient101":
-                (folder / f"{name}_gt.nii.gz").write_text("not to be opened")
-        (folder / f"{patient}_4d.nii.gz").write_text("not to be opened")
+                (folder / f"{name}_gt.nii.gz").write_text("not to be opened", encoding="utf-8")
+        (folder / f"{patient}_4d.nii.gz").write_text("not to be opened", encoding="utf-8")
         (folder / "Info.cfg").write_text(
-            f"ED: 1\nES: {es_frame(patient)}\nGroup: DCM\nHeight: 184.0\nNbFrame: 30\nWeight: 95.0\n"
+            f"ED: 1\nES: {es_frame(patient)}\nGroup: DCM\nHeight: 184.0\nNbFrame: 30\nWeight: 95.0\n", encoding="utf-8"
         )
     return source
 
@@ -97,7 +97,7 @@ def test_original(original, write, ids):
         assert (sitk.GetArrayFromImage(image) == expected).all()
         assert image.GetSpacing() == (1.5625, 1.5625, 10.0)
         assert image.GetOrigin() == (-50.5, 20.25, 3.0)
-    record = json.loads((folder / "conversion.json").read_text())["protocol"]
+    record = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))["protocol"]
     assert record["name"] == "ACDC, 70 training, 10 validation and 20 test patients (SSL4MIS)"
     assert record["validation"] == LISTS["validation"]
     assert any("1 patients of the source are not used: patient101" in note for note in conversion.warnings)
@@ -163,7 +163,7 @@ def test_faults(tmp_path, original, h5_source):
     (h5_source / "data" / "patient038_frame01.h5").unlink()
     with pytest.raises(InputError, match=r"lacks scans of the published lists: patient038\. Add them"):
         acdc_conversion(h5_source, 3)
-    (original / "training" / "patient050" / "Info.cfg").write_text("ED: 1\n")
+    (original / "training" / "patient050" / "Info.cfg").write_text("ED: 1\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"patient050/Info.cfg has no frame number 'ES: N'"):
         acdc_conversion(original, 3)
 
@@ -209,7 +209,9 @@ def test_real_volumes(shared_data):
     assert (sitk.GetArrayFromImage(labels[0]) == sitk.GetArrayFromImage(labels[1])).all()
     conversion = acdc_conversion(real, "ssl4mis-3")
     assert [len(conversion.ids(part)) for part in ("labeled", "unlabeled", "test")] == [6, 134, 40]
-    listed = (real / "train.list").read_text().split() + (real / "test.list").read_text().split()
+    listed = (real / "train.list").read_text(encoding="utf-8").split() + (real / "test.list").read_text(
+        encoding="utf-8"
+    ).split()
     assert [case.id for case in conversion.cases] == listed
-    slices = (real / "train_slices.list").read_text().split()[:68]
+    slices = (real / "train_slices.list").read_text(encoding="utf-8").split()[:68]
     assert {name[:10] for name in slices} == {name[:10] for name in conversion.ids("labeled")}

@@ -37,7 +37,7 @@ def released(tmp_path_factory) -> Path:
                     (root / "amos22" / f"{folder}{part}").mkdir(parents=True, exist_ok=True)
                     sitk.WriteImage(volume, str(root / "amos22" / f"{folder}{part}" / f"{name}.nii.gz"))
     (root / "__MACOSX" / "imagesTr").mkdir(parents=True)
-    (root / "__MACOSX" / "imagesTr" / "._amos_0001.nii.gz").write_text("no image")
+    (root / "__MACOSX" / "imagesTr" / "._amos_0001.nii.gz").write_text("no image", encoding="utf-8")
     return root
 
 
@@ -52,7 +52,7 @@ def test_both_modalities(released, write, ids, same):
     image = sitk.ReadImage(str(released / "amos22" / "imagesTr" / "amos_0001.nii.gz"))
     assert image.GetDirection() == DIRECTIONS[1]
     assert same(folder / "imagesUnlabeled" / "amos_0001_0000.nii.gz", image)
-    dataset = json.loads((folder / "dataset.json").read_text())
+    dataset = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     assert dataset["channel_names"] == {"0": "CT_or_MR"}
     assert dataset["labels"]["prostate_or_uterus"] == 15
     assert dataset["overwrite_image_reader_writer"] == "NibabelIOWithReorient"

@@ -32,8 +32,8 @@ def scan(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def write_lists(folder: Path, train=TRAIN, test=TEST) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "train.list").write_text("\n".join(train) + "\n")
-    (folder / "test.list").write_text("\n".join(test) + "\n\n")
+    (folder / "train.list").write_text("\n".join(train) + "\n", encoding="utf-8")
+    (folder / "test.list").write_text("\n".join(test) + "\n\n", encoding="utf-8")
 
 
 def write_h5(folder: Path, names=(*TRAIN, *TEST)) -> None:
@@ -85,7 +85,7 @@ def ids(folder: Path) -> set[str]:
 
 
 def test_h5(h5_source, verify):
-    (h5_source / "2018LA_Seg_Training Set" / "ID1" / "desktop.ini").write_text("[.ShellClassInfo]")
+    (h5_source / "2018LA_Seg_Training Set" / "ID1" / "desktop.ini").write_text("[.ShellClassInfo]", encoding="utf-8")
     folder, _ = write_raw_dataset(la_conversion(h5_source, labeled=2), 18, "LA")
     verify(folder)
     assert ids(folder / "imagesTr") == ids(folder / "labelsTr") == {"ID4", "ID1"}
@@ -104,7 +104,7 @@ def test_h5(h5_source, verify):
     assert voxels.dtype == np.uint8
     assert (voxels == scan("ID5")[1]).all()
     assert label.GetSpacing() == (0.625, 0.625, 0.625)
-    assert json.loads((folder / "dataset.json").read_text()) == {
+    assert json.loads((folder / "dataset.json").read_text(encoding="utf-8")) == {
         "channel_names": {"0": "LGE_MRI"},
         "labels": {"background": 0, "left_atrium": 1},
         "numTraining": 2,
@@ -173,7 +173,7 @@ def test_places_of_scans_and_lists(tmp_path, scans, lists, source):
 
 
 def test_published_lists_are_used_without_lists_in_the_source(tmp_path):
-    published = json.loads(PROTOCOL.read_text())
+    published = json.loads(PROTOCOL.read_text(encoding="utf-8"))
     assert (len(set(published["train"])), len(set(published["test"]))) == (80, 20)
     assert not set(published["train"]) & set(published["test"])
     for name in published["train"] + published["test"]:
@@ -197,7 +197,7 @@ def test_protocol_named_by_the_user_leads(tmp_path, h5_source):
     assert la_conversion(h5_source, "50%").ids("labeled") == ["ID4", "ID1"]
     with pytest.raises(InputError, match="lacks scans of the published lists: 06SR5RBREL16DQ6M8LWS"):
         la_conversion(h5_source, "ua-mt-4")
-    published = json.loads(PROTOCOL.read_text())
+    published = json.loads(PROTOCOL.read_text(encoding="utf-8"))
     for name in published["train"] + published["test"]:
         (tmp_path / "challenge" / name).mkdir(parents=True)
         (tmp_path / "challenge" / name / "lgemri.nrrd").touch()
@@ -309,7 +309,7 @@ def test_command(h5_source, raw):
 
 def test_command_with_a_list(h5_source, raw, tmp_path):
     chosen = tmp_path / "chosen.txt"
-    chosen.write_text("ID2\nID1\n")
+    chosen.write_text("ID2\nID1\n", encoding="utf-8")
     result = run(h5_source, "--dataset-id", 5, "--labeled-list", chosen, "--name", "Own", "-np", 1)
     assert result.exit_code == 0
     assert ids(raw / "Dataset005_Own" / "imagesTr") == {"ID1", "ID2"}
@@ -320,7 +320,11 @@ def test_command_with_a_list(h5_source, raw, tmp_path):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the LA data set is not beside the checkout")
 def test_three_real_scans(tmp_path):
-    labeled, unlabeled, test = "06SR5RBREL16DQ6M8LWS", DUPLICATE[1], (REAL / "test.list").read_text().split()[0]
+    labeled, unlabeled, test = (
+        "06SR5RBREL16DQ6M8LWS",
+        DUPLICATE[1],
+        (REAL / "test.list").read_text(encoding="utf-8").split()[0],
+    )
     source = tmp_path / "real"
     for name in (labeled, unlabeled, test):
         (source / "LA" / name).mkdir(parents=True)

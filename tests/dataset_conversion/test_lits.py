@@ -55,12 +55,16 @@ def test_lits(source, write, ids, same, save, tmp_path):
         assert same(folder / "labelsTr" / f"volume-{number}.nii.gz", expected)
         assert sitk.ReadImage(str(folder / "labelsTr" / f"volume-{number}.nii.gz")).GetPixelID() == sitk.sitkUInt8
         assert same(folder / "imagesTr" / f"volume-{number}_0000.nii.gz", save(tmp_path / "i.nii", image, **GEOMETRY))
-    assert json.loads((folder / "dataset.json").read_text())["labels"] == {"background": 0, "liver": 1, "tumor": 2}
+    assert json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["labels"] == {
+        "background": 0,
+        "liver": 1,
+        "tumor": 2,
+    }
 
 
 def test_tumor_merged_into_liver(source, write):
     folder = write(lits_conversion(source, merge_tumor=True))
-    assert json.loads((folder / "dataset.json").read_text())["labels"] == {"background": 0, "liver": 1}
+    assert json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["labels"] == {"background": 0, "liver": 1}
     label = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "labelsTr" / "volume-118.nii.gz")))
     assert (label == (voxels(118)[1] > 0)).all()
     assert (voxels(118)[1] == 2).sum() == 4
@@ -73,14 +77,14 @@ def test_own_list_and_split_folders(source, tmp_path):
             (source / folder).mkdir(exist_ok=True)
             path.rename(source / folder / path.name)
     chosen = tmp_path / "labeled.txt"
-    chosen.write_text("volume-0\nvolume-53\nvolume-10\n")
+    chosen.write_text("volume-0\nvolume-53\nvolume-10\n", encoding="utf-8")
     conversion = lits_conversion(source, chosen)
     assert conversion.ids("labeled") == ["volume-0", "volume-53", "volume-10"]
     assert [case.label.name for case in conversion.cases[:3]] == [f"segmentation-{k}.nii" for k in (0, 53, 10)]
-    chosen.write_text("volume-131\n")
+    chosen.write_text("volume-131\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"not in the training list: volume-131\."):
         lits_conversion(source, chosen)
-    chosen.write_text("volume-79\n")
+    chosen.write_text("volume-79\n", encoding="utf-8")
     with pytest.raises(InputError, match="test cases as labeled: volume-79"):
         lits_conversion(source, chosen)
 

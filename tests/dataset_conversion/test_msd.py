@@ -33,7 +33,7 @@ def build(root: Path, channels: list[str], save) -> Path:
             if folder == "imagesTr":
                 label = rng.integers(0, 3, SHAPE).astype(np.uint8)
                 save(root / "labelsTr" / f"{name}.nii.gz", label, (0.7, 0.9, 3.0), direction=DIRECTION)
-            (root / folder / f"._{name}.nii.gz").write_text("of macOS")
+            (root / folder / f"._{name}.nii.gz").write_text("of macOS", encoding="utf-8")
     pairs = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in train]
     task = {
         "name": "Task",
@@ -44,7 +44,7 @@ def build(root: Path, channels: list[str], save) -> Path:
         "training": pairs,
         "test": [f"./imagesTs/{name}.nii.gz" for name in test],
     }
-    (root / "dataset.json").write_text(json.dumps(task))
+    (root / "dataset.json").write_text(json.dumps(task), encoding="utf-8")
     return root
 
 
@@ -72,7 +72,7 @@ def test_same_as_the_converter_of_nnunet(prostate, write, same, monkeypatch, tmp
     for file in files:
         place = Path("imagesTr", file.name) if file.parent.name == "imagesUnlabeled" else file
         assert same(folder / file, sitk.ReadImage(str(theirs / place)))
-    ours, stock = (json.loads((root / "dataset.json").read_text()) for root in (folder, theirs))
+    ours, stock = (json.loads((root / "dataset.json").read_text(encoding="utf-8")) for root in (folder, theirs))
     for key in ("channel_names", "labels", "file_ending"):
         assert ours[key] == stock[key]
 

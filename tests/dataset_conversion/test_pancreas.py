@@ -80,9 +80,11 @@ def source(tmp_path, case_folder) -> Path:
         if name not in WITHDRAWN:
             case_folder(root, name)
     for name in WITHDRAWN:
-        (root / "TCIA_pancreas_labels-02-05-2017" / f"label{name[-4:]}.nii.gz").write_text("not to be opened")
+        (root / "TCIA_pancreas_labels-02-05-2017" / f"label{name[-4:]}.nii.gz").write_text(
+            "not to be opened", encoding="utf-8"
+        )
     (root / "Pancreas-CT" / WITHDRAWN[0]).mkdir()
-    (root / "Pancreas-CT" / "LICENSE").write_text("text")
+    (root / "Pancreas-CT" / "LICENSE").write_text("text", encoding="utf-8")
     return root
 
 

@@ -39,8 +39,8 @@ def source(tmp_path, save) -> Path:
     for number in (61, 62):
         save(root / "RawData" / "Testing" / "img" / f"img{number:04d}.nii.gz", voxels(number)[0])
     (root / "__MACOSX" / "img").mkdir(parents=True)
-    (root / "__MACOSX" / "img" / "img0001.nii.gz").write_text("no image")
-    (root / "RawData" / "Training" / "img" / "._img0001.nii.gz").write_text("no image")
+    (root / "__MACOSX" / "img" / "img0001.nii.gz").write_text("no image", encoding="utf-8")
+    (root / "RawData" / "Training" / "img" / "._img0001.nii.gz").write_text("no image", encoding="utf-8")
     return root
 
 

@@ -11,7 +11,7 @@ from nnunet_ssl.errors import InputError
 
 
 def test_folder_of_another_purpose_is_refused_and_left_alone(tmp_path):
-    (tmp_path / "thesis.txt").write_text("mine")
+    (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match="not a demo's folder"):
         pipeline.run_demo(tmp_path, "cpu")
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.txt"]
@@ -23,12 +23,12 @@ def test_earlier_demo_is_replaced_but_nothing_else(tmp_path):
     folder = tmp_path / "demo"
     pipeline._prepare(folder)
     (folder / "nnUNet_raw" / "old").mkdir()
-    (folder / "table.md").write_text("old")
-    (folder / "notes.txt").write_text("mine")
+    (folder / "table.md").write_text("old", encoding="utf-8")
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
     pipeline._prepare(folder)
     assert not (folder / "nnUNet_raw" / "old").exists()
     assert not (folder / "table.md").exists()
-    assert (folder / "notes.txt").read_text() == "mine"
+    assert (folder / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_failed_step_says_the_last_line_and_names_its_log(steps, monkeypatch):
         steps.command("train it", ["x", "-c", "print('working'); raise SystemExit('no data')"])
     log = steps.folder / "logs" / "01_train_it.log"
     assert f'The step "train it" failed with exit status 1: no data\nIts output: {log}' == str(error.value)
-    assert "working" in log.read_text()
+    assert "working" in log.read_text(encoding="utf-8")
 
 
 def test_command_sees_the_demo_folders_only(steps, monkeypatch):
@@ -53,7 +53,7 @@ def test_command_sees_the_demo_folders_only(steps, monkeypatch):
     script = "import os; print(os.environ['nnUNet_raw'], os.environ['nnUNet_ssl_config'])"
     steps.command("look", ["x", "-c", script], {"nnUNet_ssl_config": "{seed: 1}"})
     expected = f"{steps.folder / 'nnUNet_raw'} {{seed: 1}}"
-    assert (steps.folder / "logs" / "01_look.log").read_text().strip() == expected
+    assert (steps.folder / "logs" / "01_look.log").read_text(encoding="utf-8").strip() == expected
 
 
 def test_missing_command_is_said(monkeypatch, tmp_path):
@@ -79,12 +79,12 @@ def test_plans_are_made_small_and_one_case_validates(tmp_path):
             },
         },
     }
-    (tmp_path / "nnUNetPlans.json").write_text(json.dumps(plans))
+    (tmp_path / "nnUNetPlans.json").write_text(json.dumps(plans), encoding="utf-8")
     (tmp_path / "gt_segmentations").mkdir()
     for case in "cab":
         (tmp_path / "gt_segmentations" / f"{case}.nii.gz").touch()
     pipeline._write_plans_and_split(tmp_path)
-    written = json.loads((tmp_path / "nnUNetPlans_demo.json").read_text())
+    written = json.loads((tmp_path / "nnUNetPlans_demo.json").read_text(encoding="utf-8"))
     assert written["plans_name"] == "nnUNetPlans_demo"
     assert list(written["configurations"]) == ["3d_fullres"]
     configuration = written["configurations"]["3d_fullres"]
@@ -93,7 +93,9 @@ def test_plans_are_made_small_and_one_case_validates(tmp_path):
     architecture = configuration["architecture"]["arch_kwargs"]
     assert architecture["features_per_stage"] == [8, 16, 32, 64]
     assert architecture["conv_bias"] is True
-    assert json.loads((tmp_path / "splits_final.json").read_text()) == [{"train": ["a", "b"], "val": ["c"]}]
+    assert json.loads((tmp_path / "splits_final.json").read_text(encoding="utf-8")) == [
+        {"train": ["a", "b"], "val": ["c"]}
+    ]
 
 
 def test_table(capsys, tmp_path):

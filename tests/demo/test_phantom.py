@@ -39,7 +39,7 @@ def test_files_and_numbers_of_cases(tmp_path):
     assert [n for n in names["imagesUnlabeled"] if n.endswith("_0000.nii.gz")] == [
         f"phantom_00{i}_0000.nii.gz" for i in (2, 3, 4)
     ]
-    assert json.loads((tmp_path / "d" / "dataset.json").read_text()) == {
+    assert json.loads((tmp_path / "d" / "dataset.json").read_text(encoding="utf-8")) == {
         "channel_names": {"0": "phantom_0", "1": "phantom_1"},
         "labels": {"background": 0, "liver": 1, "kidney": 2, "vessel": 3, "gland": 4},
         "numTraining": 2,
@@ -115,7 +115,7 @@ def test_png_of_a_two_dimensional_phantom(tmp_path):
 
 
 def test_refuses_a_folder_in_use_and_nonsense(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match="not empty"):
         write_phantom(tmp_path, **SMALL)
     assert [f.name for f in tmp_path.iterdir()] == ["notes.txt"]

@@ -229,7 +229,7 @@ def test_a_compiled_student_gives_the_same_losses(method, monkeypatch):
 @ALL
 def test_has_a_trainer_of_its_name_a_docstring_and_a_published_preset(method):
     trainer = Path(trainers_folder()) / f"nnUNetTrainer{method.__name__}.py"
-    assert f"method = {method.__name__}" in trainer.read_text()
+    assert f"method = {method.__name__}" in trainer.read_text(encoding="utf-8")
     assert "published" in method.presets
     for preset in method.presets.values():
         method(**preset)

@@ -17,10 +17,12 @@ def dataset(tmp_path, monkeypatch) -> Path:
     base = tmp_path / "preprocessed" / "Dataset007_X"
     (base / "gt_segmentations").mkdir(parents=True)
     labels = {"background": 0, "liver": 1, "spleen": 2}
-    (base / "dataset.json").write_text(json.dumps({"file_ending": ".png", "labels": labels}))
+    (base / "dataset.json").write_text(json.dumps({"file_ending": ".png", "labels": labels}), encoding="utf-8")
     for i in range(10):
         (base / "gt_segmentations" / f"case{i}.png").touch()
-    (base / "nnUNetPlans.json").write_text(json.dumps({"plans_name": "nnUNetPlans", "configurations": {"2d": {}}}))
+    (base / "nnUNetPlans.json").write_text(
+        json.dumps({"plans_name": "nnUNetPlans", "configurations": {"2d": {}}}), encoding="utf-8"
+    )
     return base
 
 

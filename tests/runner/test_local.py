@@ -44,7 +44,9 @@ def test_one_failure_does_not_stop_the_others(dataset, trainings):
     }
     log = outcomes["MeanTeacher fold 0"].log
     assert log == experiment.folder(runs[0]) / "nnunet_ssl_run.log"
-    assert "Epoch 0\nRuntimeError" in log.read_text() and "-tr nnUNetTrainerMeanTeacher" in log.read_text()
+    assert "Epoch 0\nRuntimeError" in log.read_text(
+        encoding="utf-8"
+    ) and "-tr nnUNetTrainerMeanTeacher" in log.read_text(encoding="utf-8")
 
 
 def test_one_run_at_a_time_on_each_gpu(dataset, trainings):

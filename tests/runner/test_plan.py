@@ -48,14 +48,14 @@ def test_grid(dataset):
     ],
 )
 def test_faults_are_found_before_anything_runs(dataset, arguments, words):
-    (dataset / "copied.json").write_text((dataset / "nnUNetPlans.json").read_text())
+    (dataset / "copied.json").write_text((dataset / "nnUNetPlans.json").read_text(encoding="utf-8"))
     with pytest.raises(InputError, match=words):
         plan(**{"dataset_id": 7, "configuration": "2d", "methods": ["MeanTeacher"], "program": "x"} | arguments)
 
 
 def test_each_trainer_gets_the_overrides_that_it_knows(tmp_path):
     file = tmp_path / "overrides.yaml"
-    file.write_text("num_epochs: 3\nweight: 0.5\npasses: 2\npreset: published\n")
+    file.write_text("num_epochs: 3\nweight: 0.5\npasses: 2\npreset: published\n", encoding="utf-8")
     overrides = overrides_by_method(["Supervised", "MeanTeacher", "UAMT"], str(file))
     assert overrides == {
         "Supervised": {"num_epochs": 3},
@@ -84,7 +84,7 @@ def test_states(dataset, files, state, flags):
     (folder / "validation").mkdir(parents=True)
     for name in files:
         text = '{"mean": {}}' if name.endswith("summary.json") else ""
-        (folder / name.replace("cut off", "summary.json")).write_text(text or '{"mean": {')
+        (folder / name.replace("cut off", "summary.json")).write_text(text or '{"mean": {', encoding="utf-8")
     assert experiment.state(run) == state
     if flags is not None:
         common = ["train", "7", "2d", "2", "-tr", "nnUNetTrainerMeanTeacher", "-p", "nnUNetPlans", "-device", "cpu"]

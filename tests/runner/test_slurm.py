@@ -50,7 +50,7 @@ def test_slurm_options(dataset, trainings, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="srun"):
         slurm_executor(experiment, ["time=60"])
     for name in ("srun", "sbatch"):
-        (tmp_path / "bin" / name).write_text("#!/bin/sh\n")
+        (tmp_path / "bin" / name).write_text("#!/bin/sh\n", encoding="utf-8")
         (tmp_path / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     parameters = slurm_executor(experiment, ["time=60", "partition=gpu", "gpus=2", "mem=32GB"]).parameters

@@ -43,14 +43,14 @@ def test_table_numbers(dataset):
 
 def test_table_over_seeds_and_regions(dataset):
     labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
-    (dataset / "dataset.json").write_text(json.dumps({"file_ending": ".png", "labels": labels}))
+    (dataset / "dataset.json").write_text(json.dumps({"file_ending": ".png", "labels": labels}), encoding="utf-8")
     experiment, runs = plan(7, "2d", ["MeanTeacher"], [0, 1], [0, 1], program="x")
     for i, run in enumerate(runs):
         finish(experiment.folder(run), {"(1, 2)": 0.2 * i, "(2,)": 1.0})
     text, file = write_table(experiment, runs)
     assert file == experiment.results / "Dataset007_X" / "nnunet_ssl_2d.md"
-    assert file.read_text() == text and "folds 0 1, seeds 0 1" in text and "4 of 4" in text
-    table = json.loads(file.with_suffix(".json").read_text())
+    assert file.read_text(encoding="utf-8") == text and "folds 0 1, seeds 0 1" in text and "4 of 4" in text
+    table = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
     whole = {"mean": pytest.approx(0.3), "std": pytest.approx((0.2 / 3) ** 0.5)}  # of 0, 0.2, 0.4, 0.6
     assert table["methods"]["MeanTeacher"]["per_class"] == {"whole": whole, "core": {"mean": 1.0, "std": 0.0}}
     assert sorted(entry.name for entry in file.parent.iterdir()) == ["nnunet_ssl_2d.json", "nnunet_ssl_2d.md"]

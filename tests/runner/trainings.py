@@ -17,13 +17,13 @@ home = Path(__file__).parent
 dataset, configuration, fold = sys.argv[1:4]
 options = dict(zip(sys.argv[4::2], sys.argv[5::2]))
 trainer, plans = options["-tr"], options["-p"]
-behavior = json.loads((home / "behavior.json").read_text()).get(f"{{trainer}}/{{fold}}", "")
+behavior = json.loads((home / "behavior.json").read_text(encoding="utf-8")).get(f"{{trainer}}/{{fold}}", "")
 call = {{
     "trainer": trainer, "fold": int(fold), "arguments": sys.argv[1:], "start": time.time(), "pid": os.getpid(),
     **{{name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "nnUNet_results", "nnUNet_ssl_config")}},
 }}
 record = home / "calls" / f"{{uuid.uuid4().hex}}.json"
-record.write_text(json.dumps(call))
+record.write_text(json.dumps(call), encoding="utf-8")
 if behavior == "fail":
     print("Epoch 0\\nRuntimeError: out of memory\\n")
     sys.exit(3)
@@ -38,7 +38,7 @@ if behavior in ("hang", "be deaf", "leave a worker"):
     deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
     worker = subprocess.Popen([sys.executable, "-IS", "-c", deaf])
     (folder / "checkpoint_latest.pth").touch()
-    record.write_text(json.dumps(call | {{"worker": worker.pid}}))
+    record.write_text(json.dumps(call | {{"worker": worker.pid}}), encoding="utf-8")
     if behavior == "leave a worker":
         os._exit(1)
     time.sleep(60)
@@ -46,8 +46,8 @@ time.sleep(0.2)
 dice = 0.5 + 0.1 * int(fold)
 (folder / "checkpoint_final.pth").touch()
 summary = {{"mean": {{"1": {{"Dice": dice}}, "2": {{"Dice": 1.0}}}}, "foreground_mean": {{"Dice": (dice + 1) / 2}}}}
-(folder / "validation" / "summary.json").write_text(json.dumps(summary))
-record.write_text(json.dumps(call | {{"end": time.time()}}))
+(folder / "validation" / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+record.write_text(json.dumps(call | {{"end": time.time()}}), encoding="utf-8")
 """
 
 
@@ -58,17 +58,17 @@ class Trainings:
         self.home = home
         (home / "calls").mkdir(parents=True)
         self.program = home / "nnUNetv2_train"
-        self.program.write_text(FAKE.format(python=sys.executable))
+        self.program.write_text(FAKE.format(python=sys.executable), encoding="utf-8")
         self.program.chmod(self.program.stat().st_mode | stat.S_IXUSR)
         self.behave()
 
     def behave(self, **by_run: str) -> None:
         (self.home / "behavior.json").write_text(
-            json.dumps({f"nnUNetTrainer{run[:-1]}/{run[-1]}": what for run, what in by_run.items()})
+            json.dumps({f"nnUNetTrainer{run[:-1]}/{run[-1]}": what for run, what in by_run.items()}), encoding="utf-8"
         )
 
     def calls(self) -> list[dict]:
-        found = [json.loads(file.read_text()) for file in (self.home / "calls").iterdir()]
+        found = [json.loads(file.read_text(encoding="utf-8")) for file in (self.home / "calls").iterdir()]
         return sorted(found, key=lambda call: call["start"])
 
     def forget(self) -> None:
@@ -80,12 +80,12 @@ def finish(folder: Path, dice: dict[str, float]) -> None:
     (folder / "validation").mkdir(parents=True)
     (folder / "checkpoint_final.pth").touch()
     summary = {"mean": {key: {"Dice": value, "IoU": 0.0} for key, value in dice.items()}}
-    (folder / "validation" / "summary.json").write_text(json.dumps(summary))
+    (folder / "validation" / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
 
 
 def alive(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
@@ -96,7 +96,9 @@ def interrupt_when(trainings: Trainings, behavior: dict[str, int], number: int) 
 
     def send():
         wait_for(lambda: len(list((trainings.home / "calls").iterdir())) == len(behavior))
-        wait_for(lambda: all("worker" in file.read_text() for file in (trainings.home / "calls").iterdir()))
+        wait_for(
+            lambda: all("worker" in file.read_text(encoding="utf-8") for file in (trainings.home / "calls").iterdir())
+        )
         time.sleep(0.2)
         os.kill(os.getpid(), number)
 
