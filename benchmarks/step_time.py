@@ -91,9 +91,10 @@ def measure(name: str, asked: argparse.Namespace) -> dict[str, float | None]:
                 for _ in range(forwards):
                     trainer.method.teacher(single)
 
-    for _ in range(3):
-        step()
-        passes()
+    with contextlib.redirect_stdout(io.StringIO()):
+        for _ in range(3):
+            step()
+            passes()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     pairs = [(clock(step, device), clock(passes, device)) for _ in range(asked.repeats)]
