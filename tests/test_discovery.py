@@ -31,8 +31,9 @@ if __name__ == "__main__":
 
 
 def clean_environment(**variables) -> dict:
-    environment = {key: value for key, value in os.environ.items() if key not in ("nnUNet_extTrainer", "PYTHONPATH")}
-    return environment | variables
+    """As a user's: nothing set for us, and compiled files are written, so that uninstalling must remove them too."""
+    ours = ("nnUNet_extTrainer", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+    return {key: value for key, value in os.environ.items() if key not in ours} | variables
 
 
 def run(python, *arguments, cwd, **variables) -> str:

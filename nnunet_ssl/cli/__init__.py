@@ -26,10 +26,29 @@ for verb in (preprocess, check, split, run, export, evaluate, demo):
     app.command()(verb)
 
 
+# options that take several values at once, as nnU-Net's commands do: -c 2d 3d_fullres
+MANY_VALUES = {"preprocess": {"-c"}, "run": {"--methods", "--folds", "--seeds", "--gpus", "--slurm"}, "export": {"-f"}}
+
+
+def spread(arguments: list[str]) -> list[str]:
+    """Repeats an option for each of its values, which is how typer wants them: `-c a b` becomes `-c a -c b`."""
+    many = MANY_VALUES.get(arguments[0], set()) if arguments else set()
+    result: list[str] = []
+    option = None
+    for number, argument in enumerate(arguments):
+        if argument.startswith("-"):
+            option = argument if argument in many else None
+            has_values = number + 1 < len(arguments) and not arguments[number + 1].startswith("-")
+            result += [] if option and has_values else [argument]
+        else:
+            result += [option, argument] if option else [argument]
+    return result
+
+
 def main() -> None:
     """Entry point: runs the verb; a fault of the input is one line on stderr and exit status 1."""
     try:
-        app()
+        app(spread(sys.argv[1:]))
     except InputError as error:
         print(f"nnunet_ssl: {error}", file=sys.stderr)
         sys.exit(1)
