@@ -89,8 +89,18 @@ def test_runs_of_other_overrides_are_no_results_of_this_grid(dataset, trainings)
         grid("{num_epochs: 2}")
 
 
+@pytest.fixture
+def as_in_a_terminal():
+    """A background job begins with Ctrl-C or a closed terminal ignored; these tests are about a foreground one."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupt_ends_all_processes(dataset, trainings, number):
+def test_an_interrupt_ends_all_processes(dataset, trainings, as_in_a_terminal, number):
     experiment, runs = plan(7, "2d", ["MeanTeacher"], [0, 1], program=str(trainings.program))
     interrupt_when(trainings, {"hang": 0, "be deaf": 1}, number)
     before = signal.getsignal(number)
