@@ -68,7 +68,7 @@ def _draw(panels: dict[str, dict[str, list[float]]], width: int) -> Image.Image:
             axis.plot(range(len(values)), values, label=label, color=f"C{number % 10}", linewidth=4, **style)
         axis.set(title=title, xlabel="epoch")
         if len(lines) > 1:
-            axis.legend(fontsize="small", ncols=2 if len(lines) > 8 else 1)
+            axis.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0), ncols=1 + len(lines) // 16)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     figure.tight_layout()

@@ -89,6 +89,7 @@ class Experiment:
             *(self.program, str(self.dataset_id), self.configuration, str(run.fold)),
             *("-tr", f"{TRAINER}{run.method}", "-p", self.plans, "-device", self.device),
             *FLAGS[self.state(run)],
+            "--npz",  # nnUNetv2_find_best_configuration ensembles from the validation's probabilities
         ]
 
     def settings(self, run: Run) -> dict[str, Any]:

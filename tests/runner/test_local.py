@@ -25,7 +25,8 @@ def test_skips_resumes_and_validates(dataset, trainings):
     outcomes = run_local(experiment, runs, poll_seconds=0.02)
     assert [(outcome.run, outcome.error) for outcome in outcomes] == [(run, "") for run in runs[1:]]
     calls = trainings.calls()
-    assert [(call["fold"], call["arguments"][9:]) for call in calls] == [(1, ["--c"]), (2, ["--val"]), (3, []), (4, [])]
+    flags = [["--c", "--npz"], ["--val", "--npz"], ["--npz"], ["--npz"]]
+    assert [(call["fold"], call["arguments"][9:]) for call in calls] == list(zip((1, 2, 3, 4), flags, strict=True))
     assert all(json.loads(call["nnUNet_ssl_config"]) == {"num_epochs": 2} for call in calls)
     assert all(before["end"] <= after["start"] for before, after in zip(calls, calls[1:], strict=False))
     trainings.forget()

@@ -88,4 +88,4 @@ def test_states(dataset, files, state, flags):
     assert experiment.state(run) == state
     if flags is not None:
         common = ["train", "7", "2d", "2", "-tr", "nnUNetTrainerMeanTeacher", "-p", "nnUNetPlans", "-device", "cpu"]
-        assert experiment.command(run) == common + flags
+        assert experiment.command(run) == [*common, *flags, "--npz"]
