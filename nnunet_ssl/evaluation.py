@@ -21,7 +21,6 @@ import contextlib
 import io
 import json
 import multiprocessing
-import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -143,14 +142,6 @@ def read_labels(dataset: dict, origin: Path) -> tuple[dict[str, tuple[int, ...]]
     if not classes:
         raise InputError(f"{origin} declares no foreground class.")
     return classes, ignore
-
-
-def write_json(metrics: dict, path: Path) -> None:
-    """Writes the result of ``evaluate_folders`` (or a dict of several) to ``path``, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _find_dataset_json(reference: Path, prediction: Path) -> Path:

@@ -17,11 +17,10 @@ def check(
 
     Exit status 0: nothing found; 1: something was found.
     """
-    import json
-    import os
 
     from nnunet_ssl.data.raw import listed
     from nnunet_ssl.errors import InputError
+    from nnunet_ssl.files import write_json
     from nnunet_ssl.leaks import check_dataset
 
     if output and not output.absolute().parent.is_dir():
@@ -47,8 +46,6 @@ def check(
         )
     typer.echo(f"\n{len(report.findings)} finding(s)." if report.findings else "\nNothing found.")
     if output:
-        aside = output.with_name(f".{output.name}.partial")
-        aside.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
-        os.replace(aside, output)
+        write_json(report.as_json(), output)
     if report.findings:
         raise typer.Exit(1)

@@ -24,7 +24,8 @@ def evaluate(
     from rich.markup import escape
     from rich.table import Table
 
-    from nnunet_ssl.evaluation import METRICS, evaluate_folders, write_json
+    from nnunet_ssl.evaluation import METRICS, evaluate_folders
+    from nnunet_ssl.files import write_json
 
     result = evaluate_folders(reference, prediction, dataset_json, processes)
     output = output or prediction / "metrics.json"

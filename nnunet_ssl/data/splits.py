@@ -15,6 +15,7 @@ import numpy as np
 
 from nnunet_ssl.data.raw import preprocessed_folder
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.files import write_text
 
 FILE = "splits_final.json"
 LISTS = ("train", "val", "unlabeled")
@@ -131,9 +132,7 @@ def write_splits(dataset_id: int, labeled: int | Fraction | None, seed: int, fol
         if read_splits(file) != splits:
             raise InputError(f"{file} exists and is different. Trained folds may depend on it; --force replaces it.")
         return file
-    aside = file.with_name(f".{FILE}.partial")
-    aside.write_text(json.dumps(splits, indent=4), encoding="utf-8")
-    os.replace(aside, file)
+    write_text(file, json.dumps(splits, indent=4))
     return file
 
 

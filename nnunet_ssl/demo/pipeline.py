@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,10 +19,12 @@ import SimpleITK as sitk
 from rich.console import Console
 from rich.table import Table
 
+from nnunet_ssl.commands import find_command
 from nnunet_ssl.demo.phantom import write_phantom
 from nnunet_ssl.demo.picture import Row, comparison_picture
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.evaluation import evaluate_folders, read_labels, write_json
+from nnunet_ssl.evaluation import evaluate_folders, read_labels
+from nnunet_ssl.files import write_json
 
 DATASET_ID, DATASET = "1", "Dataset001_Phantom"
 CONFIGURATION, PLANS, FOLD = "3d_fullres", "nnUNetPlans_demo", "0"
@@ -172,7 +173,7 @@ class _Steps:
         """Runs a command of this Python environment; ``progress`` makes a note of the log so far."""
         with self.step(title) as show:
             log = self.folder / LOGS / f"{self.number:02d}_{title.replace(' ', '_')}.log"
-            program = [_find_command(command[0]), *command[1:]]
+            program = [find_command(command[0]), *command[1:]]
             with log.open("w", encoding="utf-8") as stream:
                 process = subprocess.Popen(
                     program, env=self.environment | (variables or {}), stdout=stream, stderr=subprocess.STDOUT
@@ -193,15 +194,6 @@ class _Steps:
                     f'The step "{title}" failed with exit status {process.returncode}: {lines[-1].strip()}\n'
                     f"Its output: {log}"
                 )
-
-
-def _find_command(name: str) -> str:
-    """The command of this Python environment, whatever the caller's PATH says."""
-    scripts = sysconfig.get_path("scripts")
-    found = shutil.which(name, path=os.pathsep.join((scripts, os.environ.get("PATH", ""))))
-    if found is None:
-        raise InputError(f"The command {name} is not in {scripts}: install nnunet-ssl with pip in this environment.")
-    return found
 
 
 def _training_progress(log: str, epochs: int) -> str:

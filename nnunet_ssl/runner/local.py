@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nnunet_ssl.evaluation import write_json
+from nnunet_ssl.files import write_json
 from nnunet_ssl.runner.plan import RECORD_FILE, Experiment, Run
 from nnunet_ssl.settings import VARIABLE
 

@@ -11,8 +11,6 @@ import io
 import json
 import os
 import re
-import shutil
-import sysconfig
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
+from nnunet_ssl.commands import find_command
 from nnunet_ssl.configured_trainer import NNUNET_FOLDS, ConfiguredTrainer
 from nnunet_ssl.data.raw import environment_folder, preprocessed_folder
 from nnunet_ssl.data.splits import FILE as SPLITS_FILE
@@ -173,7 +172,7 @@ def plan(
         raise InputError(f"{base / SPLITS_FILE} has folds 0 to {count - 1}: there is no {', '.join(map(str, wrong))}.")
     experiment = Experiment(
         *(dataset_id, base.name, configuration, plans, device),
-        *(environment_folder("nnUNet_results").absolute(), overrides, program or training_program()),
+        *(environment_folder("nnUNet_results").absolute(), overrides, program or find_command("nnUNetv2_train")),
     )
     runs = [
         Run(method, fold, seed) for seed in seeds or [None] for fold in folds or range(count) for method in methods
@@ -210,15 +209,6 @@ def overrides_by_method(methods: Sequence[str], config: str) -> dict[str, dict[s
         read_settings(cls, text)
         overrides[method] = json.loads(text)
     return overrides
-
-
-def training_program() -> str:
-    """`nnUNetv2_train` of this Python environment, whatever the caller's PATH says."""
-    scripts = sysconfig.get_path("scripts")
-    found = shutil.which("nnUNetv2_train", path=os.pathsep.join((scripts, os.environ.get("PATH", ""))))
-    if found is None:
-        raise InputError(f"nnUNetv2_train is not in {scripts}: install nnunet-ssl with pip in this environment.")
-    return found
 
 
 def _check_plans(file: Path, configuration: str, dataset_id: int) -> None:

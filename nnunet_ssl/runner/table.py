@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Sequence
 from math import isnan
@@ -13,7 +12,8 @@ from typing import Any
 from nnunetv2.evaluation.evaluate_predictions import key_to_label_or_region
 
 from nnunet_ssl.data.raw import preprocessed_folder
-from nnunet_ssl.evaluation import read_labels, write_json
+from nnunet_ssl.evaluation import read_labels
+from nnunet_ssl.files import write_json, write_text
 from nnunet_ssl.runner.plan import BASELINE, Experiment, Run, read_summary, recorded_settings
 
 
@@ -101,7 +101,5 @@ def write_table(experiment: Experiment, runs: Sequence[Run]) -> tuple[str, Path]
     table = make_table(experiment, runs, classes)
     file = experiment.results / experiment.dataset / f"nnunet_ssl_{experiment.configuration}.md"
     write_json(table, file.with_suffix(".json"))
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    partial.write_text(text := markdown(table), encoding="utf-8")
-    os.replace(partial, file)
+    write_text(file, text := markdown(table))
     return text, file

@@ -38,7 +38,7 @@ def steps(tmp_path):
 
 
 def test_failed_step_says_the_last_line_and_names_its_log(steps, monkeypatch):
-    monkeypatch.setattr(pipeline, "_find_command", lambda name: sys.executable)
+    monkeypatch.setattr(pipeline, "find_command", lambda name: sys.executable)
     with pytest.raises(InputError) as error:
         steps.command("train it", ["x", "-c", "print('working'); raise SystemExit('no data')"])
     log = steps.folder / "logs" / "01_train_it.log"
@@ -48,7 +48,7 @@ def test_failed_step_says_the_last_line_and_names_its_log(steps, monkeypatch):
 
 def test_command_sees_the_demo_folders_only(steps, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", "elsewhere")
-    monkeypatch.setattr(pipeline, "_find_command", lambda name: sys.executable)
+    monkeypatch.setattr(pipeline, "find_command", lambda name: sys.executable)
     steps.environment = pipeline._environment(steps.folder)
     script = "import os; print(os.environ['nnUNet_raw'], os.environ['nnUNet_ssl_config'])"
     steps.command("look", ["x", "-c", script], {"nnUNet_ssl_config": "{seed: 1}"})
@@ -59,7 +59,7 @@ def test_command_sees_the_demo_folders_only(steps, monkeypatch):
 def test_missing_command_is_said(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="nnUNetv2_nothing is not in"):
-        pipeline._find_command("nnUNetv2_nothing")
+        pipeline.find_command("nnUNetv2_nothing")
 
 
 def test_progress_is_read_from_the_log():

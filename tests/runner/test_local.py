@@ -130,7 +130,7 @@ def test_workers_of_a_killed_training_are_ended(dataset, trainings):
 def command(dataset, trainings, monkeypatch):
     from nnunet_ssl.cli.run import run
 
-    monkeypatch.setattr("nnunet_ssl.runner.plan.training_program", lambda: str(trainings.program))
+    monkeypatch.setattr("nnunet_ssl.runner.plan.find_command", lambda name: str(trainings.program))
     app = typer.Typer()
     app.command()(run)
     return lambda *arguments: CliRunner().invoke(app, ["-d", "7", "-c", "2d", "--device", "cpu", *arguments])
