@@ -21,6 +21,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 import nnunet_ssl
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.method import Method
+from nnunet_ssl.networks.net import set_deep_supervision
 from nnunet_ssl.random_state import seed_everything
 from nnunet_ssl.settings import Settings, read_settings
 
@@ -54,6 +55,9 @@ class ConfiguredTrainer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature, recorded by inspection)
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
+        # nnU-Net reads the scales of deep supervision off the network's strides: one without them has one output
+        if "strides" not in self.configuration_manager.network_arch_init_kwargs:
+            self.enable_deep_supervision = False
         self.seed: int | None = None
         self.settings: Settings = read_settings(type(self).method)
         for name, value in self.settings.trainer.items():
@@ -66,6 +70,19 @@ class ConfiguredTrainer(nnUNetTrainer):
         if self.seed is not None and not self.was_initialized:
             seed_everything(self.seed)
         super().initialize()
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        set_deep_supervision(self.network, enabled)
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        if self.device.type == "cuda":
+            self.print_to_log_file(f"peak memory: {torch.cuda.max_memory_allocated(self.device) / 2**20:.0f} MB")
+        elif sys.platform == "linux":
+            import resource  # is not there on Windows, and counts in other units elsewhere
+
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            self.print_to_log_file(f"peak memory: {peak / 2**10:.0f} MB")
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """nnU-Net's folds.

@@ -45,5 +45,5 @@ def average_gradients(parameters: list[nn.Parameter]) -> None:
 def broadcast_state(module: nn.Module) -> None:
     """Gives every rank rank 0's parameters and buffers, as DDP does for the network that it wraps."""
     if world_size() > 1:
-        for tensor in module.state_dict().values():
-            dist.broadcast(tensor, 0)
+        for tensor in (*module.parameters(), *module.buffers()):
+            dist.broadcast(tensor.detach(), 0)

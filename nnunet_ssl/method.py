@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ssl.networks.net import Net, Output
+from nnunet_ssl.schedules import gaussian_rampup
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Task:
         ignore_label: the label that targets use for unannotated voxels; with regions, targets have one more channel.
         batch_dice: whether nnU-Net's Dice sums over the batch.
         scale_weights: weights of nnU-Net's loss over the scales of deep supervision.
+        image_channels: number of channels of the images.
+        unlabeled_batch_size: unlabeled patches per step (of this process).
+        patch_size: voxels of a training patch along each axis.
+        spacing: mm between voxels along each axis.
+        mirror_axes: spatial axes, from 0, along which nnU-Net mirrors.
         voxel_counts: counts the voxels of each channel over the labeled training cases, (C,) float64; with regions
             one more entry, for voxels in none of them.
     """
@@ -60,6 +66,11 @@ class Task:
     ignore_label: int | None
     batch_dice: bool
     scale_weights: tuple[float, ...]
+    image_channels: int
+    unlabeled_batch_size: int
+    patch_size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    mirror_axes: tuple[int, ...]
     voxel_counts: Callable[[], Tensor]
 
     def split_target(self, target: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -129,6 +140,31 @@ class Method(nn.Module):
                     if parameter.default is not inspect.Parameter.empty:
                         found.setdefault(name, parameter.default)
         return found
+
+
+class RampedMethod(Method):
+    """A method whose unsupervised terms share one weight that ramps up, w(r) = lambda exp(-5 (1 - r / rho)^2).
+
+    Args:
+        weight: lambda, weight of the unsupervised terms at the end of the ramp-up.
+        rampup: rho, length of the ramp-up as a fraction of training; 0 for a constant weight.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    def __init__(self, weight: float = 0.1, rampup: float = 1.0):
+        super().__init__()
+        check_range("weight", weight, 0)
+        check_range("rampup", rampup, 0, 1)
+        self.weight = weight
+        self.rampup = rampup
+
+    def ramped_weight(self, now: Now) -> float:
+        """w(r), also reported."""
+        weight = self.weight * gaussian_rampup(now.fraction, self.rampup)
+        self.report["unsupervised_weight"] = weight
+        return weight
 
 
 def check_range(name: str, value: float, low: float, high: float = float("inf")) -> None:

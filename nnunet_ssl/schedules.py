@@ -24,3 +24,17 @@ def ema_decay(step: int, limit: float) -> float:
     Source: Tarvainen and Valpola, "Mean teachers are better role models", NeurIPS 2017 (their code).
     """
     return min(1.0 - 1.0 / (step + 1), limit)
+
+
+def polynomial_decay(fraction: float, warmup: float = 0.0) -> float:
+    """Factor of a learning rate: linear from 0 to 1 until `warmup`, then (1 - (r - warmup) / (1 - warmup))^0.9.
+
+    Args:
+        fraction: r, fraction of training done.
+        warmup: length of the warm-up as a fraction of training.
+
+    Source: nnU-Net's schedules for U-Nets and, with warm-up, for transformers.
+    """
+    if fraction < warmup:
+        return fraction / warmup
+    return max(0.0, 1.0 - (fraction - warmup) / (1.0 - warmup)) ** 0.9

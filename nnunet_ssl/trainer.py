@@ -24,13 +24,13 @@ from nnunet_ssl.data.views import Views
 from nnunet_ssl.distributed import average_gradients, broadcast_state, mean_over_ranks, world_size
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.method import Labeled, Method, Now, Task, Unlabeled
-from nnunet_ssl.networks.net import Net, Output, deep_supervision, set_deep_supervision, unwrap
+from nnunet_ssl.networks.net import Net, Output, deep_supervision, unwrap
+from nnunet_ssl.networks.own_optimizer import MAX_GRADIENT_NORM, OwnOptimizer
 from nnunet_ssl.networks.teacher import Teacher
 from nnunet_ssl.progress import ProgressLogger
 from nnunet_ssl.random_state import get_random_state, seed_everything, set_random_state
 
 CHECKPOINT_KEY = "semi_supervised"
-MAX_GRADIENT_NORM = 12  # nnU-Net's
 
 
 class SemiSupervisedTrainer(ConfiguredTrainer):
@@ -82,8 +82,11 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         broadcast_state(self.method)
         if self.is_ddp and self.seed is not None:
             seed_everything(self.seed + 1000 * self.local_rank)  # the same start, different noise
-        if parameters := self._method_parameters():
+        own = [module for module in self.method.modules() if isinstance(module, OwnOptimizer) and module.joint]
+        elsewhere = {parameter for module in own for parameter in module.trained}
+        if parameters := [parameter for parameter in self._method_parameters() if parameter not in elsewhere]:
             self.optimizer.add_param_group({"params": parameters})
+        self.optimizers = [self.optimizer, *(module.optimizer for module in own)]
 
     def _new_network(self) -> nn.Module:
         """Another network of the plan's architecture, with its own random weights."""
@@ -108,6 +111,11 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
             ignore_label=labels.ignore_label,
             batch_dice=self.configuration_manager.batch_dice,
             scale_weights=tuple(self.loss.weight_factors) if self.enable_deep_supervision else (1.0,),
+            image_channels=self.num_input_channels,
+            unlabeled_batch_size=self._unlabeled_share(),
+            patch_size=tuple(self.configuration_manager.patch_size),
+            spacing=tuple(self.configuration_manager.spacing),
+            mirror_axes=tuple(self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[-1] or ()),
             voxel_counts=self._labeled_voxel_counts,
         )
 
@@ -131,10 +139,9 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         return [parameter for parameter in self.method.parameters() if parameter.requires_grad]
 
     def _supervised_loss(self, output: Output, target: Tensor | list[Tensor]) -> Tensor:
+        if self.enable_deep_supervision and len(output.pyramid) == 1:  # a second network that has no such outputs
+            return self.loss.loss(output.logits, target[0])
         return self.loss(output.pyramid if self.enable_deep_supervision else output.logits, target)
-
-    def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        set_deep_supervision(self.network, enabled)
 
     # ------------------------------------------------------------------ data
 
@@ -210,7 +217,8 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         step = self.current_epoch * self.num_iterations_per_epoch + self._iteration
         now = Now(step, self.current_epoch, step / (self.num_epochs * self.num_iterations_per_epoch))
 
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         self.method.report.clear()
         with autocast("cuda") if self.device.type == "cuda" else dummy_context():
             terms = self.method.losses(self.net, labeled, unlabeled, now)
@@ -226,19 +234,21 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         return data.to(self.device, non_blocking=True)
 
     def _update(self, loss: Tensor) -> None:
-        """Backward, averaging over ranks, clipping per network, optimizer step; as nnU-Net does for its own."""
+        """Backward, averaging over ranks, clipping per network, optimizer steps; as nnU-Net does for its own."""
         scaler = self.grad_scaler
         (scaler.scale(loss) if scaler is not None else loss).backward()
         average_gradients(self._method_parameters())
+        for optimizer in self.optimizers:
+            if scaler is not None:
+                scaler.unscale_(optimizer)
+            for group in optimizer.param_groups:
+                torch.nn.utils.clip_grad_norm_(group["params"], group.get("max_norm", MAX_GRADIENT_NORM))
+            if scaler is not None:
+                scaler.step(optimizer)
+            else:
+                optimizer.step()
         if scaler is not None:
-            scaler.unscale_(self.optimizer)
-        for group in self.optimizer.param_groups:
-            torch.nn.utils.clip_grad_norm_(group["params"], MAX_GRADIENT_NORM)
-        if scaler is not None:
-            scaler.step(self.optimizer)
             scaler.update()
-        else:
-            self.optimizer.step()
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         names = list(train_outputs[0])

@@ -113,7 +113,7 @@ def test_checkpoint_holds_nnunets_keys_and_one_of_ours(dataset, monkeypatch):
 def test_every_term_is_logged_once_per_epoch(dataset, monkeypatch):
     trainer = train(dataset, monkeypatch, name="nnUNetTrainerUAMT")
     log = checkpoint(trainer)["logging"]
-    for term in ("supervised", "consistency", "consistency_weight", "certain_voxels"):
+    for term in ("supervised", "consistency", "unsupervised_weight", "certain_voxels"):
         values = log[f"semi_supervised/{term}"]
         assert len(values) == 3 and np.isfinite(values).all()
     with open(trainer.log_file, encoding="utf-8") as file:

@@ -11,6 +11,8 @@ import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
+from nnunet_ssl.method import Task
+
 
 def tiny_network(dimensions: int, channels: int, seed: int = 0) -> PlainConvUNet:
     """A U-Net as nnU-Net's plans make it, with three stages of a few features and deep supervision."""
@@ -34,6 +36,25 @@ def tiny_network(dimensions: int, channels: int, seed: int = 0) -> PlainConvUNet
         nonlin_kwargs={"inplace": True},
         deep_supervision=True,
     )
+
+
+def task(dimensions: int = 2, channels: int = 2, regions: bool = False, **other) -> Task:
+    """What a trainer tells a method of a data set with two scales; class counts fall with the class number."""
+    counts = torch.arange(channels + regions, 0, -1).double() ** 3
+    settings = {
+        "channels": tuple(f"channel_{c}" for c in range(channels)),
+        "regions": regions,
+        "ignore_label": None,
+        "batch_dice": False,
+        "scale_weights": (2 / 3, 1 / 3),
+        "image_channels": 1,
+        "unlabeled_batch_size": 2,
+        "patch_size": (16,) * dimensions,
+        "spacing": (1.0,) * dimensions,
+        "mirror_axes": tuple(range(dimensions)),
+        "voxel_counts": lambda: counts,
+    }
+    return Task(**(settings | other))
 
 
 @dataclass

@@ -15,24 +15,21 @@ preset "official" is the paper's. For regions y = [f > 0] per channel and CE is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nnunet_ssl.losses.cross_entropy import cross_entropy, hard_labels
-from nnunet_ssl.method import Labeled, Method, Now, Unlabeled, check_range
+from nnunet_ssl.method import Labeled, Now, Unlabeled
+from nnunet_ssl.methods.two_networks import TwoNetworks
 from nnunet_ssl.networks.net import Net, Output
-from nnunet_ssl.schedules import gaussian_rampup
 
 
-class CPS(Method):
+class CPS(TwoNetworks):
     """Two networks that teach each other with hard pseudo-labels.
 
     Args:
-        weight: lambda, weight of the cross term at the end of the ramp-up.
-        rampup: length of the ramp-up as a fraction of training; 0 for a constant weight.
         labeled_too: draw the cross term from labeled patches as well.
+        ramped: see `RampedMethod`.
 
     Raises:
         ValueError: a value is out of range.
@@ -40,17 +37,9 @@ class CPS(Method):
 
     presets = {"published": {}, "official": {"weight": 1.5, "rampup": 0.0, "labeled_too": True}}
 
-    def __init__(self, weight: float = 0.1, rampup: float = 1.0, labeled_too: bool = False):
-        super().__init__()
-        check_range("weight", weight, 0)
-        check_range("rampup", rampup, 0, 1)
-        self.weight = weight
-        self.rampup = rampup
+    def __init__(self, labeled_too: bool = False, **ramped):
+        super().__init__(**ramped)
         self.labeled_too = labeled_too
-
-    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
-        self.twin = new_net()
-        self.second = net.alike(self.twin)
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
         sizes = [len(labeled.image), len(unlabeled.weak)]
@@ -59,12 +48,10 @@ class CPS(Method):
         (seg1, cross1), (seg2, cross2) = first.split(sizes), second.split(sizes)
         if self.labeled_too:
             cross1, cross2 = first, second
-        weight = self.weight * gaussian_rampup(now.fraction, self.rampup)
-        self.report["cross_weight"] = weight
         return {
             "supervised": self.supervised(seg1, labeled.target),
             "supervised_twin": self.supervised(seg2, labeled.target),
-            "cross": weight * self.cross(cross1, cross2),
+            "cross": self.ramped_weight(now) * self.cross(cross1, cross2),
         }
 
     def cross(self, first: Output, second: Output) -> Tensor:

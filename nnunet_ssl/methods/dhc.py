@@ -30,22 +30,22 @@ from torch import Tensor, nn
 from nnunet_ssl.class_weights import DifficultyWeights, DistributionWeights, agreement, count_channels
 from nnunet_ssl.losses.cross_entropy import cross_entropy, hard_labels
 from nnunet_ssl.losses.weighted import weighted_supervised
-from nnunet_ssl.method import Labeled, Method, Now, Unlabeled, check_range
+from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
+from nnunet_ssl.methods.two_networks import TwoNetworks
 from nnunet_ssl.networks.average import Average
 from nnunet_ssl.networks.net import Net
-from nnunet_ssl.schedules import gaussian_rampup
 
 
-class DHC(Method):
+class DHC(TwoNetworks):
     """Two networks that teach each other, one debiased by difficulty, the other by class distribution.
 
     Args:
-        weight: weight of the cross term at the end of the ramp-up; 0 trains on labeled patches only.
         weighting: "both" (A difficulty, B distribution), or "difficulty" or "distribution" for both networks.
         accumulation: tau, number of steps over which difficulty is accumulated.
         alpha: exponent of the difficulty.
         momentum: of the distribution weights.
         absent: "skip" or "half", see above.
+        ramped: see `RampedMethod`; weight 0 trains on labeled patches only.
 
     Raises:
         ValueError: a value is out of range.
@@ -53,15 +53,14 @@ class DHC(Method):
 
     def __init__(
         self,
-        weight: float = 0.1,
         weighting: str = "both",
         accumulation: float = 50.0,
         alpha: float = 0.2,
         momentum: float = 0.99,
         absent: str = "skip",
+        **ramped,
     ):
-        super().__init__()
-        check_range("weight", weight, 0)
+        super().__init__(**ramped)
         check_range("accumulation", accumulation, 1)
         check_range("alpha", alpha, 0)
         check_range("momentum", momentum, 0, 1)
@@ -69,7 +68,6 @@ class DHC(Method):
             raise ValueError(f"weighting = {weighting!r} must be both, difficulty or distribution")
         if absent not in ("skip", "half"):
             raise ValueError(f"absent = {absent!r} must be skip or half")
-        self.weight = weight
         self.weighting = weighting
         self.accumulation = accumulation
         self.alpha = alpha
@@ -77,8 +75,7 @@ class DHC(Method):
         self.absent = absent
 
     def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
-        self.twin = new_net()
-        self.second = net.alike(self.twin)
+        super().setup(net, new_net)
         kinds = ("difficulty", "distribution") if self.weighting == "both" else (self.weighting,) * 2
         self.debiasing = nn.ModuleList(map(self._weights, kinds))
 
@@ -98,13 +95,11 @@ class DHC(Method):
         for network, weights in (("A", w_a), ("B", w_b)):
             for name, value in zip(self.task.channels, weights, strict=True):
                 self.report[f"class_weight_{network}[{name}]"] = value
-        weight = self.weight * gaussian_rampup(now.fraction)
-        self.report["cross_weight"] = weight
         cross = cross_entropy(a.logits, y_b, a.regions, w_a) + cross_entropy(b.logits, y_a, b.regions, w_b)
         return {
             "supervised": weighted_supervised(a.split(sizes)[0], labeled.target, w_a, self.task),
             "supervised_twin": weighted_supervised(b.split(sizes)[0], labeled.target, w_b, self.task),
-            "cross": weight * cross,
+            "cross": self.ramped_weight(now) * cross,
         }
 
     @torch.no_grad()

@@ -20,61 +20,36 @@ the value of the medical tables; it is about a thousand times weaker than the pa
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from nnunet_ssl.method import Labeled, Method, Now, Unlabeled, check_range
+from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
+from nnunet_ssl.methods.teacher_student import TeacherStudent
 from nnunet_ssl.networks.net import Net, Output
-from nnunet_ssl.networks.teacher import Teacher
-from nnunet_ssl.schedules import gaussian_rampup
 
 
-class MeanTeacher(Method):
+class MeanTeacher(TeacherStudent):
     """Consistency of the student with its moving average under noise on the teacher's input.
 
     Args:
-        ema_decay: alpha, limit of the teacher's decay per step.
-        weight: lambda, weight of the consistency at the end of the ramp-up.
-        rampup: rho, length of the ramp-up as a fraction of training.
-        noise: standard deviation of eps in units of the normalized image, clipped at twice its value.
-        deploy_teacher: predict with the teacher and not with the student.
+        noise: standard deviation of eps, in units of the normalized image; it is cut at twice this value.
+        teacher_student: see `TeacherStudent`.
 
     Raises:
         ValueError: a value is out of range.
     """
 
-    def __init__(
-        self,
-        ema_decay: float = 0.99,
-        weight: float = 0.1,
-        rampup: float = 1.0,
-        noise: float = 0.1,
-        deploy_teacher: bool = False,
-    ):
-        super().__init__()
-        check_range("ema_decay", ema_decay, 0, 1)
-        check_range("weight", weight, 0)
-        check_range("rampup", rampup, 0, 1)
+    def __init__(self, noise: float = 0.1, **teacher_student):
+        super().__init__(**teacher_student)
         check_range("noise", noise, 0)
-        self.ema_decay = ema_decay
-        self.weight = weight
-        self.rampup = rampup
         self.noise = noise
-        self.deploy_teacher = deploy_teacher
-
-    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
-        self.teacher = Teacher(net, self.ema_decay)
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
         seg, student = net(labeled.image, unlabeled.weak)
-        weight = self.weight * gaussian_rampup(now.fraction, self.rampup)
-        self.report["consistency_weight"] = weight
         return {
             "supervised": self.supervised(seg, labeled.target),
-            "consistency": weight * self.consistency(student, unlabeled.weak, now),
+            "consistency": self.ramped_weight(now) * self.consistency(student, unlabeled.weak, now),
         }
 
     def consistency(self, student: Output, image: Tensor, now: Now) -> Tensor:
@@ -84,9 +59,3 @@ class MeanTeacher(Method):
     def noisy(self, image: Tensor) -> Tensor:
         """x + eps."""
         return image + (self.noise * torch.randn_like(image)).clamp_(-2 * self.noise, 2 * self.noise)
-
-    def after_step(self, net: Net, now: Now) -> None:
-        self.teacher.update(net, now.step)
-
-    def deployed(self, net: Net) -> nn.Module:
-        return self.teacher.module if self.deploy_teacher else net.module

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 
 def dropout_places(network: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """Where `channel_dropout` acts: the output of the last encoder stage and the input of the full-resolution head.
+    """Where dropout acts: the output of the last encoder stage and the input of the full-resolution head.
 
     Raises:
         NotImplementedError: the network is not an encoder with stages and a decoder with segmentation layers.
@@ -24,21 +25,35 @@ def dropout_places(network: nn.Module) -> tuple[nn.Module, nn.Module]:
         ) from None
 
 
-@contextmanager
-def channel_dropout(network: nn.Module, p: float) -> Iterator[None]:
-    """Within the context, forwards of `network` drop whole feature channels with probability `p`, afresh each time.
+def add_dropout(network: nn.Module, p: float) -> list[RemovableHandle]:
+    """From now on forwards of `network` in training mode drop whole feature channels with probability `p`, afresh each.
 
     nnU-Net's networks have no dropout and instance norm has no batch statistics, so repeated passes would be equal.
     The places are those of the V-Net of Yu et al., MICCAI 2019: bottleneck features, and the features that the last
-    1x1 convolution reads.
+    1x1 convolution reads. Weights keep their names. A compiled network must not have run before.
     """
     bottleneck, head = dropout_places(network)
-    handles = [
-        bottleneck.register_forward_hook(lambda module, args, out: torch.feature_dropout(out, p, True)),
-        head.register_forward_pre_hook(lambda module, args: (torch.feature_dropout(args[0], p, True),)),
-    ]
+
+    def after(module: nn.Module, args: tuple, out: Tensor) -> Tensor:
+        return torch.feature_dropout(out, p, module.training)
+
+    def before(module: nn.Module, args: tuple) -> tuple:
+        return (torch.feature_dropout(args[0], p, module.training),)
+
+    return [bottleneck.register_forward_hook(after), head.register_forward_pre_hook(before)]
+
+
+@contextmanager
+def channel_dropout(network: nn.Module, p: float) -> Iterator[None]:
+    """Within the context, forwards of `network` have the dropout of `add_dropout`, also in evaluation mode."""
+    places = dropout_places(network)
+    handles, training = add_dropout(network, p), [place.training for place in places]
     try:
+        for place in places:
+            place.training = True
         yield
     finally:
         for handle in handles:
             handle.remove()
+        for place, was in zip(places, training, strict=True):
+            place.training = was

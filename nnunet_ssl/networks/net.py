@@ -65,8 +65,21 @@ class Net:
 
         DDP does not wrap it: the trainer averages the gradients of a method's own parameters.
         """
-        wrapped = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
-        return Net(torch.compile(twin) if isinstance(wrapped, OptimizedModule) else twin, self.regions)
+        return Net(self.compiled(twin), self.regions)
+
+    def compiled(self, module: nn.Module) -> nn.Module:
+        """A module of the method, compiled if the student is."""
+        return torch.compile(module) if isinstance(self._local, OptimizedModule) else module
+
+    @property
+    def _local(self) -> nn.Module:
+        """The network below DDP, possibly compiled."""
+        return self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+
+    @torch.no_grad()
+    def predict(self, image: Tensor) -> Output:
+        """A forward without gradient, which DDP therefore must not see; for (B, channels, *spatial)."""
+        return run(self._local, image, self.regions)
 
     def __call__(self, *images: Tensor) -> Output | tuple[Output, ...]:
         """One forward over all batches (B_i, channels, *spatial); an `Output` for one batch, a tuple for several."""

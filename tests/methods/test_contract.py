@@ -15,20 +15,22 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
-from workbench import tiny_network
+from torch.utils._pytree import tree_leaves, tree_map
+from workbench import task, tiny_network
 
 import nnunet_ssl.methods
 from nnunet_ssl._bootstrap import trainers_folder
 from nnunet_ssl.distributed import average_gradients, broadcast_state
-from nnunet_ssl.method import Labeled, Method, Now, Task, Unlabeled
+from nnunet_ssl.method import Labeled, Method, Now, Unlabeled
 from nnunet_ssl.networks.net import Net
+from nnunet_ssl.networks.own_optimizer import OwnOptimizer
 
 METHODS = sorted(
     {
         member
         for info in pkgutil.iter_modules(nnunet_ssl.methods.__path__)
         for _, member in inspect.getmembers(importlib.import_module(f"nnunet_ssl.methods.{info.name}"), inspect.isclass)
-        if issubclass(member, Method) and member is not Method
+        if issubclass(member, Method) and member.losses is not Method.losses  # not a base of several
     },
     key=lambda method: method.__name__,
 )
@@ -36,6 +38,8 @@ CASES = pytest.mark.parametrize(
     ("dimensions", "channels", "regions"),
     [(2, 2, False), (2, 5, False), (3, 2, False), (3, 5, False), (2, 3, True), (3, 1, True)],
 )
+# networks of a size for tests
+SMALL = {"CrossTeaching": {"width": 48, "layers": 2, "heads": 2}}
 ALL = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 LATE = Now(step=900, epoch=9, fraction=0.9)  # every ramp-up is well on its way
 
@@ -71,12 +75,14 @@ def batches(dimensions, channels, regions, size=2, seed=1):
 def ready(method, dimensions, channels, regions, **arguments):
     """A student and a method whose teachers and twins have other weights than the student."""
     net = Net(tiny_network(dimensions, channels, seed=0), regions)
-    made = method(**arguments)
+    made = method(**(SMALL.get(method.__name__, {}) | arguments))
     loss = nnunet_loss(regions)
-    made.supervised = lambda output, target: loss(output.pyramid, target)
-    names = tuple(f"channel_{c}" for c in range(channels))
-    counts = torch.arange(channels + regions, 0, -1).double() ** 3
-    made.task = Task(names, regions, None, False, (2 / 3, 1 / 3), lambda: counts)
+
+    def supervised(output, target):
+        return loss(output.pyramid, target) if len(output.pyramid) > 1 else loss.loss(output.logits, target[0])
+
+    made.supervised = supervised
+    made.task = task(dimensions, channels, regions)
     made.setup(net, partial(tiny_network, dimensions, channels, seed=5))
     torch.manual_seed(2)
     with torch.no_grad():
@@ -85,9 +91,19 @@ def ready(method, dimensions, channels, regions, **arguments):
     return net, made
 
 
+# what takes the randomness out of a method, for those of its hyperparameters that it has
+QUIET = {"noise": 0.0, "dropout": 1e-9, "drop_path": 0.0, "perturb": False, "depth": 0}
+
+
 def quiet(method):
     """Hyperparameters that take all randomness out of a method."""
-    return {name: 0.0 for name in ("noise", "dropout") if name in method.hyperparameters()}
+    return {name: value for name, value in QUIET.items() if name in method.hyperparameters()}
+
+
+def silent(method):
+    """Hyperparameters that leave the supervised loss alone, without randomness."""
+    weights = [name for name in method.hyperparameters() if name == "weight" or name.endswith("_weight")]
+    return quiet(method) | dict.fromkeys(weights, 0.0)
 
 
 def gradients(net):
@@ -127,7 +143,7 @@ OWN_SUPERVISED_LOSS = {"DHC"}
     "method", [m for m in METHODS if m.__name__ not in OWN_SUPERVISED_LOSS], ids=lambda method: method.__name__
 )
 def test_weight_zero_leaves_nnunets_own_gradient(method, dimensions, channels, regions):
-    net, made = ready(method, dimensions, channels, regions, weight=0.0)
+    net, made = ready(method, dimensions, channels, regions, **silent(method))
     labeled, unlabeled = batches(dimensions, channels, regions)
     sum(made.losses(net, labeled, unlabeled, LATE).values()).backward()
     ours = gradients(net)
@@ -137,40 +153,67 @@ def test_weight_zero_leaves_nnunets_own_gradient(method, dimensions, channels, r
         torch.testing.assert_close(ours[name], gradient, atol=1e-6, rtol=1e-4)
 
 
-def steps(net, made, optimizer, first, last):
+def steps(net, made, optimizers, first, last):
     for step in range(first, last):
         torch.manual_seed(step)
         labeled, unlabeled = batches(2, 3, False, seed=step)
         now = Now(step, step, step / 10)
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         sum(made.losses(net, labeled, unlabeled, now).values()).backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         made.after_step(net, now)
 
 
-def optimizer_of(net, made):
-    own = [parameter for parameter in made.parameters() if parameter.requires_grad]
-    return torch.optim.SGD([*net.module.parameters(), *own], 0.01, momentum=0.99, nesterov=True)
+def optimizers_of(net, made):
+    """nnU-Net's optimizer and those of the method that are stepped with it, as the trainer arranges them."""
+    joint = [module for module in made.modules() if isinstance(module, OwnOptimizer) and module.joint]
+    elsewhere = {parameter for module in joint for parameter in module.trained}
+    own = [parameter for parameter in made.parameters() if parameter.requires_grad and parameter not in elsewhere]
+    nnunets = torch.optim.SGD([*net.module.parameters(), *own], 0.01, momentum=0.99, nesterov=True)
+    return [nnunets, *(module.optimizer for module in joint)]
+
+
+def copied(state):
+    return tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, state)
+
+
+def tensors(state):
+    return [leaf for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor)]
 
 
 @ALL
 def test_save_load_continue_equals_going_on_bit_for_bit(method):
     net, made = ready(method, 2, 3, False)
-    optimizer = optimizer_of(net, made)
-    steps(net, made, optimizer, 0, 3)
-    saved = {"net": net.module.state_dict(), "method": made.state_dict(), "optimizer": optimizer.state_dict()}
-    saved = torch.utils._pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, saved)
-    steps(net, made, optimizer, 3, 6)
+    optimizers = optimizers_of(net, made)
+    steps(net, made, optimizers, 0, 3)
+    saved = copied(
+        {"net": dict(net.module.state_dict()), "method": dict(made.state_dict()), "sgd": optimizers[0].state_dict()}
+    )
+    steps(net, made, optimizers, 3, 6)
 
     again, restored = ready(method, 2, 3, False)
-    resumed = optimizer_of(again, restored)
+    resumed = optimizers_of(again, restored)
     again.module.load_state_dict(saved["net"])
     restored.load_state_dict(saved["method"])
-    resumed.load_state_dict(saved["optimizer"])
+    resumed[0].load_state_dict(saved["sgd"])
     steps(again, restored, resumed, 3, 6)
     for first, second in ((net.module, again.module), (made, restored)):
-        for mine, theirs in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
+        for mine, theirs in zip(tensors(dict(first.state_dict())), tensors(dict(second.state_dict())), strict=True):
             assert torch.equal(mine, theirs)
+
+
+# they pair the patches of one rank: the joint loss is the mean over the ranks' own
+WITHIN_A_RANK = {"ICT"}
+
+
+def part_of(rank, labeled, unlabeled):
+    part = slice(2 * rank, 2 * rank + 2)
+    return (
+        Labeled(labeled.image[part], [scale[part] for scale in labeled.target]),
+        Unlabeled(unlabeled.weak[part], unlabeled.strong[part]),
+    )
 
 
 def rank_gradients(rank, world, method, rendezvous, results):
@@ -181,10 +224,7 @@ def rank_gradients(rank, world, method, rendezvous, results):
     broadcast_state(made)
     wrapped = Net(DistributedDataParallel(net.module), False)
     labeled, unlabeled = batches(2, 3, False, size=2 * world)
-    part = slice(2 * rank, 2 * rank + 2)
-    labeled = Labeled(labeled.image[part], [scale[part] for scale in labeled.target])
-    unlabeled = Unlabeled(unlabeled.weak[part], unlabeled.strong[part])
-    sum(made.losses(wrapped, labeled, unlabeled, LATE).values()).backward()
+    sum(made.losses(wrapped, *part_of(rank, labeled, unlabeled), LATE).values()).backward()
     average_gradients([parameter for parameter in made.parameters() if parameter.requires_grad])
     made.after_step(wrapped, LATE)
     torch.save({"net": gradients(wrapped), "method": made.state_dict()}, f"{results}_{rank}")
@@ -197,13 +237,21 @@ def test_two_processes_equal_one_on_the_joint_batch(method, tmp_path):
     ranks = [torch.load(tmp_path / f"result_{rank}", weights_only=True) for rank in range(2)]
     net, made = ready(method, 2, 3, False, **quiet(method))
     labeled, unlabeled = batches(2, 3, False, size=4)
-    sum(made.losses(net, labeled, unlabeled, LATE).values()).backward()
+    if method.__name__ in WITHIN_A_RANK:
+        state = torch.get_rng_state()  # that of both ranks
+        for rank in range(2):
+            torch.set_rng_state(state)
+            (sum(made.losses(net, *part_of(rank, labeled, unlabeled), LATE).values()) / 2).backward()
+    else:
+        sum(made.losses(net, labeled, unlabeled, LATE).values()).backward()
     made.after_step(net, LATE)
     for name, gradient in gradients(net).items():
         torch.testing.assert_close(ranks[0]["net"][name], gradient, atol=1e-6, rtol=1e-4)
     for name, state in made.state_dict().items():
-        assert torch.equal(ranks[0]["method"][name], ranks[1]["method"][name])
-        torch.testing.assert_close(ranks[0]["method"][name], state)
+        first, second = (tensors(result["method"][name]) for result in ranks)
+        for mine, theirs, joint in zip(first, second, tensors(state), strict=True):
+            assert torch.equal(mine, theirs), name
+            torch.testing.assert_close(mine, joint)
 
 
 @ALL

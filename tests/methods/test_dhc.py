@@ -1,12 +1,15 @@
 """DHC's losses against the numbers of their formulas, its guards and its averaged prediction."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
+from workbench import task
 
 from nnunet_ssl.losses.cross_entropy import cross_entropy
 from nnunet_ssl.losses.dice import weighted_dice
-from nnunet_ssl.method import Labeled, Now, Task, Unlabeled
+from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.dhc import DHC
 from nnunet_ssl.networks.average import Average
 from nnunet_ssl.schedules import gaussian_rampup
@@ -63,7 +66,7 @@ def ready(tiny_net, **arguments):
     net, method = tiny_net(2, 4), DHC(**arguments)
     counts = torch.tensor([1000.0, 100.0, 10.0, 1.0], dtype=torch.float64)
     names = ("background", "large", "small", "tiny")
-    method.task = Task(names, False, None, False, (2 / 3, 1 / 3), lambda: counts)
+    method.task = replace(task(2, 4), channels=names, voxel_counts=lambda: counts)
     method.setup(net, lambda: tiny_net(2, 4, seed=7).module)
     return net, method
 

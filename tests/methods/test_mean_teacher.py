@@ -50,7 +50,7 @@ def test_weight_of_the_ramp_up(tiny_net, fraction, weight):
     method.supervised = lambda output, target: output.logits.sum() * 0
     image = torch.randn(2, 1, 16, 16)
     terms = method.losses(net, Labeled(image, None), Unlabeled(weak=image), Now(0, 0, fraction))
-    assert method.report["consistency_weight"] == pytest.approx(weight, abs=5e-9)
+    assert method.report["unsupervised_weight"] == pytest.approx(weight, abs=5e-9)
     assert set(terms) == {"supervised", "consistency"}
 
 
