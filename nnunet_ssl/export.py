@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ssl.data.raw import environment_folder
 from nnunet_ssl.errors import InputError
@@ -67,7 +68,7 @@ def stock_checkpoints(file: Path, member: str | None = None) -> list[dict]:
     """The checkpoints, one per network, as stock nnU-Net's trainer would name them, without the training's state.
 
     Raises:
-        InputError: the file is no checkpoint of nnU-Net, or lacks the member asked for.
+        InputError: the file is no checkpoint of nnU-Net, lacks the member asked for, or its network is not nnU-Net's.
     """
     try:
         with torch.serialization.safe_globals(_LOGGED_TYPES):
@@ -77,6 +78,10 @@ def stock_checkpoints(file: Path, member: str | None = None) -> list[dict]:
     missing = [key for key in PREDICTION_KEYS if key not in checkpoint]
     if missing:
         raise InputError(f"{file} is no nnU-Net checkpoint: it lacks {', '.join(missing)}.")
+    plans, configuration = checkpoint["init_args"]["plans"], checkpoint["init_args"]["configuration"]
+    network = PlansManager(plans).get_configuration(configuration).network_arch_class_name
+    if network.startswith("nnunet_ssl."):
+        raise InputError(f"{file}: its network is {network}, which only nnU-Net with this package can build.")
     common = {key: checkpoint[key] for key in PREDICTION_KEYS} | {"trainer_name": STOCK_TRAINER}
     return [common | {"network_weights": weights} for weights in _members(checkpoint, member, file)]
 
@@ -91,6 +96,8 @@ def _members(checkpoint: dict, member: str | None, file: Path) -> list[dict]:
     if not second:
         raise InputError(f"{file} has one network only: leave out --member {member}.")
     first = first or deployed
+    if member != "first" and second.keys() != first.keys():
+        raise InputError(f"{file}: its second network is of another kind, which stock nnU-Net cannot build.")
     return {"first": [first], "second": [second], "both": [first, second]}[member]
 
 

@@ -4,11 +4,13 @@ import sys
 
 import typer
 
+from nnunet_ssl.cli.backbone import backbone
 from nnunet_ssl.cli.check import check
 from nnunet_ssl.cli.convert import app as convert
 from nnunet_ssl.cli.demo import demo
 from nnunet_ssl.cli.evaluate import evaluate
 from nnunet_ssl.cli.export import export
+from nnunet_ssl.cli.methods import methods
 from nnunet_ssl.cli.preprocess import preprocess
 from nnunet_ssl.cli.run import run
 from nnunet_ssl.cli.split import split
@@ -22,12 +24,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(convert, name="convert")
-for verb in (preprocess, check, split, run, export, evaluate, demo):
+for verb in (preprocess, check, split, methods, backbone, run, export, evaluate, demo):
     app.command()(verb)
 
 
 # options that take several values at once, as nnU-Net's commands do: -c 2d 3d_fullres
-MANY_VALUES = {"preprocess": {"-c"}, "run": {"--methods", "--folds", "--seeds", "--gpus", "--slurm"}, "export": {"-f"}}
+MANY_VALUES = {
+    "preprocess": {"-c"},
+    "backbone": {"-c"},
+    "run": {"--methods", "--folds", "--seeds", "--gpus", "--slurm"},
+    "export": {"-f"},
+}
 
 
 def spread(arguments: list[str]) -> list[str]:

@@ -1,0 +1,208 @@
+"""The catalog holds every trained method in full, and the pages in docs/methods are those of the code."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from nnunet_ssl import catalog
+from nnunet_ssl.catalog import Facts, Figure, documented_arguments, find_entry, page, read_catalog, read_facts
+from nnunet_ssl.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+ENTRIES = read_catalog()
+BY_NAME = {entry.name: entry for entry in ENTRIES}
+
+
+@pytest.fixture(scope="module")
+def make_methods():
+    """The script docs/make_methods.py as a module."""
+    spec = importlib.util.spec_from_file_location("make_methods", ROOT / "docs" / "make_methods.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_trainer_with_a_method_is_in_the_catalog_once():
+    listed = [trainer.name for entry in ENTRIES for trainer in entry.trainers]
+    files = {file.stem.removeprefix("nnUNetTrainer") for file in (ROOT / "trainers").glob("nnUNetTrainer*.py")}
+    assert sorted(listed) == sorted(files - {"Supervised"})
+    assert {"MeanTeacher", "UAMT", "CPS", "DHC"} <= set(BY_NAME)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_every_method_is_complete(entry):
+    assert entry.trainers[0].name == entry.name and not entry.trainers[0].defaults
+    assert entry.idea.endswith(".") and "Args" not in entry.idea
+    assert "\n    " in entry.formula
+    parameters = entry.hyperparameters
+    assert {h.name: h.default for h in parameters} == entry.method.hyperparameters()
+    assert [h.name for h in parameters if not h.meaning] == []
+
+
+@pytest.mark.parametrize("name", read_facts())
+def test_facts_are_well_formed(name):
+    facts = Facts(**read_facts()[name])
+    assert 1990 < facts.year < 2100 and facts.title and facts.networks and facts.cost and facts.changes
+    for row in facts.figures:
+        figure = Figure(*row)
+        assert 0 < figure.dice < 100 and isinstance(figure.source, str)
+        assert all(distance is None or distance > 0 for distance in (figure.hd95, figure.asd))
+
+
+def test_hyperparameters_with_default_published_value_symbol_and_meaning():
+    mean_teacher = {h.name: h for h in BY_NAME["MeanTeacher"].hyperparameters}
+    decay = mean_teacher["ema_decay"]
+    assert (decay.default, decay.published, decay.symbol) == (0.99, 0.99, "alpha")
+    assert decay.meaning == "limit of the teacher's decay per step."
+    assert (mean_teacher["weight"].default, mean_teacher["weight"].symbol) == (0.1, "lambda")
+    assert mean_teacher["noise"].symbol == "" and mean_teacher["noise"].meaning.startswith("standard deviation of eps")
+    uamt = {h.name: h for h in BY_NAME["UAMT"].hyperparameters}
+    assert (uamt["passes"].default, uamt["passes"].symbol) == (8, "T")
+    assert uamt["ema_decay"] == decay  # inherited
+    assert "mean_teacher" not in uamt
+
+
+def test_variants_stand_behind_the_plain_trainer():
+    assert [(trainer.name, trainer.defaults) for trainer in BY_NAME["DHC"].trainers] == [
+        ("DHC", {}),
+        ("DHC_diffOnly", {"weighting": "difficulty"}),
+        ("DHC_distOnly", {"weighting": "distribution"}),
+        ("DHC_labeledOnly", {"weight": 0.0}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("MeanTeacher", "MeanTeacher"),
+        ("meanteacher", "MeanTeacher"),
+        ("nnUNetTrainerCPS", "CPS"),
+        ("UA-MT", "UAMT"),
+        ("dhc_distonly", "DHC"),
+    ],
+)
+def test_a_method_is_found_by_any_of_its_names(asked, found):
+    assert find_entry(ENTRIES, asked).name == found
+
+
+def test_a_wrong_name_gets_the_nearest_one_or_all():
+    with pytest.raises(InputError, match="no method 'MeanTeecher'. Did you mean MeanTeacher"):
+        find_entry(ENTRIES, "MeanTeecher")
+    with pytest.raises(InputError, match="There are CPS, .*UAMT"):
+        find_entry(ENTRIES, "zzzzzz")
+    with pytest.raises(InputError, match="no method ''"):
+        find_entry(ENTRIES, "")
+
+
+def test_a_method_without_facts_is_named(monkeypatch):
+    facts = read_facts()
+    del facts["CPS"]
+    monkeypatch.setattr(catalog, "read_facts", lambda: facts)
+    with pytest.raises(InputError, match="facts.yaml lacks CPS"):
+        read_catalog()
+
+
+def test_arguments_of_a_docstring():
+    docstring = """Idea.
+
+        Args:
+            first: alpha, what it is
+                and goes on: here.
+            second: short.
+
+        Raises:
+            ValueError: never.
+        """
+    assert documented_arguments(docstring) == {"first": "alpha, what it is and goes on: here.", "second": "short."}
+    assert documented_arguments("None here.") == {}
+
+
+@pytest.mark.parametrize(
+    ("authors", "paper"),
+    [
+        ("A. One", "One, MICCAI 2019"),
+        ("A. One and B. C. Two", "One and Two, MICCAI 2019"),
+        ("A. van One, B. Two and C. Three", "van One et al., MICCAI 2019"),
+    ],
+)
+def test_short_citation(authors, paper):
+    fields = {"title": "", "networks": "", "cost": "", "cost_detail": "", "changes": [], "figures": []}
+    facts = Facts(authors=authors, venue="MICCAI", year=2019, doi="10.1/2", arxiv="1.2", **fields)
+    assert facts.paper == paper
+    assert facts.citation.endswith("MICCAI 2019, doi:10.1/2, arXiv:1.2")
+
+
+def test_a_page_has_formulas_hyperparameters_presets_and_figures():
+    text = page(BY_NAME["CPS"])
+    assert "CE(f1(x_u), y2)" in text  # as it stands in the file, not escaped
+    assert "| `weight` | 0.1 | 0.1 | lambda | weight of the " in text
+    assert "- preset `official`: `{weight: 1.5, rampup: 0, labeled_too: true}`" in text
+    assert "| ACDC | 7 of 70 | 2D U-Net | 83.3 | 11.0 |  | arXiv 2410.13486, table I |" in text
+    assert "nnUNet_ssl_config='{weight: 0.1}' nnUNetv2_train DATASET CONFIGURATION FOLD -tr nnUNetTrainerCPS\n" in text
+
+
+@pytest.mark.skipif(
+    not (ROOT / "benchmarks" / "results").is_dir(), reason="a source archive leaves the results of benchmarks out"
+)
+def test_the_pages_are_current(make_methods):
+    expected = make_methods.pages()
+    written = {file.name: file.read_text(encoding="utf-8") for file in (ROOT / "docs" / "methods").glob("*.md")}
+    stale = sorted(name for name in expected.keys() | written.keys() if expected.get(name) != written.get(name))
+    assert stale == [], "run: python docs/make_methods.py"
+
+
+def result(method, labeled, seed, dice, hd95, preset="default", name=None, **overrides):
+    """What a record of the accuracy benchmark has of a run."""
+    return {
+        **{"suite": "la", "method": method, "preset": preset, "labeled": labeled, "seed": seed, "iterations": 1000},
+        **{"name": name, "overrides": {"num_epochs": 4} | overrides},
+        "metrics": {"dice": {"mean": dice}, "hd95_mm": {"mean": hd95}},
+    }
+
+
+def test_our_figures_stand_between_both_bounds(make_methods):
+    runs = [
+        result("supervised", 8, 0, 0.80, 10.0),
+        result("supervised", 8, 1, 0.84, 14.0),
+        result("supervised", 8, 0, 0.99, 1.0, initial_lr=0.1),
+        result("supervised", "all", 0, 0.92, 4.0),
+        result("MeanTeacher", 8, 0, 0.83, None),
+        result("MeanTeacher", 8, 1, 0.87, 6.0),
+        result("MeanTeacher", 8, 0, 0.77, 9.0, "published"),
+        result("MeanTeacher", 8, 0, 0.92, 4.0, name="strong", weight=10.0),
+        result("MeanTeacher", 16, 0, 0.90, 4.0),
+        result("UAMT", 8, 0, 0.1, 1.0),
+    ]
+    lines = make_methods.measured(BY_NAME["MeanTeacher"], runs).splitlines()
+    assert [line for line in lines if line.startswith("#")] == [
+        "## Our figures",
+        "### la, 8 labeled, 1000 iterations",
+        "### la, 16 labeled, 1000 iterations",
+    ]
+    assert lines[8:13] == [
+        "| supervised, 8 labeled | 0 1 | 82.00 ± 2.83 | 12.00 ± 2.83 |  |",
+        "| MeanTeacher, default | 0 1 | 85.00 ± 2.83 | 6.00 | 30% |",
+        "| MeanTeacher, published | 0 | 77.00 | 9.00 | -50% |",
+        "| MeanTeacher, strong {weight: 10} | 0 | 92.00 | 4.00 | 100% |",
+        "| supervised, all labeled | 0 | 92.00 | 4.00 |  |",
+    ]
+
+
+def test_missing_figures_are_said(make_methods):
+    assert "Not measured yet." in make_methods.measured(BY_NAME["CPS"], [result("UAMT", 8, 0, 0.5, 1.0)])
+    alone = make_methods.measured(BY_NAME["UAMT"], [result("UAMT", 8, 0, 0.5, 1.0)])
+    assert "| supervised, all labeled | 0 | not measured yet |  |  |" in alone
+    assert "| UAMT, default | 0 | 50.00 | 1.00 |  |" in alone
+
+
+def test_text_of_values_and_cells():
+    assert catalog.mapping_text({"a": 0.0, "b": True, "c": "half", "d": 8}) == "{a: 0, b: true, c: half, d: 8}"
+    assert catalog.table(("a", "b"), [("|x|", 1)]).splitlines()[-1] == r"| \|x\| | 1 |"
+
+
+def test_formulas_are_boxed_and_text_is_not_taken_for_markdown():
+    docstring = "Text with x_u * y < 1 and `x_u`.\n\n      a = b_c\n    d\n\n    e\n\nMore."
+    assert catalog.formula_text(docstring) == (
+        "Text with x\\_u \\* y \\< 1 and `x_u`.\n\n```text\n  a = b_c\nd\n\ne\n```\n\nMore."
+    )
