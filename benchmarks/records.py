@@ -1,0 +1,134 @@
+"""What a run of the accuracy benchmark leaves: its measures, what nnU-Net's logs tell of it, and the table of runs."""
+
+from __future__ import annotations
+
+import platform
+import re
+import statistics
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.table import Table
+from suites import ALL
+
+METRICS = ("dice", "jaccard", "hd95_mm", "asd_mm")
+SUPERVISED = "supervised"
+NUMBER = r"(-?[\d.]+(?:e[+-]?\d+)?|nan|-?inf)"
+CURVES = {
+    "train_loss": re.compile(rf"train_loss {NUMBER}"),
+    "val_loss": re.compile(rf"val_loss {NUMBER}"),
+    "epoch_seconds": re.compile(rf"Epoch time: {NUMBER} s"),
+}
+EPOCH, PSEUDO_DICE = re.compile(r"Epoch (\d+) *$"), re.compile(r"Pseudo dice \[(.*)\]")
+PEAK_MEMORY = re.compile(rf"peak memory: {NUMBER} MB")
+
+
+def read_logs(texts: Sequence[str]) -> tuple[dict[str, list], float | None, float | None]:
+    """What nnU-Net's training logs tell of a training that may have been cut off and resumed.
+
+    Args:
+        texts: the `training_log_*.txt` of a fold, the oldest first. An epoch that was trained again counts once.
+
+    Returns:
+        The learning curve (values per epoch: losses, `pseudo_dice` by class, seconds), the seconds of all epochs and
+        the largest `peak memory` in MB; None for what the logs do not tell, and for values that are not finite.
+    """
+    epochs: dict[int, dict[str, Any]] = {}
+    peaks = []
+    for text in texts:
+        current: dict[str, Any] = {}
+        for line in text.splitlines():
+            if match := EPOCH.search(line):
+                current = epochs[int(match[1])] = {}
+            elif match := PSEUDO_DICE.search(line):
+                values = re.sub(r"np\.float\d+|[()]", "", match[1])  # NumPy 2 writes np.float32(0.9)
+                current["pseudo_dice"] = [_finite(value) for value in values.split(",")]
+            elif match := PEAK_MEMORY.search(line):
+                peaks.append(float(match[1]))
+            for name, pattern in CURVES.items():
+                if match := pattern.search(line):
+                    current[name] = _finite(match[1])
+    ordered = [epochs[number] for number in sorted(epochs)]
+    curve = {name: [epoch.get(name) for epoch in ordered] for name in (*CURVES, "pseudo_dice")}
+    seconds = [value for value in curve["epoch_seconds"] if value is not None]
+    return curve, sum(seconds) if seconds else None, max(peaks) if peaks else None
+
+
+def read_training(fold: Path) -> tuple[dict[str, list], float | None, float | None]:
+    """`read_logs` of a trained fold's folder."""
+    logs = sorted(fold.glob("training_log_*.txt"), key=lambda file: file.stat().st_mtime)
+    return read_logs([file.read_text(encoding="utf-8", errors="replace") for file in logs])
+
+
+def read_measures(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of the JSON of `nnunet_ssl evaluate` the figures that a record keeps; distances are read beside `missed`."""
+    kept = {name: {key: metrics["metrics"][name][key] for key in ("mean", "per_class", "per_case")} for name in METRICS}
+    return kept | {"missed": metrics["missed"]}
+
+
+def commit() -> str | None:
+    """The checkout's commit, `-dirty` if tracked files differ from it; None where there is no git."""
+    head, changes = (
+        subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, encoding="utf-8")
+        for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+    )
+    return None if head.returncode else head.stdout.strip() + ("-dirty" if changes.stdout.strip() else "")
+
+
+def versions() -> dict[str, str]:
+    """What the figures depend on."""
+    packages = {"torch": "torch", "nnunetv2": "nnunetv2", "nnunet_ssl": "nnunet-ssl"}
+    return {"python": platform.python_version()} | {name: version(package) for name, package in packages.items()}
+
+
+def gap_closed(value: float, lower: float, upper: float) -> float | None:
+    """The share of the way from the lower to the upper bound; None if there is no way."""
+    return (value - lower) / (upper - lower) if upper > lower else None
+
+
+def make_table(records: Sequence[dict[str, Any]]) -> Table:
+    """One row for each labeled number, method and name: means over the seeds, the standard deviation (n - 1) of Dice.
+
+    Args:
+        records: the bounds among them.
+    """
+    groups: dict[tuple, list[dict]] = {}
+    for record in records:
+        groups.setdefault((record["labeled"], record["method"], record["name"] or record["preset"]), []).append(record)
+    bounds = {labeled: _dice(group) for (labeled, method, _), group in groups.items() if method == SUPERVISED}
+    table = Table(title=f"{records[0]['suite']}, {records[0]['iterations']} iterations, test cases", box=SIMPLE)
+    for column in ("method", "labeled", "seeds", "Dice", "HD95 mm", "gap closed", "training s", "peak MB"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for (labeled, method, name), group in groups.items():
+        dice = _dice(group)
+        spread = statistics.stdev(r["metrics"]["dice"]["mean"] for r in group) if len(group) > 1 else None
+        share = None if method == SUPERVISED else gap_closed(dice, bounds[labeled], bounds[ALL])
+        table.add_row(
+            method if name == "default" else f"{method} ({name})",
+            str(labeled),
+            str(len(group)),
+            f"{dice:.4f}" + ("" if spread is None else f" ± {spread:.4f}"),
+            _cell([r["metrics"]["hd95_mm"]["mean"] for r in group], ".2f"),
+            "-" if share is None else f"{share:.0%}",
+            _cell([r["wall_seconds"] for r in group], ".0f"),
+            _cell([r["peak_memory_mb"] for r in group], ".0f"),
+        )
+    return table
+
+
+def _dice(group: Sequence[dict[str, Any]]) -> float:
+    return statistics.fmean(record["metrics"]["dice"]["mean"] for record in group)
+
+
+def _cell(values: Sequence[float | None], form: str) -> str:
+    present = [value for value in values if value is not None]
+    return f"{statistics.fmean(present):{form}}" if present else "-"
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)
+    return value if abs(value) < float("inf") else None  # False for NaN too

@@ -1,0 +1,75 @@
+"""Commands of this environment, each with a log, and locks so that two runs of a benchmark can share a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from nnunet_ssl.commands import find_command
+from nnunet_ssl.errors import InputError
+
+PATIENCE = 60  # seconds that an interrupted command has to end what it started
+
+
+def run_command(title: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    """Runs a command of this Python environment; its output goes to the end of `log`.
+
+    An interrupt ends the command too, and waits until it has.
+
+    Raises:
+        InputError: the exit status is not 0.
+    """
+    print(f"{title} ...", flush=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    with log.open("a", encoding="utf-8") as stream:
+        stream.write(f"\n=== {' '.join(command)}\n")
+        stream.flush()
+        process = subprocess.Popen(
+            [find_command(command[0]), *command[1:]],
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that the command and its workers can be ended together
+        )
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:
+        _end(process)
+        raise
+    if status:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        raise InputError(f"{title} failed with exit status {status}: {lines[-1].strip()}\nIts output: {log}")
+    print(f"{title}: {timedelta(seconds=round(time.monotonic() - start))}", flush=True)
+
+
+@contextlib.contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Within the context no other process holds this lock; it waits for one that does."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that works on {file.stem}", flush=True)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _end(process: subprocess.Popen) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(PATIENCE)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,324 @@
+"""The accuracy benchmark: suites, rows, records and a short run of all its commands."""
+
+import argparse
+import dataclasses
+import inspect
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import accuracy
+import pytest
+import records
+import steps
+import suites
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from rich.console import Console
+
+from nnunet_ssl.data.protocols import choose, published
+from nnunet_ssl.data.splits import check_fold
+from nnunet_ssl.demo.phantom import ORGANS, phantom_case
+from nnunet_ssl.errors import InputError
+
+TINY = suites.Suite(
+    name="tiny", data="phantom", classes=("liver", "kidney"), configuration="3d_fullres", spacing=(4.0, 4.0, 4.0),
+    features=(4, 6), patch=(8, 16, 16), batch=2, iterations=4, iterations_per_epoch=2, labeled=(1, 2), units=4,
+    phantom=(("shape", (20, 28, 28)), ("classes", 3)), test=1,
+)  # fmt: skip
+LOG = """
+2026-01-01 00:00:00.1: Epoch 0
+2026-01-01 00:00:01.1: train_loss -0.5
+2026-01-01 00:00:01.1: val_loss nan
+2026-01-01 00:00:01.1: Pseudo dice [np.float32(0.25), np.float32(nan)]
+2026-01-01 00:00:01.1: Epoch time: 10.5 s
+2026-01-01 00:00:02.1: Epoch 1
+2026-01-01 00:00:03.1: train_loss -0.6
+2026-01-01 00:00:03.1: val_loss -0.7
+2026-01-01 00:00:03.1: Pseudo dice [0.5, 1e-05]
+2026-01-01 00:00:03.1: Epoch time: 11.0 s
+2026-01-01 00:00:04.1: peak memory: 900 MB
+"""
+RESUMED = """
+2026-01-02 00:00:02.1: Epoch 1
+2026-01-02 00:00:03.1: train_loss -0.8
+2026-01-02 00:00:03.1: val_loss -0.9
+2026-01-02 00:00:03.1: Pseudo dice [0.5, 0.75]
+2026-01-02 00:00:03.1: Epoch time: 12.0 s
+2026-01-02 00:00:04.1: peak memory: 1234.5 MB
+"""
+
+
+def asked(tmp_path: Path, **changes) -> argparse.Namespace:
+    options = {"methods": [], "labeled": None, "seeds": [0], "device": "cpu", "preset": "default", "config": ""}
+    places = {"source": None, "work": tmp_path / "work", "out": tmp_path / "out"}
+    return argparse.Namespace(**options | places | {"iterations": None, "name": None} | changes)
+
+
+def record(method: str, labeled, seed: int, dice: float, **changes) -> dict:
+    means = {name: {"mean": value} for name, value in (("dice", dice), ("hd95_mm", 5.0))}
+    row = {"suite": "tiny", "method": method, "labeled": labeled, "seed": seed, "preset": "default", "name": None}
+    return row | {"iterations": 4, "metrics": means, "wall_seconds": 2.0, "peak_memory_mb": None} | changes
+
+
+@pytest.mark.parametrize("suite", [*suites.SUITES.values(), TINY], ids=lambda suite: suite.name)
+def test_folds_of_every_suite(suite):
+    cases = [f"case_{i:03d}" for i in range(suite.units * suite.cases_per_unit)][::-1]
+    folds = suites.make_folds(suite, cases)
+    assert len(folds) == len(suite.labeled) + 1 and list(suite.labeled) == sorted(set(suite.labeled))
+    for number, fold in zip(suite.labeled, folds, strict=False):
+        check_fold(fold)
+        assert suites.fold_of(suite, number) == folds.index(fold)
+        assert fold["train"] == cases[: number * suite.cases_per_unit]
+        assert fold["train"] + fold["unlabeled"] == cases
+        assert not set(fold["train"]) & set(fold["unlabeled"]) and set(fold["val"]) <= set(fold["train"])
+    assert folds[suites.fold_of(suite, suites.ALL)] == {"train": cases, "val": cases[:1]}
+    assert suite.iterations % suite.iterations_per_epoch == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "units", "protocols"),
+    [("la", 80, {4: "ua-mt-4", 8: "ua-mt-8", 16: "ua-mt-16"}), ("acdc", 70, {3: "ssl4mis-3", 7: "ssl4mis-7"})],
+)
+def test_labeled_numbers_are_those_of_the_published_protocols(name, units, protocols):
+    assert len(published(name)[next(iter(protocols.values()))]["train"]) == units
+    everything = choose(name, "100%", next(iter(protocols.values()))).parts["labeled"]
+    suite = dataclasses.replace(suites.SUITES[f"{name}-mini"], cases_per_unit=1)
+    folds = suites.make_folds(suite, everything)
+    assert tuple(protocols) == suite.labeled and suite.units == units
+    for number, protocol in protocols.items():
+        parts, fold = choose(name, protocol, protocol).parts, folds[suites.fold_of(suite, number)]
+        assert fold["train"] == parts["labeled"] and fold["unlabeled"] == parts["unlabeled"]
+        assert not set(everything) & set(parts["test"])
+
+
+def test_classes_are_those_of_the_data():
+    suite = suites.SUITES["phantom"]
+    assert suite.classes == ORGANS
+    _, label = phantom_case(dict(suite.phantom)["shape"], seed=(1, 0))
+    assert set(label.ravel()) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("suite", suites.SUITES.values(), ids=lambda suite: suite.name)
+def test_plans_have_the_patch_and_strides_that_fit_it(suite):
+    dimensions = len(suite.patch)
+    spacing = {"la": [0.625] * 3, "acdc": [1.5] * 2, "phantom": [2.0] * 3}[suite.data]
+    before = {
+        "plans_name": "nnUNetPlans",
+        "configurations": {
+            suite.configuration: {
+                "spacing": list(suite.spacing[-dimensions:]) if suite.spacing else spacing,
+                "architecture": {"arch_kwargs": {"n_stages": 9, "conv_bias": True}},
+            },
+            "other": {},
+        },
+    }
+    plans = suites.edit_plans(before, suite, "nnUNetPlans_x")
+    assert plans["plans_name"] == "nnUNetPlans_x" and list(plans["configurations"]) == [suite.configuration]
+    configuration = plans["configurations"][suite.configuration]
+    network = configuration["architecture"]["arch_kwargs"]
+    assert configuration["patch_size"] == list(suite.patch) and configuration["batch_size"] == suite.batch
+    assert configuration["data_identifier"] == f"nnUNetPlans_x_{suite.configuration}"
+    assert network["features_per_stage"] == list(suite.features) and network["conv_bias"] is True
+    assert network["n_stages"] == len(network["strides"]) == len(network["kernel_sizes"]) == len(suite.features)
+    for axis, size in enumerate(suite.patch):
+        pooled = 1
+        for stride in network["strides"]:
+            pooled *= stride[axis]
+        assert size % pooled == 0 and size // pooled >= suites.SMALLEST_FEATURE_MAP
+    assert before["configurations"][suite.configuration]["architecture"]["arch_kwargs"]["n_stages"] == 9
+    json.dumps(plans)
+
+
+def test_a_patch_that_cannot_be_pooled_is_refused():
+    suite = dataclasses.replace(TINY, patch=(9, 17, 17))
+    plans = {"configurations": {"3d_fullres": {"spacing": [4.0] * 3, "architecture": {"arch_kwargs": {}}}}}
+    with pytest.raises(ValueError, match=r"\(9, 17, 17\) of tiny must be \(10, 20, 20\)"):
+        suites.edit_plans(plans, suite, "x")
+
+
+def test_smallest_feature_map_is_nnunets():
+    source = inspect.getsource(ExperimentPlanner.__init__)
+    assert f"self.UNet_featuremap_min_edge_length = {suites.SMALLEST_FEATURE_MAP}\n" in source
+
+
+def test_rows_have_both_bounds_and_the_baseline_is_the_same_for_every_preset(tmp_path):
+    default = accuracy.make_rows(TINY, asked(tmp_path, methods=["CPS"], labeled=[2, 1], seeds=[0, 3]))
+    assert [(row.method, row.labeled) for row in default if row.seed == 3] == [
+        ("Supervised", 1), ("CPS", 1), ("Supervised", 2), ("CPS", 2), ("Supervised", "all"),
+    ]  # fmt: skip
+    assert [row.seed for row in default] == [0] * 5 + [3] * 5
+    short = {"num_epochs": 2, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 2, "save_every": 5}
+    assert all(row.overrides == short for row in default)
+    assert accuracy.record_file(default[1], TINY, tmp_path).name == "tiny_1_CPS_default_4_seed0.json"
+    assert accuracy.record_file(default[4], TINY, tmp_path).name == "tiny_all_supervised_default_4_seed0.json"
+
+    changed = {"preset": "published", "config": "{weight: 2.0}", "name": "strong"}
+    other = accuracy.make_rows(TINY, asked(tmp_path, methods=["CPS"], labeled=[1, 2], seeds=[0, 3], **changed))
+    assert [row for row in other if row.method == "Supervised"] == [row for row in default if row.method != "CPS"]
+    assert other[1].overrides == short | {"preset": "published", "weight": 2.0}
+    assert accuracy.record_file(other[1], TINY, tmp_path).name == "tiny_1_CPS_strong_4_seed0.json"
+    assert accuracy.make_rows(TINY, asked(tmp_path))[-1] == default[4]
+
+
+def test_changes_without_a_name_have_folders_of_their_own(tmp_path):
+    rows = [
+        accuracy.make_rows(TINY, asked(tmp_path, methods=["CPS"], config=config))
+        for config in ("", "{weight: 2.0}", "{weight: 3.0}", "{initial_lr: 0.1}")
+    ]
+    workspace = accuracy.Workspace(TINY, tmp_path, "cpu")
+    assert len({workspace.fold(row[1]) for row in rows}) == 4
+    assert len({workspace.fold(row[0]) for row in rows}) == 2  # the weight is not the baseline's, the rate is
+    assert workspace.fold(rows[0][1]) == (
+        tmp_path / "nnUNet_results" / "default_4" / "seed_0" / "Dataset001_Benchmark"
+        / "nnUNetTrainerCPS__nnUNetPlans_bench__3d_fullres" / "fold_0"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labeled": [3]}, "--labeled 3: tiny has 1, 2"),
+        ({"iterations": 3}, "multiple of 2"),
+        ({"iterations": -1}, "multiple of 2"),
+        ({"config": "{num_epochs: 3}"}, "num_epochs"),
+        ({"config": "{seed: 3}"}, "seed"),
+        ({"config": "{wieght: 3}", "methods": ["CPS"]}, "weight"),
+        ({"name": "a_b"}, "--name a_b"),
+        ({"name": "published"}, "--name published"),
+        ({"methods": ["CPX"]}, "no trainer nnUNetTrainerCPX"),
+    ],
+)
+def test_wrong_options(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        accuracy.make_rows(TINY, asked(tmp_path, **changes))
+
+
+def test_logs_of_a_resumed_training():
+    curve, seconds, peak = records.read_logs([LOG, RESUMED])
+    assert curve == {
+        "train_loss": [-0.5, -0.8],
+        "val_loss": [None, -0.9],
+        "epoch_seconds": [10.5, 12.0],
+        "pseudo_dice": [[0.25, None], [0.5, 0.75]],
+    }
+    assert (seconds, peak) == (22.5, 1234.5)
+    curve, seconds, peak = records.read_logs([LOG])
+    assert (seconds, peak) == (21.5, 900) and curve["pseudo_dice"][1] == [0.5, 1e-05]
+    assert records.read_logs([""])[1:] == (None, None)
+
+
+def test_gap_closed():
+    assert records.gap_closed(0.85, lower=0.8, upper=0.9) == pytest.approx(0.5)
+    assert records.gap_closed(0.75, lower=0.8, upper=0.9) == pytest.approx(-0.5)
+    assert records.gap_closed(0.9, lower=0.9, upper=0.9) is None
+
+
+def test_table_has_means_over_seeds_and_shares_of_the_gap():
+    rows = [
+        record("supervised", 1, 0, 0.70), record("supervised", 1, 1, 0.74), record("CPS", 1, 0, 0.80),
+        record("CPS", 1, 1, 0.80), record("CPS", 1, 0, 0.68, preset="published"),
+        record("supervised", "all", 0, 0.92), record("supervised", "all", 1, 0.92),
+    ]  # fmt: skip
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(records.make_table(rows))
+    lines = [line.split() for line in capture.get().splitlines() if line.strip()][3:]
+    assert lines == [
+        ["supervised", "1", "2", "0.7200", "±", "0.0283", "5.00", "-", "2", "-"],
+        ["CPS", "1", "2", "0.8000", "±", "0.0000", "5.00", "40%", "2", "-"],
+        ["CPS", "(published)", "1", "1", "0.6800", "5.00", "-20%", "2", "-"],
+        ["supervised", "all", "2", "0.9200", "±", "0.0000", "5.00", "-", "2", "-"],
+    ]
+
+
+def test_a_record_of_other_overrides_or_another_suite_is_no_record_of_the_row(tmp_path):
+    row = accuracy.make_rows(TINY, asked(tmp_path))[0]
+    assert accuracy.recorded(row, TINY, tmp_path) is None
+    content = {"overrides": row.overrides, "definition": accuracy.definition(TINY)}
+    accuracy.write_json(content, accuracy.record_file(row, TINY, tmp_path))
+    assert accuracy.recorded(row, TINY, tmp_path) == content
+    more_numbers = dataclasses.replace(TINY, labeled=(1, 2, 3))
+    assert accuracy.recorded(row, more_numbers, tmp_path) == content
+    with pytest.raises(InputError, match="batch 2, not 3"):
+        accuracy.recorded(row, dataclasses.replace(TINY, batch=3), tmp_path)
+    longer = dataclasses.replace(row, overrides=row.overrides | {"weight": 1.0})
+    with pytest.raises(InputError, match="weight None, not 1.0"):
+        accuracy.recorded(longer, TINY, tmp_path)
+
+
+def test_a_failing_command_is_told_in_two_lines(tmp_path):
+    with pytest.raises(InputError, match="the step failed with exit status 1: nnunet_ssl: .*not a folder") as error:
+        command = ["nnunet_ssl", "evaluate", str(tmp_path / "none"), str(tmp_path)]
+        steps.run_command("the step", command, os.environ, tmp_path / "logs" / "step.log")
+    assert len(str(error.value).splitlines()) == 2 and "step.log" in str(error.value)
+
+
+def test_an_interrupt_ends_the_command(tmp_path):
+    pid = tmp_path / "pid"
+
+    def interrupt():
+        while not pid.is_file() or not pid.read_text(encoding="utf-8"):
+            time.sleep(0.05)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+    def raise_interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    code = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(99)"
+    before = signal.signal(signal.SIGUSR1, raise_interrupt)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            steps.run_command("sleep", [sys.executable, "-c", code], os.environ, tmp_path / "sleep.log")
+    finally:
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text(encoding="utf-8")), 0)
+
+
+@pytest.mark.slow
+def test_a_run_where_the_bounds_are_there_and_the_same_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("nnUNet_ssl_config", "{num_epochs: 77}")  # of the caller's shell; not for the benchmark
+    options = asked(tmp_path, methods=["MeanTeacher"])
+    for row, dice in zip(accuracy.make_rows(TINY, asked(tmp_path)), (-1.0, 2.0), strict=True):
+        rest = {"overrides": row.overrides, "definition": accuracy.definition(TINY)}
+        accuracy.write_json(
+            record("supervised", row.labeled, 0, dice, **rest), accuracy.record_file(row, TINY, options.out)
+        )
+    accuracy.run_suite(TINY, options)
+    trained = [file.parents[1].name for file in options.work.glob("**/checkpoint_final.pth")]
+    assert trained == ["nnUNetTrainerMeanTeacher__nnUNetPlans_bench__3d_fullres"]
+    files = {file.name: file for file in options.out.iterdir()}
+    assert len(files) == 3
+    content = json.loads(files["tiny_1_MeanTeacher_default_4_seed0.json"].read_text(encoding="utf-8"))
+    assert set(content) == {
+        "suite", "method", "preset", "labeled", "seed", "device", "iterations", "wall_seconds", "peak_memory_mb",
+        "commit", "versions", "command", "overrides", "name", "definition", "metrics", "learning_curve",
+    }  # fmt: skip
+    assert (content["method"], content["labeled"], content["iterations"]) == ("MeanTeacher", 1, 4)
+    assert set(content["metrics"]) == {"dice", "jaccard", "hd95_mm", "asd_mm", "missed"}
+    dice = content["metrics"]["dice"]
+    assert 0 <= dice["mean"] <= 1 and set(dice["per_class"]) == set(TINY.classes)
+    assert list(dice["per_case"]) == ["phantom_004"]
+    assert [len(values) for values in content["learning_curve"].values()] == [2, 2, 2, 2]
+    assert content["wall_seconds"] == pytest.approx(sum(content["learning_curve"]["epoch_seconds"]))
+    assert str(tmp_path) not in json.dumps(content)
+
+    base = options.work / "tiny" / "nnUNet_preprocessed" / accuracy.DATASET
+    folds = json.loads((base / "splits_final.json").read_text(encoding="utf-8"))
+    assert [len(fold["train"]) for fold in folds] == [1, 2, 4]
+    assert "3 with hidden labels" in "".join(
+        log.read_text(encoding="utf-8") for log in (options.work / "tiny").glob("**/fold_0/training_log_*.txt")
+    )
+
+    monkeypatch.setattr(accuracy, "run_command", None)  # nothing is left to run
+    (options.work / "tiny" / "suite.json").unlink()
+    capsys.readouterr()
+    accuracy.run_suite(TINY, options)
+    assert f"{(dice['mean'] + 1) / 3:.0%}" in capsys.readouterr().out  # of the way from -1 to 2
