@@ -1,0 +1,8 @@
+from nnunet_ssl.methods.entropy_minimization import EntropyMinimization
+from nnunet_ssl.trainer import SemiSupervisedTrainer
+
+
+class nnUNetTrainerEntropyMinimization(SemiSupervisedTrainer):
+    """Entropy minimization, Grandvalet and Bengio, NeurIPS 2004; Vu et al., CVPR 2019."""
+
+    method = EntropyMinimization

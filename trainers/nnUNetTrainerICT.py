@@ -1,0 +1,8 @@
+from nnunet_ssl.methods.ict import ICT
+from nnunet_ssl.trainer import SemiSupervisedTrainer
+
+
+class nnUNetTrainerICT(SemiSupervisedTrainer):
+    """Interpolation consistency training, Verma et al., IJCAI 2019."""
+
+    method = ICT
