@@ -3,8 +3,11 @@
 import math
 
 import pytest
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.lr_scheduler.warmup import PolyLRScheduler_offset
 
-from nnunet_ssl.schedules import ema_decay, gaussian_rampup
+from nnunet_ssl.schedules import ema_decay, gaussian_rampup, polynomial_decay
 
 
 def test_rampup_at_its_ends_and_half_way():
@@ -33,3 +36,27 @@ def test_ema_decay_copies_first_and_reaches_its_limit_at_step_99():
     assert ema_decay(98, 0.99) < 0.99
     assert ema_decay(99, 0.99) == pytest.approx(0.99)
     assert ema_decay(10**6, 0.99) == 0.99
+
+
+def test_polynomial_decay_is_nnunets():
+    assert polynomial_decay(0) == 1
+    assert polynomial_decay(0.5) == pytest.approx(0.5**0.9)
+    assert polynomial_decay(1) == 0
+    assert polynomial_decay(1.5) == 0
+    network = torch.nn.Linear(1, 1)
+    schedule = PolyLRScheduler(torch.optim.SGD(network.parameters(), 0.01), 0.01, 1000)
+    for epoch in (0, 1, 500, 999):
+        schedule.step(epoch)
+        assert schedule.optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * polynomial_decay(epoch / 1000))
+
+
+def test_polynomial_decay_after_a_warmup_is_nnunets_for_transformers():
+    assert [polynomial_decay(fraction, 0.05) for fraction in (0, 0.025, 0.05)] == pytest.approx([0, 0.5, 1])
+    network = torch.nn.Linear(1, 1)
+    schedule = PolyLRScheduler_offset(torch.optim.AdamW(network.parameters(), 3e-4), 3e-4, 1000, 50)
+    for epoch in (50, 51, 525, 999):
+        schedule.step(epoch)
+        rate = schedule.optimizer.param_groups[0]["lr"]
+        assert rate == pytest.approx(3e-4 * polynomial_decay(epoch / 1000, 0.05))
+    values = [polynomial_decay(i / 40, 0.05) for i in range(41)]
+    assert values[2:] == sorted(values[2:], reverse=True)

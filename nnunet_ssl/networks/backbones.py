@@ -11,10 +11,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 
-from dynamic_network_architectures.architectures import primus
 from torch import Tensor, nn
 
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.networks.transformer import transformer
 
 
 class Backbone(nn.Module):
@@ -199,18 +199,8 @@ class Primus(Backbone):
         heads: int,
         deep_supervision: bool = False,
     ):
-        network = primus.Primus(
-            input_channels=input_channels,
-            embed_dim=embed_dim,
-            patch_embed_size=tuple(token_size),
-            num_classes=num_classes,
-            eva_depth=depth,
-            eva_numheads=heads,
-            input_shape=tuple(patch_size),
-            drop_path_rate=0.2,
-            init_values=0.1,
-            scale_attn_inner=True,
-        )
+        drop_path = 0.2
+        network = transformer(input_channels, num_classes, patch_size, token_size, embed_dim, depth, heads, drop_path)
         super().__init__(network, deep_supervision)
 
 

@@ -1,0 +1,8 @@
+from nnunet_ssl.methods.cross_teaching import CrossTeaching
+from nnunet_ssl.trainer import SemiSupervisedTrainer
+
+
+class nnUNetTrainerCrossTeaching(SemiSupervisedTrainer):
+    """Cross teaching between CNN and transformer, Luo et al., MIDL 2022."""
+
+    method = CrossTeaching
