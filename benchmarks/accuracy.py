@@ -4,7 +4,7 @@
 
 Everything goes through the commands that users have: convert, plan, preprocess, `nnunet_ssl run`, predict, evaluate.
 The same command goes on where it was cut off, repeats nothing that is finished, and can run several times at once in
-one folder. Each run leaves a JSON in `benchmarks/results/accuracy/`; a run whose JSON is there is skipped.
+one folder. Each run leaves a JSON in `benchmarks/results/`; a run whose JSON is there is skipped.
 
 All rows of a suite share one dataset, network, batch and number of iterations. Its folds hide labels: one fold for each
 labeled number, the last with all labels. nnU-Net's plans are therefore made with all training images, which matter for
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--suite", required=True, choices=list(SUITES))
     parser.add_argument("--source", type=Path, help="the data set as downloaded; default: ../shared/data beside here")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="the suites' folders are made in it")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "accuracy", help="folder for the JSON files")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder for the JSON files")
     parser.add_argument("--methods", nargs="+", default=[], help="such as CPS UAMT; none: the bounds alone")
     parser.add_argument("--labeled", nargs="+", type=int, help="default: the suite's smallest number")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])

@@ -12,7 +12,7 @@ from nnunet_ssl.catalog import Entry, mapping_text, page, read_catalog, table
 from nnunet_ssl.files import write_text
 
 FOLDER = Path(__file__).resolve().parent / "methods"
-RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "accuracy"
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 BASELINE = "supervised"
 LENGTH = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every", "preset")
 

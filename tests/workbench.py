@@ -83,7 +83,7 @@ class Dataset:
 
 
 def prepare(
-    root: Path, configuration: str, patch: list[int], write, name: str = "Dataset007_Phantom", spacing=None
+    root: Path, configuration: str, patch: list[int], write, name: str = "Dataset007_Phantom", spacing=None, stages=3
 ) -> Dataset:
     """Has `write(raw_folder)` make a dataset, then runs nnU-Net's planning and both preprocessings with a tiny plan."""
     from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
@@ -108,10 +108,10 @@ def prepare(
         settings = plans["configurations"][configuration]
         settings |= {"patch_size": patch, "batch_size": 2}
         network = settings["architecture"]["arch_kwargs"]
-        stages = 3
-        network |= {"n_stages": stages, "features_per_stage": [4, 6, 8]}
+        network |= {"n_stages": stages, "features_per_stage": [4, 6, 8, 8][:stages]}
         network |= {"n_conv_per_stage": [1] * stages, "n_conv_per_stage_decoder": [1] * (stages - 1)}
-        network |= {key: network[key][:stages] for key in ("kernel_sizes", "strides")}
+        for key in ("kernel_sizes", "strides"):
+            network[key] = [*network[key], *network[key][-1:] * stages][:stages]
         plans_file.write_text(json.dumps(plans), encoding="utf-8")
         manager = PlansManager(str(plans_file))
         content = json.loads((dataset.raw / "dataset.json").read_text(encoding="utf-8"))
@@ -131,12 +131,12 @@ def prepare(
     return dataset
 
 
-def phantom(root: Path, configuration: str, patch: list[int], **arguments) -> Dataset:
+def phantom(root: Path, configuration: str, patch: list[int], stages: int = 3, **arguments) -> Dataset:
     """A prepared phantom of 4 labeled, 5 unlabeled and 1 test case."""
     from nnunet_ssl.demo.phantom import write_phantom
 
     write = partial(write_phantom, labeled=4, unlabeled=5, test=1, classes=3, **arguments)
-    return prepare(root, configuration, patch, write)
+    return prepare(root, configuration, patch, write, stages=stages)
 
 
 class InProcess:

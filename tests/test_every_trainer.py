@@ -1,0 +1,69 @@
+"""Every trainer through the entry points of nnUNetv2_train and nnUNetv2_predict: trains, resumes, predicts."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import SimpleITK as sitk
+import torch
+from nnunetv2.inference.predict_from_raw_data import predict_entry_point
+from nnunetv2.run.run_training import run_training_entry
+from workbench import phantom
+
+from nnunet_ssl._bootstrap import trainers_folder
+
+TRAINERS = sorted(file.stem for file in Path(trainers_folder()).glob("nnUNetTrainer*.py"))
+SHORT = {"num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "save_every": 1, "seed": 0}
+# networks of a size for tests
+SMALL = {"nnUNetTrainerCrossTeaching": {"width": 48, "layers": 2, "heads": 2}}
+PLANS = ["-p", "nnUNetPlans_tiny", "-device", "cpu"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Three classes in 3D; four stages, as some methods need two supervised scales."""
+    return phantom(tmp_path_factory.mktemp("every"), "3d_fullres", [16, 16, 16], stages=4, shape=(20, 28, 28))
+
+
+@pytest.fixture
+def command(dataset, monkeypatch):
+    """Calls an entry point with arguments, as the command does, without the seconds that a process takes to start."""
+    dataset.use(monkeypatch)
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setattr("nnunet_ssl.progress.ProgressLogger.plot_progress_png", lambda *args: None)
+    threads = torch.get_num_threads()
+
+    def call(entry_point, *arguments, **settings):
+        monkeypatch.setenv("nnUNet_ssl_config", json.dumps(settings) if settings else "")
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        entry_point()
+
+    yield call
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_trains_two_epochs_resumes_and_predicts(dataset, command, trainer, tmp_path):
+    settings = SHORT | SMALL.get(trainer, {})
+    training = ["7", "3d_fullres", "0", "-tr", trainer, *PLANS]
+    command(run_training_entry, *training, num_epochs=2, **settings)
+    fold = dataset.root / "results" / dataset.name / f"{trainer}__nnUNetPlans_tiny__3d_fullres" / "fold_0"
+    command(run_training_entry, *training, "--c", num_epochs=3, **settings)
+    logs = [log.read_text(encoding="utf-8") for log in sorted(fold.glob("training_log_*.txt"))]
+    assert [f"Epoch {epoch} " in logs[-1] for epoch in range(4)] == [False, False, True, False]
+    checkpoint = torch.load(fold / "checkpoint_final.pth", map_location="cpu", weights_only=False)
+    assert checkpoint["current_epoch"] == 3
+    assert json.loads((fold / "validation" / "summary.json").read_text(encoding="utf-8"))["metric_per_case"]
+
+    images = dataset.raw / "imagesTs"
+    command(
+        predict_entry_point, "-d", 7, "-i", images, "-o", tmp_path / "out", "-c", "3d_fullres", "-f", 0,
+        "-tr", trainer, *PLANS, "--disable_tta", "-npp", 0, "-nps", 0,
+    )  # fmt: skip
+    predicted = sorted((tmp_path / "out").glob("*.nii.gz"))
+    assert len(predicted) == 1
+    expected = sitk.ReadImage(next(images.glob("*_0000.nii.gz")))
+    assert sitk.ReadImage(predicted[0]).GetSize() == expected.GetSize()
