@@ -38,8 +38,12 @@ CASES = pytest.mark.parametrize(
     ("dimensions", "channels", "regions"),
     [(2, 2, False), (2, 5, False), (3, 2, False), (3, 5, False), (2, 3, True), (3, 1, True)],
 )
-# networks of a size for tests
-SMALL = {"CrossTeaching": {"width": 48, "layers": 2, "heads": 2}}
+# networks of a size for tests, and thresholds that an untrained one can pass
+SMALL = {
+    "CrossTeaching": {"width": 48, "layers": 2, "heads": 2},
+    "FixMatch": {"threshold": 0.4},
+    "FixMatchCTA": {"threshold": 0.4},
+}
 ALL = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 LATE = Now(step=900, epoch=9, fraction=0.9)  # every ramp-up is well on its way
 

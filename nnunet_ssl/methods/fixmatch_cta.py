@@ -1,0 +1,66 @@
+"""FixMatch with CTAugment.
+
+K. Sohn et al., "FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence", NeurIPS 2020, with the
+strong augmentation of D. Berthelot et al., "ReMixMatch", ICLR 2020.
+
+    x_s = policy(x_w)        two operations per patch, of strengths that the network still bears   see `ct_augment.py`
+    probe                    f(policy'(x_l)) against y, without gradient, updates those strengths in each step
+    L                        as in FixMatch
+
+The strong view is made from the weak one on the device, with changes of intensity and cutout only, so geometry is
+shared. The probe's proximity is balanced over classes, or the background of a patch would hide that an organ is lost;
+voxels with the ignore label are left out. Labeled patches come with nnU-Net's own augmentation, the probe's comes on
+top. The paper probes the moving average of the weights; we probe the student, which makes the pseudo-labels.
+
+cut = 0.8 is FixMatch's, 0.85 ReMixMatch's and that of the medical code (SSL4MIS, preset "ssl4mis"). That script has no
+threshold, one policy per epoch updated by the loss, which can turn rates negative, and operations that move image and
+label with bilinear or bicubic resampling, inventing label values, or erase organs from the label. We follow the papers.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from nnunet_ssl.ct_augment import CTAugment, proximity
+from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
+from nnunet_ssl.methods.fixmatch import FixMatch
+from nnunet_ssl.networks.net import Net
+
+
+class FixMatchCTA(FixMatch):
+    """FixMatch whose strong views are as strong as the network bears.
+
+    Args:
+        depth: number of operations that make a strong view of a patch; 0 for none.
+        cut: a strength is used while its rate is at least this share of its operation's best.
+        fixmatch: see `FixMatch`.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    views = ("weak",)
+    presets = {"published": {}, "ssl4mis": {"weight": 0.1, "rampup": 1.0, "cut": 0.85}}
+
+    def __init__(self, depth: int = 2, cut: float = 0.8, **fixmatch):
+        super().__init__(**fixmatch)
+        check_range("depth", depth, 0)
+        check_range("cut", cut, 0, 1)
+        self.depth = depth
+        self.controller = CTAugment(cut)
+
+    def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
+        if self.depth:
+            self.probe(net, labeled)
+        return super().losses(net, labeled, unlabeled, now)
+
+    def probe(self, net: Net, labeled: Labeled) -> None:
+        """Updates the rates; reports the proximity."""
+        policy = self.controller.draw_probe(len(labeled.image), self.depth)
+        target = labeled.target[0] if isinstance(labeled.target, list) else labeled.target
+        near, known = proximity(net.predict(policy(labeled.image)), *self.task.split_target(target))
+        self.controller.update(policy, near, known)
+        self.report["proximity"] = (near * known).sum() / known.sum().clamp_min(1)
+
+    def strong_view(self, unlabeled: Unlabeled) -> Tensor:
+        return self.controller.draw(len(unlabeled.weak), self.depth)(unlabeled.weak)

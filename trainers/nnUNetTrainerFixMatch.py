@@ -1,0 +1,8 @@
+from nnunet_ssl.methods.fixmatch import FixMatch
+from nnunet_ssl.trainer import SemiSupervisedTrainer
+
+
+class nnUNetTrainerFixMatch(SemiSupervisedTrainer):
+    """FixMatch, Sohn et al., NeurIPS 2020."""
+
+    method = FixMatch
