@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from nnunet_ssl.losses.entropy import entropy, max_entropy
+from nnunet_ssl.losses.entropy import entropy, entropy_of_logits, max_entropy
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,44 @@ def test_certain_voxels_are_finite():
 def test_largest_entropy():
     assert max_entropy(4, False) == pytest.approx(math.log(4))
     assert max_entropy(4, True) == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_of_logits_equals_that_of_probabilities(regions):
+    torch.manual_seed(0)
+    logits = 2 * torch.randn(2, 4, 3, 3)
+    probs = logits.sigmoid() if regions else logits.softmax(1)
+    result = entropy_of_logits(logits, regions)
+    assert result.shape == ((2, 4, 3, 3) if regions else (2, 1, 3, 3))
+    torch.testing.assert_close(result, entropy(probs, regions), atol=1e-5, rtol=0)
+
+
+def test_gradient_of_logits():
+    """-p_c (ln p_c + H) for classes, -z p (1 - p) for a region."""
+    torch.manual_seed(0)
+    logits = torch.randn(1, 3, 5, requires_grad=True)
+    entropy_of_logits(logits, False).sum().backward()
+    p = logits.detach().softmax(1)
+    expected = -p * (p.log() - (p * p.log()).sum(1, keepdim=True))
+    torch.testing.assert_close(logits.grad, expected)
+    logits.grad = None
+    entropy_of_logits(logits, True).sum().backward()
+    p = logits.detach().sigmoid()
+    torch.testing.assert_close(logits.grad, -logits.detach() * p * (1 - p))
+
+
+@pytest.mark.parametrize("regions", [False, True])
+@pytest.mark.parametrize("values", [(200.0, 0.0), (60000.0, -60000.0)])
+def test_certain_logits_are_zero_and_finite(values, regions):
+    logits = torch.tensor(values).view(1, 2, 1).requires_grad_()
+    result = entropy_of_logits(logits, regions)
+    assert (result[0, 0] == 0).all()
+    result.sum().backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_half_precision_is_computed_in_float32():
+    logits = torch.tensor([12.0, 0.0], dtype=torch.float16).view(1, 2, 1)
+    exact = entropy_of_logits(logits.double().float(), False).item()
+    assert entropy_of_logits(logits, False).dtype == torch.float32
+    assert entropy_of_logits(logits, False).item() == exact > 0

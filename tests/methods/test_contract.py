@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
@@ -76,18 +77,20 @@ def batches(dimensions, channels, regions, size=2, seed=1):
     return Labeled(image, targets(labels, channels, regions)), Unlabeled(weak, strong)
 
 
-def ready(method, dimensions, channels, regions, **arguments):
+def ready(method, dimensions, channels, regions, network=tiny_network, **arguments):
     """A student and a method whose teachers and twins have other weights than the student."""
-    net = Net(tiny_network(dimensions, channels, seed=0), regions)
+    net = Net(network(dimensions, channels, seed=0), regions)
     made = method(**(SMALL.get(method.__name__, {}) | arguments))
     loss = nnunet_loss(regions)
 
     def supervised(output, target):
-        return loss(output.pyramid, target) if len(output.pyramid) > 1 else loss.loss(output.logits, target[0])
+        if isinstance(target, list) and len(output.pyramid) > 1:
+            return loss(output.pyramid, target)
+        return loss.loss(output.logits, target[0] if isinstance(target, list) else target)
 
     made.supervised = supervised
     made.task = task(dimensions, channels, regions)
-    made.setup(net, partial(tiny_network, dimensions, channels, seed=5))
+    made.setup(net, partial(network, dimensions, channels, seed=5))
     torch.manual_seed(2)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -276,6 +279,52 @@ def test_a_compiled_student_gives_the_same_losses(method, monkeypatch):
     for name, term in terms[0].items():
         torch.testing.assert_close(terms[1][name], term)
     assert gradients(net)
+
+
+def residual_network(dimensions, channels, seed=0):
+    """A U-Net with a residual encoder, as nnU-Net's ResEnc plans have."""
+    torch.manual_seed(seed)
+    return ResidualEncoderUNet(
+        input_channels=1, n_stages=3, features_per_stage=(4, 6, 8), conv_op=torch.nn.Conv2d, kernel_sizes=3,
+        strides=(1, 2, 2), n_blocks_per_stage=1, num_classes=channels, n_conv_per_stage_decoder=1, conv_bias=True,
+        norm_op=torch.nn.InstanceNorm2d, norm_op_kwargs={"eps": 1e-5, "affine": True}, nonlin=torch.nn.LeakyReLU,
+        deep_supervision=True,
+    )  # fmt: skip
+
+
+def plain_network(dimensions, channels, seed=0):
+    """A network of another kind: one output, neither encoder nor decoder."""
+    torch.manual_seed(seed)
+    layers = torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.LeakyReLU(), torch.nn.Conv2d(8, channels, 1)
+    return torch.nn.Sequential(*layers)
+
+
+def check_losses(net, made, labeled, unlabeled):
+    terms = made.losses(net, labeled, unlabeled, LATE)
+    sum(terms.values()).backward()
+    made.after_step(net, LATE)
+    assert all(torch.isfinite(term) for term in terms.values())
+    assert all(torch.isfinite(gradient).all() for gradient in gradients(net).values())
+
+
+@ALL
+def test_works_on_a_residual_encoder(method):
+    check_losses(*ready(method, 2, 3, False, network=residual_network), *batches(2, 3, False))
+
+
+NEEDS_A_U_NET = {"UAMT", "RDrop", "CCT", "URPC"}
+
+
+@ALL
+def test_works_on_a_network_with_one_output_or_refuses_it_at_set_up(method):
+    if method.__name__ in NEEDS_A_U_NET:
+        with pytest.raises(NotImplementedError, match="U-Net"):
+            ready(method, 2, 3, False, network=plain_network)
+    else:
+        labeled, unlabeled = batches(2, 3, False)
+        net, made = ready(method, 2, 3, False, network=plain_network)
+        made.task = task(2, 3, scale_weights=(1.0,))
+        check_losses(net, made, Labeled(labeled.image, labeled.target[0]), unlabeled)
 
 
 @ALL

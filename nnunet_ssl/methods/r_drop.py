@@ -1,0 +1,91 @@
+"""Regularized Dropout (R-Drop).
+
+X. Liang et al., "R-Drop: Regularized Dropout for Neural Networks", NeurIPS 2021.
+
+    z1, z2        logits of two passes of one network on [x_l; x_u], with dropout drawn afresh
+    P = softmax z1,  Q = softmax z2
+
+    L = 1/2 [L_sup(z1_l, y) + L_sup(z2_l, y)] + w(r) mean 1/2 [KL(P || Q) + KL(Q || P)]
+
+KL sums over classes, the mean runs over the unlabeled patches and their voxels, at full resolution. One forward of the
+batch beside itself makes both passes. nnU-Net's networks have no dropout: whole feature channels are dropped at two
+places in training, and never in prediction.
+
+The paper is supervised: KL covers all patches, without ramp-up (preset "official", alpha = 0.3 of their image
+classifier). Their code sums both the cross-entropies and the KLs of the passes, 2 (CE + alpha KL) in means, so that
+alpha stays as it is here, but sums KL over the batch too, which has no counterpart for voxels. The medical code
+(SSL4MIS) restricts KL to unlabeled patches, as we do, and ramps its weight up to 4 for a KL that is also a mean over
+classes (preset "ssl4mis"). It has two networks with a pass each, and compares positions along an image axis in
+place of classes; both we leave out. For regions the divergence is binary per channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_ssl.losses.divergence import symmetric_kl
+from nnunet_ssl.method import Labeled, Now, RampedMethod, Unlabeled, check_range
+from nnunet_ssl.networks.dropout import add_dropout
+from nnunet_ssl.networks.net import Net, Output
+
+
+class RDrop(RampedMethod):
+    """Makes two passes with different dropout predict the same.
+
+    Args:
+        weight: lambda, weight of the divergence at the end of the ramp-up.
+        dropout: probability with which a feature channel is dropped in training.
+        labeled_too: take the divergence over labeled patches as well, voxels with the ignore label among them.
+        class_mean: divide the divergence by the number of classes; by 2 for regions, which are inside or outside.
+        ramped: see `RampedMethod`.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    presets = {
+        "published": {},
+        "ssl4mis": {"weight": 4.0, "class_mean": True},
+        "official": {"weight": 0.3, "rampup": 0.0, "labeled_too": True},
+    }
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        dropout: float = 0.2,
+        labeled_too: bool = False,
+        class_mean: bool = False,
+        **ramped,
+    ):
+        super().__init__(weight, **ramped)
+        check_range("dropout", dropout, 0, 0.99)
+        if dropout == 0:
+            raise ValueError("dropout = 0 makes both passes equal: R-Drop would be nothing but supervised training")
+        self.dropout = dropout
+        self.labeled_too = labeled_too
+        self.class_mean = class_mean
+
+    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
+        add_dropout(net.module, self.dropout)
+
+    def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
+        sizes = [len(labeled.image), len(unlabeled.weak)]
+        images = torch.cat((labeled.image, unlabeled.weak))
+        first, second = net(images, images)
+        if now.step == 0 and torch.equal(first.logits, second.logits):
+            raise RuntimeError(f"Two passes of {type(net.module).__name__} are equal: its dropout does not act.")
+        (seg1, free1), (seg2, free2) = first.split(sizes), second.split(sizes)
+        pair = (first, second) if self.labeled_too else (free1, free2)
+        return {
+            "supervised": (self.supervised(seg1, labeled.target) + self.supervised(seg2, labeled.target)) / 2,
+            "divergence": self.ramped_weight(now) * self.divergence(*pair),
+        }
+
+    def divergence(self, first: Output, second: Output) -> Tensor:
+        """Symmetric KL between two passes, a scalar."""
+        outcomes = 2 if first.regions else first.logits.shape[1]
+        mean = symmetric_kl(first.logits, second.logits, first.regions).mean()
+        return mean / outcomes if self.class_mean else mean

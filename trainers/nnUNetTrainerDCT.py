@@ -1,0 +1,8 @@
+from nnunet_ssl.methods.dct import DCT
+from nnunet_ssl.trainer import SemiSupervisedTrainer
+
+
+class nnUNetTrainerDCT(SemiSupervisedTrainer):
+    """Deep co-training, Peng et al., Pattern Recognition 2020."""
+
+    method = DCT
