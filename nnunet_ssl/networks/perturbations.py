@@ -16,7 +16,7 @@ def feature_noise(features: Tensor, amount: float = 0.3) -> Tensor:
     return features * (1 + noise)
 
 
-def element_dropout(features: Tensor, p: float) -> Tensor:
+def element_dropout(features: Tensor, p: float = 0.3) -> Tensor:
     """Sets elements to 0 with probability p and scales the others by 1 / (1 - p)."""
     return F.dropout(features, p, training=True)
 

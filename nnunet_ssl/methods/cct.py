@@ -1,0 +1,88 @@
+"""Cross-Consistency Training (CCT).
+
+Y. Ouali, C. Hudelot, M. Tami, "Semi-Supervised Semantic Segmentation with Cross-Consistency Training", CVPR 2020.
+
+    e, d_0        encoder and decoder of the plan's network, which predicts
+    d_1..d_K      auxiliary decoders from random draws of their own, K = 3
+    P_1..P_K      noise, dropout and F-Drop of all features of the encoder
+    q             softmax d_0(e(x_u)), without gradient
+
+    L = L_sup(d_0(e(x_l)), y) + w(r) 1/K sum_k mean (softmax d_k(P_k(e(x_u))) - q)^2
+
+This is the structure of the paper and of its code: labels train the main decoder alone, unlabeled patches the auxiliary
+ones and, through them, the encoder. The networks are those of the medical code (SSL4MIS): full U-Net decoders, the
+three perturbations at every level of the encoder, w(r) to 0.1. The paper's light decoders of one feature map are more
+in number; its adversarial (VAT), cut-out and masking perturbations are left out. Its weight of 30 within a tenth of
+training is the preset "official". SSL4MIS gives labels to all decoders, L_sup being their mean, and does not detach q
+(`literal`, preset "ssl4mis"); here the auxiliary ones have one scale, full resolution, in that too. Both codes draw
+F-Drop's threshold once for the batch, we for each patch. The encoder runs once, on x_l and x_u together. Published in
+2D only; nothing changes in 3D. For regions softmax is sigmoid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nnunet_ssl.method import Labeled, Now, RampedMethod, Unlabeled
+from nnunet_ssl.networks.features import EncoderFeatures, auxiliary_decoder
+from nnunet_ssl.networks.net import Net, Output, run
+from nnunet_ssl.networks.perturbations import element_dropout, feature_drop, feature_noise
+
+PERTURBATIONS = {"noise": feature_noise, "dropout": element_dropout, "drop": feature_drop}  # P_1..P_K, in order
+
+
+class CCT(RampedMethod):
+    """Auxiliary decoders learn to predict from perturbed features what the main decoder predicts from clean ones.
+
+    Args:
+        literal: auxiliary decoders learn from labels too, and the main decoder from the auxiliary ones.
+        perturb: perturb the features; without, only the decoders' weights differ.
+        ramped: see `RampedMethod`.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    presets = {"published": {}, "official": {"weight": 30.0, "rampup": 0.1}, "ssl4mis": {"literal": True}}
+
+    def __init__(self, literal: bool = False, perturb: bool = True, **ramped):
+        super().__init__(**ramped)
+        self.literal = literal
+        self.perturb = perturb
+
+    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
+        self.decoders = nn.ModuleList(auxiliary_decoder(new_net()) for _ in PERTURBATIONS)
+        self.compiled = [net.compiled(decoder) for decoder in self.decoders]
+        self.features = EncoderFeatures(net.module)
+
+    def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
+        sizes = [len(labeled.image), len(unlabeled.weak)]
+        seg, main = net(labeled.image, unlabeled.weak)
+        skips = [skip if self.literal else skip[sizes[0] :] for skip in self.features.take()]
+        outputs = self.auxiliary(skips, main.regions)
+        supervised = [self.supervised(seg, labeled.target)]
+        if self.literal:
+            segs, outputs = zip(*(output.split(sizes) for output in outputs), strict=True)
+            supervised += [self.supervised(output, labeled.target) for output in segs]
+        return {
+            "supervised": sum(supervised) / len(supervised),
+            "consistency": self.ramped_weight(now) * self.consistency(main, outputs),
+        }
+
+    def auxiliary(self, skips: list[Tensor], regions: bool) -> list[Output]:
+        """What each auxiliary decoder predicts from its perturbation of the encoder's features."""
+        outputs = []
+        for decoder, perturb in zip(self.compiled, PERTURBATIONS.values(), strict=True):
+            outputs.append(run(decoder, [perturb(skip) for skip in skips] if self.perturb else skips, regions))
+        return outputs
+
+    def consistency(self, main: Output, outputs: list[Output] | tuple[Output, ...]) -> Tensor:
+        """Mean over auxiliary decoders of the squared difference to the main prediction; reports each."""
+        target = main.probs if self.literal else main.probs.detach()
+        distances = [F.mse_loss(output.probs, target) for output in outputs]
+        for name, distance in zip(PERTURBATIONS, distances, strict=True):
+            self.report[f"distance[{name}]"] = distance.detach()
+        return sum(distances) / len(distances)
