@@ -15,6 +15,8 @@ from rich.box import SIMPLE
 from rich.table import Table
 from suites import ALL
 
+from nnunet_ssl.report.comparison import gap_closed
+
 METRICS = ("dice", "jaccard", "hd95_mm", "asd_mm")
 SUPERVISED = "supervised"
 NUMBER = r"(-?[\d.]+(?:e[+-]?\d+)?|nan|-?inf)"
@@ -83,11 +85,6 @@ def versions() -> dict[str, str]:
     """What the figures depend on."""
     packages = {"torch": "torch", "nnunetv2": "nnunetv2", "nnunet_ssl": "nnunet-ssl"}
     return {"python": platform.python_version()} | {name: version(package) for name, package in packages.items()}
-
-
-def gap_closed(value: float, lower: float, upper: float) -> float | None:
-    """The share of the way from the lower to the upper bound; None if there is no way."""
-    return (value - lower) / (upper - lower) if upper > lower else None
 
 
 def make_table(records: Sequence[dict[str, Any]]) -> Table:

@@ -10,6 +10,7 @@ from typing import Any
 
 from nnunet_ssl.catalog import Entry, mapping_text, page, read_catalog, table
 from nnunet_ssl.files import write_text
+from nnunet_ssl.report.comparison import gap_closed
 
 FOLDER = Path(__file__).resolve().parent / "methods"
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
@@ -83,7 +84,8 @@ def line(name: str, runs: list[dict], lower: list[dict], upper: list[dict]) -> t
         return name, "0", "not measured yet", "", ""
     low, mid, high = (statistics.fmean(dices) if (dices := values(r, "dice")) else None for r in (lower, runs, upper))
     bound = runs in (lower, upper)
-    gap = "" if bound or low is None or high is None or high <= low else f"{(mid - low) / (high - low):.0%}"
+    closed = None if bound or low is None or high is None else gap_closed(mid, low, high)
+    gap = "" if closed is None else f"{closed:.0%}"
     seeds = " ".join(str(run["seed"]) for run in sorted(runs, key=lambda run: run["seed"]))
     return name, seeds, spread(values(runs, "dice"), 100, 2), spread(values(runs, "hd95_mm"), 1, 2), gap
 

@@ -12,6 +12,7 @@ from nnunet_ssl.cli.evaluate import evaluate
 from nnunet_ssl.cli.export import export
 from nnunet_ssl.cli.methods import methods
 from nnunet_ssl.cli.preprocess import preprocess
+from nnunet_ssl.cli.report import report
 from nnunet_ssl.cli.run import run
 from nnunet_ssl.cli.split import split
 from nnunet_ssl.errors import InputError
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(convert, name="convert")
-for verb in (preprocess, check, split, methods, backbone, run, export, evaluate, demo):
+for verb in (preprocess, check, split, methods, backbone, run, export, evaluate, report, demo):
     app.command()(verb)
 
 
@@ -34,6 +35,7 @@ MANY_VALUES = {
     "backbone": {"-c"},
     "run": {"--methods", "--folds", "--seeds", "--gpus", "--slurm"},
     "export": {"-f"},
+    "report": {"--overlays"},
 }
 
 

@@ -211,12 +211,6 @@ def test_logs_of_a_resumed_training():
     assert records.read_logs([""])[1:] == (None, None)
 
 
-def test_gap_closed():
-    assert records.gap_closed(0.85, lower=0.8, upper=0.9) == pytest.approx(0.5)
-    assert records.gap_closed(0.75, lower=0.8, upper=0.9) == pytest.approx(-0.5)
-    assert records.gap_closed(0.9, lower=0.9, upper=0.9) is None
-
-
 def test_table_has_means_over_seeds_and_shares_of_the_gap():
     rows = [
         record("supervised", 1, 0, 0.70), record("supervised", 1, 1, 0.74), record("CPS", 1, 0, 0.80),

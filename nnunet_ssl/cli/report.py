@@ -1,0 +1,24 @@
+"""The verb ``nnunet_ssl report``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders of accuracy records, with their subfolders.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the page, new or of an earlier report.")
+    ] = Path("nnunet_ssl_report"),
+    overlays: Annotated[
+        list[Path] | None,
+        typer.Option(help="Work folder of the accuracy benchmark, for pictures of test cases; repeatable."),
+    ] = None,
+) -> None:
+    """One page on the accuracy records: methods between their bounds, tests, figures, costs."""
+    from nnunet_ssl.report.page import write_report
+
+    print(write_report(folders, output, overlays or []))

@@ -1,0 +1,1 @@
+"""The report on accuracy records: `nnunet_ssl report`."""
