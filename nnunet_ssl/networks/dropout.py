@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from nnunet_ssl.networks.hooks import let_compile_see_hooks
+
 
 def dropout_places(network: nn.Module) -> tuple[nn.Module, nn.Module]:
     """Where dropout acts: the output of the last encoder stage and the input of the full-resolution head.
@@ -25,13 +27,18 @@ def dropout_places(network: nn.Module) -> tuple[nn.Module, nn.Module]:
         ) from None
 
 
-def add_dropout(network: nn.Module, p: float) -> list[RemovableHandle]:
+def add_dropout(network: nn.Module, p: float) -> None:
     """From now on forwards of `network` in training mode drop whole feature channels with probability `p`, afresh each.
 
     nnU-Net's networks have no dropout and instance norm has no batch statistics, so repeated passes would be equal.
     The places are those of the V-Net of Yu et al., MICCAI 2019: bottleneck features, and the features that the last
-    1x1 convolution reads. Weights keep their names. A compiled network must not have run before.
+    1x1 convolution reads. Weights keep their names.
     """
+    _register(network, p)
+    let_compile_see_hooks()
+
+
+def _register(network: nn.Module, p: float) -> list[RemovableHandle]:
     bottleneck, head = dropout_places(network)
 
     def after(module: nn.Module, args: tuple, out: Tensor) -> Tensor:
@@ -47,7 +54,7 @@ def add_dropout(network: nn.Module, p: float) -> list[RemovableHandle]:
 def channel_dropout(network: nn.Module, p: float) -> Iterator[None]:
     """Within the context, forwards of `network` have the dropout of `add_dropout`, also in evaluation mode."""
     places = dropout_places(network)
-    handles, training = add_dropout(network, p), [place.training for place in places]
+    handles, training = _register(network, p), [place.training for place in places]
     try:
         for place in places:
             place.training = True
