@@ -103,6 +103,21 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(dataset, monkeypatch, m
             np.testing.assert_array_equal(actual["logging"][key], values)
 
 
+def test_every_optimizer_sees_unscaled_gradients(dataset, monkeypatch, tmp_path):
+    """With a gradient scaler, as on a GPU, nnU-Net's optimizer and the transformer's own step as without."""
+    settings, name = f"{SHORT}{RESUMED['CrossTeaching']}", "nnUNetTrainerCrossTeaching"
+    plain = train(dataset, monkeypatch, settings, name=name)
+    expected = checkpoint(plain)
+    shutil.move(plain.output_folder, tmp_path / "plain")
+    scaled = trainer_of(dataset, name)
+    scaled.grad_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    scaled.run_training()
+    actual = checkpoint(scaled)
+    assert actual["grad_scaler_state"]["scale"] == 2.0**10
+    for key in ("network_weights", "semi_supervised"):
+        assert equal(actual[key], expected[key])
+
+
 def test_checkpoint_holds_nnunets_keys_and_one_of_ours(dataset, monkeypatch):
     trainer = train(dataset, monkeypatch, f"{SHORT}, weight: 2.5")
     saved = checkpoint(trainer)
