@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from dynamic_network_architectures.architectures.primus import Primus
 from torch import Tensor, nn
 
 
@@ -39,6 +38,8 @@ def transformer(
         heads: of the attention.
         drop_path: probability with which the last block is skipped in training; falls linearly to 0 at the first.
     """
+    from dynamic_network_architectures.architectures.primus import Primus  # brings timm, which takes seconds to import
+
     flat = len(patch_size) == 2
     network = Primus(
         input_channels=input_channels,
