@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-# networks here are tiny: threads that wait for each other in a busy loop cost more than they do, most of all on a machine
-# that does something else as well; read when torch is first imported
+# networks here are tiny: threads that wait for each other in a busy loop cost more than they do, most of all on a
+# machine that does something else as well; read when torch is first imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # read by nnU-Net when it is first imported
