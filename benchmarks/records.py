@@ -13,12 +13,10 @@ from typing import Any
 
 from rich.box import SIMPLE
 from rich.table import Table
-from suites import ALL
 
 from nnunet_ssl.report.comparison import gap_closed
+from nnunet_ssl.report.records import ALL, METRICS, SUPERVISED
 
-METRICS = ("dice", "jaccard", "hd95_mm", "asd_mm")
-SUPERVISED = "supervised"
 NUMBER = r"(-?[\d.]+(?:e[+-]?\d+)?|nan|-?inf)"
 CURVES = {
     "train_loss": re.compile(rf"train_loss {NUMBER}"),

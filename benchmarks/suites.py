@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
-ALL = "all"
+from nnunet_ssl.report.records import ALL
+
 SMALLEST_FEATURE_MAP = 4  # voxels along an axis, as in nnU-Net's planner
 
 

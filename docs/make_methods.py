@@ -10,12 +10,11 @@ from typing import Any
 
 from nnunet_ssl.catalog import Entry, mapping_text, page, read_catalog, table
 from nnunet_ssl.files import write_text
-from nnunet_ssl.report.comparison import gap_closed
+from nnunet_ssl.report.comparison import LENGTH, gap_closed
+from nnunet_ssl.report.records import ALL, SUPERVISED
 
 FOLDER = Path(__file__).resolve().parent / "methods"
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
-BASELINE = "supervised"
-LENGTH = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every", "preset")
 
 
 def pages(results: Path = RESULTS) -> dict[str, str]:
@@ -50,16 +49,16 @@ def measured(entry: Entry, runs: Sequence[dict[str, Any]]) -> str:
     parts = ["## Our figures", "Final checkpoint, test cases; mean ± standard deviation over seeds."]
     for suite, labeled, iterations in sorted(settings, key=lambda s: (s[0], s[2], str(s[1]).rjust(9))):
         lower, upper = (
-            [run for run in runs if setting(run) == (suite, number, iterations) and kind(run) == (BASELINE, "default")]
-            for number in (labeled, "all")
+            [r for r in runs if setting(r) == (suite, number, iterations) and kind(r) == (SUPERVISED, "default")]
+            for number in (labeled, ALL)
         )
         mine: dict[tuple[str, str], list[dict]] = {}
         for run in runs:
             if run["method"] in names and setting(run) == (suite, labeled, iterations):
                 mine.setdefault(kind(run), []).append(run)
-        rows = [line(f"{BASELINE}, {labeled} labeled", lower, lower, upper)]
+        rows = [line(f"{SUPERVISED}, {labeled} labeled", lower, lower, upper)]
         rows += [line(", ".join(key), mine[key], lower, upper) for key in sorted(mine)]
-        rows += [line(f"{BASELINE}, all labeled", upper, lower, upper)]
+        rows += [line(f"{SUPERVISED}, all labeled", upper, lower, upper)]
         parts += [
             f"### {suite}, {labeled} labeled, {iterations} iterations",
             table(("training", "seeds", "Dice %", "HD95 mm", "gap closed"), rows),

@@ -18,6 +18,7 @@ from torch import nn
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import write_json
 from nnunet_ssl.networks import backbones
+from nnunet_ssl.networks.transformer import token_sizes
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def primus(embed_dim: int, depth: int, heads: int) -> Callable[[Planned], dict[s
     def sizes(planned: Planned) -> dict[str, Any]:
         if len(planned.patch) != 3:
             raise InputError(f"{planned.name}: Primus is made for 3D only.")
-        tokens = [math.gcd(8, size) for size in planned.patch]
+        tokens = list(token_sizes(planned.patch))
         if max(tokens) == 1:
             planned.check_patch([8, 8, 8])
         return {

@@ -10,14 +10,14 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import predict_entry_point
 from nnunetv2.run.run_training import run_training_entry
-from workbench import phantom
+from workbench import SMALL_TRANSFORMER, phantom
 
 from nnunet_ssl._bootstrap import trainers_folder
 
 TRAINERS = sorted(file.stem for file in Path(trainers_folder()).glob("nnUNetTrainer*.py"))
 SHORT = {"num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "save_every": 1, "seed": 0}
 # networks of a size for tests
-SMALL = {"nnUNetTrainerCrossTeaching": {"width": 48, "layers": 2, "heads": 2}}
+SMALL = {"nnUNetTrainerCrossTeaching": SMALL_TRANSFORMER}
 PLANS = ["-p", "nnUNetPlans_tiny", "-device", "cpu"]
 
 pytestmark = pytest.mark.slow

@@ -13,6 +13,8 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
 from nnunet_ssl.method import Task
 
+SMALL_TRANSFORMER = {"width": 48, "layers": 2, "heads": 2}  # of cross teaching
+
 
 def tiny_network(dimensions: int, channels: int, seed: int = 0) -> PlainConvUNet:
     """A U-Net as nnU-Net's plans make it, with three stages of a few features and deep supervision."""

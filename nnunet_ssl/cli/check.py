@@ -17,7 +17,6 @@ def check(
 
     Exit status 0: nothing found; 1: something was found.
     """
-
     from nnunet_ssl.data.raw import listed
     from nnunet_ssl.errors import InputError
     from nnunet_ssl.files import write_json

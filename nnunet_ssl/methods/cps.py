@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nnunet_ssl.losses.cross_entropy import cross_entropy, hard_labels
+from nnunet_ssl.losses.cross_entropy import cross_entropy
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.two_networks import TwoNetworks
 from nnunet_ssl.networks.net import Net, Output
@@ -55,7 +55,6 @@ class CPS(TwoNetworks):
         }
 
     def cross(self, first: Output, second: Output) -> Tensor:
-        """CE(f1, y2) + CE(f2, y1); reports the share of voxels on which the networks agree."""
-        y1, y2 = hard_labels(first), hard_labels(second)
-        self.report["agreement"] = (y1 == y2).float().mean()
+        """CE(f1, y2) + CE(f2, y1)."""
+        y1, y2 = self.pseudo_labels(first, second)
         return cross_entropy(first.logits, y2, first.regions) + cross_entropy(second.logits, y1, second.regions)

@@ -25,15 +25,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from nnunet_ssl.losses.cross_entropy import hard_labels
 from nnunet_ssl.losses.dice import squared_dice
-from nnunet_ssl.method import Labeled, Now, RampedMethod, Unlabeled, check_range
+from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
+from nnunet_ssl.methods.two_networks import TwoNetworks
 from nnunet_ssl.networks.net import Net, Output
 from nnunet_ssl.networks.own_optimizer import OwnOptimizer
 from nnunet_ssl.networks.transformer import token_sizes, transformer
 
 
-class CrossTeaching(RampedMethod):
+class CrossTeaching(TwoNetworks):
     """The plan's network and a transformer that teach each other with hard pseudo-labels.
 
     Args:
@@ -89,9 +89,8 @@ class CrossTeaching(RampedMethod):
         }
 
     def cross(self, first: Output, second: Output) -> Tensor:
-        """D(p1, y2) + D(p2, y1); reports the share of voxels on which the networks agree."""
-        y1, y2 = hard_labels(first), hard_labels(second)
-        self.report["agreement"] = (y1 == y2).float().mean()
+        """D(p1, y2) + D(p2, y1)."""
+        y1, y2 = self.pseudo_labels(first, second)
         if not first.regions:
             classes = torch.arange(first.logits.shape[1], device=y1.device).view(-1, *[1] * (y1.ndim - 1))
             y1, y2 = y1[:, None] == classes, y2[:, None] == classes

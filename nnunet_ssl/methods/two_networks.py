@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
 
+from nnunet_ssl.losses.cross_entropy import hard_labels
 from nnunet_ssl.method import RampedMethod
-from nnunet_ssl.networks.net import Net
+from nnunet_ssl.networks.net import Net, Output
 
 
 class TwoNetworks(RampedMethod):
@@ -16,3 +17,9 @@ class TwoNetworks(RampedMethod):
     def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
         self.twin = new_net()
         self.second = net.alike(self.twin)
+
+    def pseudo_labels(self, first: Output, second: Output) -> tuple[Tensor, Tensor]:
+        """y1 and y2, the hard labels of both networks; reports the share of voxels on which they agree."""
+        y1, y2 = hard_labels(first), hard_labels(second)
+        self.report["agreement"] = (y1 == y2).float().mean()
+        return y1, y2

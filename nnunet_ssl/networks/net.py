@@ -61,7 +61,7 @@ class Net:
         return unwrap(self.network)
 
     def alike(self, twin: nn.Module) -> Net:
-        """A second trained network of the same architecture, compiled if this one is.
+        """A second trained network with the same output channels, compiled if this one is.
 
         DDP does not wrap it: the trainer averages the gradients of a method's own parameters.
         """

@@ -20,7 +20,7 @@ from nnunet_ssl.report.records import ALL, SUPERVISED, Record
 from nnunet_ssl.report.significance import LEVEL, holm, paired_p
 
 # overrides that every run of an iteration number has, or that its preset tells
-_LENGTH = {"num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every", "preset"}
+LENGTH = {"num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every", "preset"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Group:
     @property
     def settings(self) -> str:
         """Its overrides but for the length of training, "" for none."""
-        own = {key: value for key, value in self.first.overrides.items() if key not in _LENGTH}
+        own = {key: value for key, value in self.first.overrides.items() if key not in LENGTH}
         return mapping_text(own) if own else ""
 
     @property

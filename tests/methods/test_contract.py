@@ -17,7 +17,7 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves, tree_map
-from workbench import task, tiny_network
+from workbench import SMALL_TRANSFORMER, task, tiny_network
 
 import nnunet_ssl.methods
 from nnunet_ssl._bootstrap import trainers_folder
@@ -41,7 +41,7 @@ CASES = pytest.mark.parametrize(
 )
 # networks of a size for tests, and thresholds that an untrained one can pass
 SMALL = {
-    "CrossTeaching": {"width": 48, "layers": 2, "heads": 2},
+    "CrossTeaching": SMALL_TRANSFORMER,
     "FixMatch": {"threshold": 0.4},
     "FixMatchCTA": {"threshold": 0.4},
 }

@@ -3,14 +3,12 @@
 import pytest
 import torch
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-from workbench import task
+from workbench import SMALL_TRANSFORMER, task
 
 from nnunet_ssl.losses.dice import squared_dice
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.cross_teaching import CrossTeaching
 from nnunet_ssl.networks.net import Output
-
-SMALL = {"width": 48, "layers": 2, "heads": 2}
 
 
 def probabilities(*foreground):
@@ -99,7 +97,7 @@ def test_regions_are_binary_and_overlap():
 
 @pytest.mark.parametrize(("dimensions", "channels"), [(2, 3), (3, 2)])
 def test_one_step_of_both_networks(tiny_net, dimensions, channels):
-    net, method = tiny_net(dimensions, channels), CrossTeaching(**SMALL)
+    net, method = tiny_net(dimensions, channels), CrossTeaching(**SMALL_TRANSFORMER)
     method.task = task(dimensions, channels)
     scales = []
 
@@ -129,7 +127,7 @@ def test_one_step_of_both_networks(tiny_net, dimensions, channels):
 
 
 def test_the_transformer_is_trained_as_nnunet_trains_primus(tiny_net):
-    net, method = tiny_net(), CrossTeaching(**SMALL)
+    net, method = tiny_net(), CrossTeaching(**SMALL_TRANSFORMER)
     method.task = task()
     method.setup(net, None)
     own = method.optimizer
@@ -143,7 +141,7 @@ def test_the_transformer_is_trained_as_nnunet_trains_primus(tiny_net):
 
 
 def test_a_patch_of_odd_axes_is_refused(tiny_net):
-    method = CrossTeaching(**SMALL)
+    method = CrossTeaching(**SMALL_TRANSFORMER)
     method.task = task(2, patch_size=(15, 17))
     with pytest.raises(NotImplementedError, match=r"even number of voxels .* \[15, 17\]"):
         method.setup(tiny_net(), None)
