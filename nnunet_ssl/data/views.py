@@ -1,12 +1,17 @@
 """Aligned views of an unlabeled patch: one draw of the geometry, intensity changes on top.
 
 Pseudo-labels of a weak view hold voxel by voxel for the strong view, so nothing ever needs to be warped back.
+
+In the second stage of a cascade the first stage's segmentation takes the same geometry and is joined to the image as
+nnU-Net does, one-hot, after all changes of intensity. nnU-Net's random faults in it (dilated, eroded, components
+removed) belong to the strong view; the weak view has it as predicted.
 """
 
 from __future__ import annotations
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform, SegOnlyTransform
+from batchgeneratorsv2.transforms.nnunet.seg_to_onehot import MoveSegAsOneHotToDataTransform
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
@@ -34,37 +39,48 @@ class Views:
         self.geometry: list[BasicTransform] = []
         self.intensity: list[BasicTransform] = []
         self.mask: MaskImageTransform | None = None
+        self.join: MoveSegAsOneHotToDataTransform | None = None
+        self.faults: list[BasicTransform] = []  # in the channels joined
         for transform in transforms.transforms:
             inner = transform.transform if isinstance(transform, RandomTransform) else transform
             if isinstance(inner, _GEOMETRY):
                 self.geometry.append(transform)
             elif isinstance(inner, ImageOnlyTransform):
-                self.intensity.append(transform)
+                (self.intensity if self.join is None else self.faults).append(transform)
             elif isinstance(inner, MaskImageTransform):
                 self.mask = inner
+            elif isinstance(inner, MoveSegAsOneHotToDataTransform):
+                self.join = inner
             elif not isinstance(inner, SegOnlyTransform):
                 raise NotImplementedError(
                     f"the training transform {type(inner).__name__} cannot be sorted into geometry and intensity, "
                     "so weak and strong views of unlabeled patches cannot be aligned."
                 )
 
-    def __call__(self, image: Tensor) -> dict[str, Tensor]:
-        """The views wanted of a patch (channels, *spatial), in the final patch size."""
+    def __call__(self, image: Tensor, prediction: Tensor | None = None) -> dict[str, Tensor]:
+        """The views wanted of a patch (channels, *spatial), in the final patch size.
+
+        Args:
+            image: the patch.
+            prediction: in a cascade, the first stage's segmentation (1, *spatial).
+        """
         sample = {"image": image}
-        if self.mask is not None:
+        if self.mask is not None or self.join is not None:
             # preprocessing leaves exact zeros outside the object; MaskImageTransform looks for labels of -1 there
-            outside = (image == 0).all(0, keepdim=True)
-            sample["segmentation"] = -outside.to(torch.int16)
+            outside = -(image == 0).all(0, keepdim=True).to(torch.int16)
+            # nnU-Net's order: its transform reads the first stage's segmentation from the second channel
+            sample["segmentation"] = outside if self.join is None else torch.cat((outside, prediction))
         sample = _apply(self.geometry, sample)
         made = {}
         if "strong" in self.views:
-            made["strong"] = self._masked(_apply(self.intensity, dict(sample, image=sample["image"].clone())))
+            strong = _apply(self.intensity, dict(sample, image=sample["image"].clone()))
+            made["strong"] = _apply(self.faults, self._finished(strong))["image"]
         if "weak" in self.views:
-            made["weak"] = self._masked(sample)
+            made["weak"] = self._finished(sample)["image"]
         return made
 
-    def _masked(self, sample: dict) -> Tensor:
-        return sample["image"] if self.mask is None else self.mask(**sample)["image"]
+    def _finished(self, sample: dict) -> dict:
+        return _apply([transform for transform in (self.mask, self.join) if transform is not None], sample)
 
 
 def _apply(transforms: list[BasicTransform], sample: dict) -> dict:

@@ -10,12 +10,12 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_ssl.data.views import Views
 
 
-def training_transforms(patch, dummy_2d=False, mask=None, regions=None):
+def training_transforms(patch, dummy_2d=False, mask=None, regions=None, cascaded=False):
     angle = (-np.pi / 6, np.pi / 6)
     axes = tuple(range(len(patch)))
     scales = [[1.0] * len(patch), [0.5] * len(patch)]
     return nnUNetTrainer.get_training_transforms(
-        patch, angle, scales, axes, dummy_2d, use_mask_for_norm=mask, regions=regions, foreground_labels=[1]
+        patch, angle, scales, axes, dummy_2d, mask, cascaded, foreground_labels=[1, 2], regions=regions
     )
 
 
@@ -75,3 +75,60 @@ def test_outside_of_the_object_stays_zero_where_nnunet_masks():
 def test_an_unknown_transform_is_refused_with_its_name():
     with pytest.raises(NotImplementedError, match="Rot90Transform"):
         Views(ComposeTransforms([Rot90Transform(num_axis_combinations=1)]), ("weak",))
+
+
+KINDS = [((24, 20), False, None), ((16, 20, 12), False, None), ((4, 20, 16), True, None), ((16, 16, 16), False, [True])]
+
+
+def blocks(patch, dummy_2d):
+    """A segmentation of large blocks and an image that is 3 l + 1 where its label is l."""
+    large = tuple(size if dummy_2d and axis == 0 else size + 12 for axis, size in enumerate(patch))
+    labels = torch.randint(0, 3, [-(-size // 6) for size in large])
+    for axis in range(len(large)):
+        labels = labels.repeat_interleave(6, axis).narrow(axis, 0, large[axis])
+    return 3 * labels[None].float() + 1, labels[None].to(torch.int16)
+
+
+@pytest.mark.parametrize(("patch", "dummy_2d", "mask"), KINDS)
+def test_in_a_cascade_image_and_segmentation_move_together(patch, dummy_2d, mask):
+    views = Views(training_transforms(patch, dummy_2d, mask, cascaded=True), ("weak", "strong"))
+    torch.manual_seed(0)
+    np.random.seed(0)
+    agreeing, faulty, changed = [], 0, 0
+    for _ in range(30):
+        made = views(*blocks(patch, dummy_2d))
+        weak, strong = made["weak"], made["strong"]
+        assert weak.shape == strong.shape == (3, *patch)
+        label = (weak[0] - 1) / 3
+        plain = ((label - label.round()).abs() < 0.02) & (weak[0] > 0.5)  # not blurred at an edge, not padded
+        assert plain.float().mean() > 0.2
+        agreeing.append((label.round() == weak[1] + 2 * weak[2])[plain].float().mean())
+        assert set(strong[1:].unique().tolist()) <= {0.0, 1.0}
+        changed += not torch.equal(weak[0], strong[0])
+        faulty += not torch.equal(weak[1:], strong[1:])
+    # between labels 0 and 2 the blurred image passes the grey level of 1
+    assert min(agreeing) > 0.95 and np.mean(agreeing) > 0.99
+    assert changed > 10
+    assert 5 < faulty < 29
+
+
+@pytest.mark.parametrize(("patch", "dummy_2d", "mask"), KINDS)
+def test_the_weak_view_of_a_cascade_is_what_nnunet_makes_of_a_labeled_patch(patch, dummy_2d, mask):
+    """Bit for bit, with nnU-Net's changes of intensity and faults taken out."""
+    transforms = training_transforms(patch, dummy_2d, mask, cascaded=True)
+    views = Views(transforms, ("weak",))
+    left_out = [*views.intensity, *views.faults]
+    nnunets = [t for t in transforms.transforms if all(t is not other for other in left_out)]
+    assert (len(views.intensity), len(views.faults)) == (7, 2)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        image, prediction = blocks(patch, dummy_2d)
+        image[..., :9] = 0  # outside of the object
+        outside = -(image == 0).to(torch.int16)
+        labeled = {"image": image.clone(), "segmentation": torch.cat((outside, prediction))}
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        made = views(image, prediction)["weak"]
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        assert torch.equal(made, ComposeTransforms(nnunets)(**labeled)["image"])

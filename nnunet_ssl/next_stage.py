@@ -1,0 +1,195 @@
+"""Predictions of the first stage of a cascade for the cases that a fold sees without their label.
+
+The folder that results is described in `nnunet_ssl.data.previous_stage`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+
+import blosc2
+import numpy as np
+import torch
+from nnunetv2.inference.export_prediction import resample_and_save
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from tqdm import tqdm
+
+from nnunet_ssl.data.loader import UnlabeledPool, unlabeled_files
+from nnunet_ssl.data.previous_stage import predictions_folder
+from nnunet_ssl.data.raw import listed, preprocessed_folder
+from nnunet_ssl.errors import InputError
+from nnunet_ssl.export import CHECKPOINT, trained_model_folder
+from nnunet_ssl.files import write_json
+
+MARK = "first_stage.json"
+PARTIAL = ".partial"
+
+
+def predict_unlabeled(
+    dataset_id: int,
+    trainer: str,
+    folds: list[str],
+    plans: str = "nnUNetPlans",
+    configuration: str = "3d_lowres",
+    device: str = "cuda",
+    processes: int = 4,
+) -> None:
+    """Predicts for each fold its unlabeled cases with its own network, in the shape that the next stage wants.
+
+    As nnU-Net does for validation cases: sliding window with mirroring, logits resampled. What the same checkpoint has
+    predicted from images that have not changed since is kept. While a case is predicted, `processes` resample and write
+    those before.
+
+    Raises:
+        InputError: there is no such training, it is no first stage, its checkpoint or an image is missing or damaged,
+            or the unlabeled cases are not preprocessed for both stages.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("There is no CUDA device. Predict with -device cpu.")
+    base = preprocessed_folder(dataset_id)
+    model = trained_model_folder(base.name, trainer, plans, configuration)
+    for fold in folds:
+        if not (fold.isdigit() or fold == "all"):
+            raise InputError(f"-f {fold}: give the number of a fold, or all.")
+        if not (model / f"fold_{fold}" / CHECKPOINT).is_file():
+            raise InputError(
+                f"{model / f'fold_{fold}' / CHECKPOINT} does not exist: train the fold to its end first, "
+                f"`nnUNetv2_train {dataset_id} {configuration} {fold} -tr {trainer} -p {plans}`."
+            )
+    for fold in folds:
+        predictor = _predictor(model, fold, device)
+        stages = predictor.configuration_manager.next_stage_names
+        if not stages:
+            raise InputError(f"{configuration} of {plans} is not the first stage of a cascade; name that with -c.")
+        for stage in stages:
+            images = _images(base, predictor, configuration, stage, fold)
+            _predict_fold(predictor, model, fold, stage, images, processes)
+
+
+def _predictor(model: Path, fold: str, device: str) -> nnUNetPredictor:
+    predictor = nnUNetPredictor(device=torch.device(device), allow_tqdm=False)
+    try:
+        predictor.initialize_from_trained_model_folder(str(model), (fold,), CHECKPOINT)
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{model / f'fold_{fold}' / CHECKPOINT} cannot be used ({reason}): train it again.") from error
+    return predictor
+
+
+def _images(
+    base: Path, predictor: nnUNetPredictor, configuration: str, stage: str, fold: str
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Preprocessed images of the fold's unlabeled cases, case -> file, for the first and for the next stage."""
+    both = []
+    for name in (configuration, stage):
+        cases, hidden = unlabeled_files(base, predictor.plans_manager, name, fold)
+        both.append(cases | hidden)
+    if other := sorted(both[0].keys() ^ both[1].keys()):
+        raise InputError(
+            f"{listed(other, 5, ', ')} ({len(other)} in all) are preprocessed for one of {configuration} and {stage} "
+            f"only: run `nnunet_ssl preprocess -d {int(base.name[7:10])} -c {configuration} {stage} "
+            f"-p {predictor.plans_manager.plans_name}`."
+        )
+    return both[0], both[1]
+
+
+def _predict_fold(
+    predictor: nnUNetPredictor,
+    model: Path,
+    fold: str,
+    stage: str,
+    images: tuple[dict[str, str], dict[str, str]],
+    processes: int,
+) -> None:
+    folder = predictions_folder(model / "predicted_next_stage" / stage, fold)
+    _keep_only_of(model / f"fold_{fold}" / CHECKPOINT, folder)
+    partial = folder / PARTIAL
+    shutil.rmtree(partial, ignore_errors=True)
+    first, second = (UnlabeledPool(files) for files in images)
+    todo = [case for case in first.identifiers if not _is_done(folder / f"{case}.b2nd", images, case)]
+    print(f"fold {fold}: {len(first.identifiers)} unlabeled cases, {len(todo)} to predict for {stage}.")
+    if not todo:
+        return
+    partial.mkdir()
+    pool = ProcessPoolExecutor(min(processes, len(todo)), mp_context=get_context("spawn"))
+    common = (predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json)
+    written = set()
+    try:
+        for case in tqdm(todo, desc=f"Predicting unlabeled cases, fold {fold}"):
+            logits = predictor.predict_logits_from_preprocessed_data(_read(first, case)).numpy()
+            shape = _opened(second, case).shape[1:]
+            written.add(pool.submit(_resample, logits, shape, partial / case, folder / f"{case}.b2nd", *common))
+            if len(written) > processes:  # no more volumes in memory than that
+                done, written = wait(written, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+        for future in written:
+            future.result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            "A worker process was killed, most likely for want of memory. Run the command again with a smaller -np "
+            f"than {processes}: finished cases are kept."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+    shutil.rmtree(partial)
+
+
+def _resample(logits: np.ndarray, shape: tuple[int, ...], aside: Path, file: Path, plans, configuration, dataset_json):
+    """Runs in a worker: nnU-Net's resampling and writing, aside, then renamed."""
+    # nnU-Net asks the case's properties for its spacing along an axis that a 3D configuration resamples anyway; those
+    # of a case with a hidden label tell where its classes are and stay closed
+    properties = {"spacing": [1.0] * len(shape), "shape_after_cropping_and_before_resampling": shape}
+    resample_and_save(
+        torch.from_numpy(logits), shape, str(aside), plans, configuration, properties, dataset_json, num_threads_torch=1
+    )
+    os.replace(f"{aside}.b2nd", file)
+
+
+def _keep_only_of(checkpoint: Path, folder: Path) -> None:
+    """Removes predictions that another checkpoint has made, and marks the folder with this one."""
+    digest = hashlib.sha256()
+    with open(checkpoint, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    mark, file = {"checkpoint": digest.hexdigest()}, folder / MARK
+    try:
+        if json.loads(file.read_text(encoding="utf-8")) == mark:
+            return
+    except (OSError, ValueError):
+        pass  # none yet, or cut off
+    file.unlink(missing_ok=True)
+    for old in folder.glob("*.b2nd"):
+        old.unlink()
+    write_json(mark, file)
+
+
+def _is_done(prediction: Path, images: tuple[dict[str, str], dict[str, str]], case: str) -> bool:
+    """Whether the prediction is there and younger than the images of both stages."""
+    if not prediction.is_file():
+        return False
+    return prediction.stat().st_mtime_ns >= max(Path(files[case]).stat().st_mtime_ns for files in images)
+
+
+def _opened(pool: UnlabeledPool, case: str) -> blosc2.NDArray:
+    try:
+        return pool.load_image(case)
+    except RuntimeError as error:
+        raise InputError(str(error)) from error
+
+
+def _read(pool: UnlabeledPool, case: str) -> torch.Tensor:
+    try:
+        return torch.from_numpy(_opened(pool, case)[:])
+    except RuntimeError as error:
+        raise InputError(
+            f"unlabeled case {case}: {pool.files[case]} is damaged ({error}); delete it and preprocess again."
+        ) from error
