@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -25,6 +27,23 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     value = value.clone()
     dist.all_reduce(value)
     return value / world_size()
+
+
+def max_over_ranks(value: Tensor) -> Tensor:
+    """The largest of a tensor over all ranks, without gradient."""
+    if world_size() == 1:
+        return value
+    value = value.clone()
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return value
+
+
+def of_all_ranks(value: Any) -> list[Any]:
+    """What each rank has, by rank."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from nnunet_ssl.runner.plan import RECORD_FILE, Experiment, Run
 from nnunet_ssl.settings import VARIABLE
 
 LOG_FILE = "nnunet_ssl_run.log"
-PATIENCE = 20  # seconds that a training has to end after an interrupt
+PATIENCE = 60  # seconds that a training has to end its step and write its checkpoint
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,12 @@ def _finish(experiment: Experiment, training: _Training) -> Outcome:
 
 
 def _end(processes: Sequence[subprocess.Popen]) -> None:
-    """Interrupts process groups as Ctrl-C does; what has not ended after a while, or at a second Ctrl-C, is killed."""
+    """Has each training write its checkpoint and end; what has not after a while, or at a second Ctrl-C, is killed.
+
+    Its workers are not told: it waits for a batch of theirs, perhaps.
+    """
     for process in processes:
-        _signal_group(process, signal.SIGINT)
+        process.terminate()
     deadline = time.monotonic() + PATIENCE
     for process in processes:
         try:

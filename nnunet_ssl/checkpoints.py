@@ -1,0 +1,92 @@
+"""Checkpoint files, written whole or not at all and read only if whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnunet_ssl.errors import InputError
+
+PARTIAL = ".partial"
+# what zipfile raises on a damaged archive, then what torch raises on one that holds something else
+DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, ValueError, OSError)
+FOREIGN = (RuntimeError, EOFError, pickle.UnpicklingError)
+
+
+def write_checkpoint(content: dict[str, Any], file: str) -> None:
+    """Writes aside, has the disk confirm it, and renames: after a kill or a power loss the old file or the new one lies
+    there, never a part.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written; the file that was there is as before.
+    """
+    partial = file + PARTIAL
+    try:
+        with open(partial, "wb") as stream:
+            torch.save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, file)
+        _confirm_rename(os.path.dirname(file))
+    except (OSError, RuntimeError) as error:
+        # torch fails again while it closes the file, with an error of its own
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        with contextlib.suppress(OSError):
+            os.remove(partial)
+        raise InputError(
+            f"{file} cannot be written: {reason.strerror or reason}. The checkpoints in its folder are as before; make "
+            "room or give the right to write, and continue with --c."
+        ) from error
+
+
+def _confirm_rename(folder: str) -> None:
+    if os.name == "nt":  # has no way to open a folder
+        return
+    descriptor = os.open(folder or ".", os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_checkpoint(file: str, device: torch.device) -> dict[str, Any]:
+    """The content of a checkpoint, with its tensors on `device`.
+
+    Raises:
+        InputError: the file is cut off or damaged, or no checkpoint of nnU-Net. torch itself takes changed weights
+            for good, as it does not look at the checksums.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+    except DAMAGED as error:
+        damaged = str(error)
+    content = None
+    if damaged is None:
+        try:
+            content = torch.load(file, map_location=device, weights_only=False)
+        except FOREIGN as error:
+            damaged = str(error).partition("\n")[0]
+    if not isinstance(content, dict) or "trainer_name" not in content:
+        raise InputError(
+            f"{file} is no whole checkpoint ({damaged or 'it names no trainer'}). Replace it by a copy, or remove it: "
+            "--c then goes on from checkpoint_latest or checkpoint_best, if they are there, else from the start."
+        )
+    return content
+
+
+def remove_partial(folder: str) -> None:
+    """Removes what a killed run had not finished to write."""
+    for file in Path(folder).glob(f"checkpoint_*.pth{PARTIAL}"):
+        if file.is_file():
+            file.unlink()

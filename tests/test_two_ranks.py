@@ -1,0 +1,265 @@
+"""Two processes against one on the joint batch, for every method, over several of the trainer's own steps."""
+
+import json
+import multiprocessing.dummy
+import os
+import shutil
+from functools import partial
+from types import MethodType
+
+import pytest
+import torch
+from methods.test_contract import (
+    ALL,
+    METHODS,
+    SMALL,
+    WITHIN_A_RANK,
+    batches,
+    copied,
+    nnunet_loss,
+    optimizers_of,
+    quiet,
+    tensors,
+)
+from torch import distributed as dist
+from torch import multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_leaves
+from workbench import SMALL_TRANSFORMER, task, tiny_network
+
+from nnunet_ssl.distributed import broadcast_state
+from nnunet_ssl.errors import InputError
+from nnunet_ssl.method import Labeled, Unlabeled
+from nnunet_ssl.networks.net import Net
+from nnunet_ssl.trainer import SemiSupervisedTrainer
+
+STEPS = 4
+WORLD = 2
+CHANNELS = 3
+
+
+def smooth(network):
+    """Takes the kinks out of a network: there the last digit, which the order of sums decides, turns a gradient."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, torch.nn.LeakyReLU):
+                setattr(module, name, torch.nn.SiLU())
+
+
+def trainer_of(method, net, **arguments):
+    """A trainer's own step, with nothing of nnU-Net's data and folders around it."""
+    trainer = object.__new__(type("Steps", (SemiSupervisedTrainer,), {"method": method}))
+    trainer.device, trainer.grad_scaler = torch.device("cpu"), None
+    trainer.current_epoch, trainer.num_epochs, trainer.num_iterations_per_epoch = 0, 1, 2 * STEPS
+    trainer._iteration = STEPS  # ramp-ups are well on their way, and dropout that acts is no longer insisted on
+    loss = nnunet_loss(False)
+
+    def supervised(output, target):
+        return loss(output.pyramid, target) if len(output.pyramid) > 1 else loss.loss(output.logits, target[0])
+
+    trainer.net = net
+    trainer.method = method(**(SMALL.get(method.__name__, {}) | arguments))
+    trainer.method.supervised = supervised
+    trainer.method.task = task(2, CHANNELS)
+    trainer.method.setup(net, partial(tiny_network, 2, CHANNELS, seed=5))
+    smooth(net.module)
+    smooth(trainer.method)
+    broadcast_state(trainer.method)
+    trainer.optimizers = optimizers_of(net, trainer.method)
+    return trainer
+
+
+def part_of(rank, labeled, unlabeled):
+    """A rank's patches of the joint batch."""
+
+    def part(patches):
+        return None if patches is None else patches.chunk(WORLD)[rank]
+
+    return (
+        Labeled(part(labeled.image), [part(scale) for scale in labeled.target]),
+        Unlabeled(part(unlabeled.weak), part(unlabeled.strong)),
+    )
+
+
+def train(trainer, rank=None):
+    """Several steps on the joint batch, or on one rank's half of it; returns all that training has changed."""
+    trainer.method.train()
+    trainer.net.network.train()
+    for step in range(STEPS):
+        labeled, unlabeled = batches(2, CHANNELS, False, size=2 * WORLD, seed=step)
+        if rank is not None:
+            labeled, unlabeled = part_of(rank, labeled, unlabeled)
+        views = {"unlabeled_weak": unlabeled.weak, "unlabeled_strong": unlabeled.strong}
+        trainer.train_step({"data": labeled.image, "target": labeled.target} | views)
+    return {
+        "net": dict(trainer.net.module.state_dict()),
+        "method": dict(trainer.method.state_dict()),
+        "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+    }
+
+
+def by_parts(trainer):
+    """The joint loss of a method that pairs patches of one rank: the mean of the losses of the ranks' parts."""
+    losses = trainer.method.losses
+
+    def joint(method, net, labeled, unlabeled, now):
+        state, parts = torch.get_rng_state(), []  # which both ranks have
+        for rank in range(WORLD):
+            torch.set_rng_state(state)
+            parts.append(losses(net, *part_of(rank, labeled, unlabeled), now))
+        return {name: sum(part[name] for part in parts) / WORLD for name in parts[0]}
+
+    trainer.method.losses = MethodType(joint, trainer.method)
+
+
+def train_all(rank, world, rendezvous, results):
+    """One rank: every method once without randomness, and once with each rank's own."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
+    for method in METHODS:
+        for kind, arguments in (("quiet", quiet(method)), ("noisy", {})):
+            network = DistributedDataParallel(tiny_network(2, CHANNELS, seed=0))
+            trainer = trainer_of(method, Net(network, False), **arguments)
+            torch.manual_seed(7 + 1000 * rank * (kind == "noisy"))
+            torch.save(train(trainer, rank), results / f"{method.__name__}_{kind}_{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What both ranks have after training: ranks(method, kind)."""
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(train_all, (WORLD, folder / "rendezvous", folder), nprocs=WORLD)
+
+    def results(method, kind):
+        return [torch.load(folder / f"{method.__name__}_{kind}_{rank}", weights_only=True) for rank in range(WORLD)]
+
+    return results
+
+
+@ALL
+@pytest.mark.parametrize("kind", ["quiet", "noisy"])
+def test_ranks_stay_equal_bit_for_bit(ranks, method, kind):
+    first, second = (tensors(result) for result in ranks(method, kind))
+    assert len(first) == len(second) > 0
+    assert all(map(torch.equal, first, second))
+
+
+@ALL
+def test_training_on_two_ranks_is_training_on_the_joint_batch(ranks, method):
+    trainer = trainer_of(method, Net(tiny_network(2, CHANNELS, seed=0), False), **quiet(method))
+    before = copied(dict(trainer.net.module.state_dict()))
+    if method.__name__ in WITHIN_A_RANK:
+        by_parts(trainer)
+    torch.manual_seed(7)
+    alone, together = train(trainer), ranks(method, "quiet")[0]
+    assert any(not torch.equal(value, before[name]) for name, value in alone["net"].items())
+    for part, state in alone.items():
+        for mine, theirs in zip(tensors(state), tensors(together[part]), strict=True):
+            torch.testing.assert_close(theirs, mine, atol=1e-5, rtol=1e-3, msg=partial("{}: {}".format, part))
+
+
+@pytest.mark.parametrize(("size", "share"), [(2, 1), (6, 3), (1, None), (3, None)])
+def test_an_unlabeled_batch_that_ranks_cannot_share_equally_is_refused(monkeypatch, size, share):
+    """The mean over ranks of shares 2 and 1 is not the mean over their 3 patches."""
+    monkeypatch.setattr("nnunet_ssl.trainer.world_size", lambda: WORLD)
+    trainer = object.__new__(SemiSupervisedTrainer)
+    trainer.unlabeled_batch_size, trainer.local_rank = size, 1
+    if share is not None:
+        assert trainer._unlabeled_share() == share
+    else:
+        with pytest.raises(InputError, match=f"unlabeled_batch_size = {size} .* 2 GPUs.*: take {size + 1}"):
+            trainer._unlabeled_share()
+
+
+# ---------------------------------------------------------------------- nnU-Net's command with -num_gpus 2
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_after(epoch, on_epoch_end):
+    def then(trainer):
+        on_epoch_end(trainer)
+        if trainer.current_epoch == epoch:
+            raise Interrupted
+
+    return then
+
+
+def run_thrice(rank, world, dataset, name, settings, folder):
+    """What nnU-Net starts on each GPU, with gloo and the CPU: a whole run, then one that is interrupted and resumed."""
+    torch.set_num_threads(1)
+    for kind in ("raw", "preprocessed", "results"):
+        os.environ[f"nnUNet_{kind}"] = str(dataset.root / kind)
+    os.environ |= {"nnUNet_n_proc_DA": "0", "nnUNet_ssl_config": json.dumps(settings)}
+    from nnunetv2.run import run_training
+    from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet
+
+    made, get_trainer = [], run_training.get_trainer_from_args
+
+    def on_cpu(*arguments):
+        trainer = get_trainer(*arguments)
+        trainer.device, trainer.grad_scaler = torch.device("cpu"), None
+        trainer.logger.local_logger.plot_progress_png = lambda *args: None
+        made.append(trainer)
+        return trainer
+
+    run_training.get_trainer_from_args, run_training.setup_ddp = on_cpu, lambda *args: None
+    run_training.cleanup_ddp, torch.cuda.set_device = lambda: None, lambda device: None
+    multiprocessing.get_context = lambda method: multiprocessing.dummy
+    nnunet.DDP = lambda network, device_ids: DistributedDataParallel(network)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+
+    def run(resume):
+        run_training.run_ddp(
+            rank, dataset.name, "3d_fullres", 0, name, dataset.plans, False, resume, False, None, False, False, world
+        )  # fmt: skip
+        return made[-1]
+
+    whole = run(resume=False)
+    dist.barrier()
+    if rank == 0:
+        shutil.move(whole.output_folder, folder / "whole")
+    dist.barrier()
+    on_epoch_end = nnunet.nnUNetTrainer.on_epoch_end
+    nnunet.nnUNetTrainer.on_epoch_end = interrupt_after(2, on_epoch_end)
+    with pytest.raises(Interrupted):
+        run(resume=False)
+    nnunet.nnUNetTrainer.on_epoch_end = on_epoch_end
+    resumed = run(resume=True)
+    if rank == 0:
+        shutil.move(resumed.output_folder, folder / "resumed")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("FixMatchCTA", {"threshold": 0.3, "deploy_teacher": True}),
+        pytest.param("DAN", {}, marks=pytest.mark.long),
+        pytest.param("DHC", {}, marks=pytest.mark.long),
+        pytest.param("UAMT", {}, marks=pytest.mark.long),
+        pytest.param("CrossTeaching", SMALL_TRANSFORMER, marks=pytest.mark.long),
+    ],
+)
+def test_resume_on_two_ranks_equals_the_uninterrupted_run_bit_for_bit(phantom_3d, tmp_path, name, other):
+    dataset = phantom_3d.copy(tmp_path)
+    length = {"num_epochs": 3, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "save_every": 1}
+    settings = length | {"seed": 0, "unlabeled_batch_size": 4} | other
+    mp.spawn(run_thrice, (WORLD, dataset, f"nnUNetTrainer{name}", settings, tmp_path), nprocs=WORLD)
+    whole, resumed = (
+        torch.load(tmp_path / run / "checkpoint_final.pth", weights_only=False) for run in ("whole", "resumed")
+    )
+    assert whole["current_epoch"] == resumed["current_epoch"] == 3
+    first, second = whole["semi_supervised"]["random_states"]
+    assert not torch.equal(first["torch"], second["torch"])
+    for key in ("network_weights", "optimizer_state", "semi_supervised"):
+        expected, actual = tree_leaves(whole[key]), tree_leaves(resumed[key])
+        assert len(expected) == len(actual) > 0
+        for mine, theirs in zip(actual, expected, strict=True):
+            assert torch.equal(mine, theirs) if isinstance(mine, torch.Tensor) else mine == theirs, key
+    for run in ("whole", "resumed"):
+        assert (tmp_path / run / "validation" / "summary.json").is_file()
