@@ -3,7 +3,6 @@
 It looks at images, ids, folds and the fingerprint; no label file is opened.
 """
 
-import json
 import math
 import re
 from collections import Counter
@@ -16,11 +15,13 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from nnunet_ssl.data.raw import listed, raw_folder
+from nnunet_ssl.data.raw import listed, raw_folder, read_dataset_json
 from nnunet_ssl.data.scans import Scan, read_scans
 from nnunet_ssl.data.signatures import SAME_SCAN, find_pairs
-from nnunet_ssl.data.splits import FILE, PLANS_NOTE, make_splits, read_splits
+from nnunet_ssl.data.splits import FILE, make_splits, read_splits
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.files import is_plain_name, require_keys
+from nnunet_ssl.planning import hidden_labels_in_plans, in_words
 
 FOLDERS = {"labeled": "imagesTr", "unlabeled": "imagesUnlabeled", "test": "imagesTs"}
 # Trailing parts of an id that tell the frames of one patient apart: patient001_frame12, p7_ED, p7_ES, p7_t03, p7-time2.
@@ -70,11 +71,9 @@ def check_dataset(dataset_id: int, processes: int = 4) -> Report:
     Raises ``InputError`` when the dataset is not there or holds no image.
     """
     raw = raw_folder(dataset_id)
-    try:
-        dataset_json = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
-        ending, channels = dataset_json["file_ending"], dataset_json["channel_names"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{raw / 'dataset.json'} cannot be used ({error}): it must be nnU-Net's.") from error
+    dataset_json = read_dataset_json(raw / "dataset.json")
+    require_keys(dataset_json, {"channel_names": (dict,)}, raw / "dataset.json")
+    ending, channels = dataset_json["file_ending"], dataset_json["channel_names"]
     files, findings = _list_files(raw, dataset_json)
     if not files:
         raise InputError(f"No images in {', '.join(FOLDERS.values())} of {raw}. Files are named CASE_0000{ending}.")
@@ -92,11 +91,7 @@ def check_dataset(dataset_id: int, processes: int = 4) -> Report:
     findings += duplicates
     findings += _two_roles(files, splits, labeled)
     findings += _frames(files, splits, origin)
-    findings += [
-        Finding("labels seen by the plans", hidden, ["hidden"] * len(hidden), f"fold {fold}: {PLANS_NOTE}",
-                "Put these images in imagesUnlabeled and plan again, or say so in the study.")
-        for fold, hidden in hidden_labels_in_plans(base, splits).items()
-    ]  # fmt: skip
+    findings += _labels_in_plans(base, splits, dataset_id) if base else []
     findings += _outliers(scans, list(channels.values()))
     counts = Counter(role for role, _ in files)
     return Report(raw.name, {role: counts[role] for role in FOLDERS}, findings, SAME_SCAN, alike)
@@ -109,23 +104,6 @@ def patient_of(case: str) -> str:
     and with ``-`` for ``_``. A mere number at the end is no frame.
     """
     return FRAME.sub("", case) or case
-
-
-def hidden_labels_in_plans(base: Path | None, splits: list[dict[str, list[str]]]) -> dict[int, list[str]]:
-    """For each fold that hides labels, these cases, if the fingerprint in ``base`` was made from some of them."""
-    file = base / "dataset_fingerprint.json" if base else None
-    if file is None or not file.is_file():
-        return {}
-    try:
-        used = len(json.loads(file.read_text(encoding="utf-8"))["spacings"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} cannot be used ({error}). Run nnU-Net's planning again.") from error
-    # The fingerprint names no case: more entries than cases with a label in this fold tell that hidden ones are there.
-    return {
-        fold: sorted(split["unlabeled"])
-        for fold, split in enumerate(splits)
-        if split.get("unlabeled") and used > len({*split["train"], *split["val"]} - {*split["unlabeled"]})
-    }
 
 
 def _list_files(raw: Path, dataset_json: dict) -> tuple[dict[tuple[str, str], list[Path]], list[Finding]]:
@@ -142,7 +120,12 @@ def _list_files(raw: Path, dataset_json: dict) -> tuple[dict[tuple[str, str], li
             continue
         folder = raw / name
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if match := re.fullmatch(rf"(.+)_\d{{4}}{re.escape(ending)}", file.name):
+            if not is_plain_name(file.name) and not file.name.startswith("."):
+                name = repr(file.name[:60])
+                findings.append(
+                    Finding("bad file", [name], [role], f"{folder.name}: too long, or control characters", "Rename it.")
+                )
+            elif match := re.fullmatch(rf"(.+)_\d{{4}}{re.escape(ending)}", file.name):
                 found.setdefault((role, match[1]), []).append(file)
             elif file.name.endswith(ending) and not file.name.startswith("."):
                 findings.append(
@@ -273,6 +256,17 @@ def _frames(files: dict[tuple[str, str], list[Path]], splits: list[dict[str, lis
             cases, roles = map(list, zip(*(entry for inside in torn.values() for entry in inside), strict=True))
             reason = f"fold {fold} ({origin}) parts {len(torn)} patient(s): {listed(list(torn), separator=', ')}"
             findings.append(Finding(kind, cases, roles, reason, f"Split by patient: write {FILE} accordingly."))
+    return findings
+
+
+def _labels_in_plans(base: Path, splits: list[dict[str, list[str]]], dataset_id: int) -> list[Finding]:
+    """One finding for each plans file that has seen labels that a fold hides."""
+    advice = f"Train with plans of `nnunet_ssl plan -d {dataset_id} -f FOLD`, or say so in the study."
+    findings = []
+    for name, seen in hidden_labels_in_plans(base, splits).items():
+        cases = sorted(set().union(*seen.values()))
+        reason = f"{name} was made with {in_words(seen)}"
+        findings.append(Finding("labels seen by the plans", cases, ["hidden"] * len(cases), reason, advice))
     return findings
 
 

@@ -14,7 +14,7 @@ from nnunet_ssl.cli.check import check
 from nnunet_ssl.data import scans
 from nnunet_ssl.demo.phantom import write_phantom
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.leaks import check_dataset, hidden_labels_in_plans, patient_of
+from nnunet_ssl.leaks import check_dataset, patient_of
 
 SIZES = {"labeled": 5, "unlabeled": 6, "test": 2, "shape": (24, 32, 36)}
 
@@ -161,12 +161,16 @@ def test_plans_from_labels_that_a_fold_hides(raw):
         {"train": ["phantom_000", "phantom_002"], "val": ["phantom_001"]},
     ]
     base = write_splits(raw, splits, fingerprint_cases=5)
+    plans = {"plans_name": "nnUNetPlans", "configurations": {}}
+    (base / "nnUNetPlans.json").write_text(json.dumps(plans), encoding="utf-8")
     (finding,) = run().findings
     assert finding.kind == "labels seen by the plans"
     assert finding.cases == ["phantom_002", "phantom_003"]
-    assert "fold 0" in finding.reason
-    (base / "dataset_fingerprint.json").write_text(json.dumps({"spacings": [[2, 2, 2]] * 2}), encoding="utf-8")
-    assert hidden_labels_in_plans(base, splits) == {}
+    assert finding.reason == "nnUNetPlans was made with 2 label(s) hidden by fold 0"
+    assert "nnunet_ssl plan -d 5 -f FOLD" in finding.advice
+    plans["nnunet_ssl"] = {"fold": 0, "planned_on": ["phantom_000", "phantom_001"]}
+    (base / "nnUNetPlans.json").write_text(json.dumps(plans), encoding="utf-8")
+    assert run().findings == []
 
 
 @pytest.mark.parametrize(

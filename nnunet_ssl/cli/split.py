@@ -15,12 +15,17 @@ def split(
     force: Annotated[bool, typer.Option("--force", help="Replace a different splits_final.json.")] = False,
 ) -> None:
     """Write splits_final.json: nnU-Net's folds, with part of the training labels hidden if asked."""
-    from nnunet_ssl.data.splits import PLANS_NOTE, parse_labeled, read_splits, write_splits
+    from nnunet_ssl.data.splits import parse_labeled, read_splits, write_splits
+    from nnunet_ssl.planning import EFFECT, hidden_labels_in_plans, in_words
 
     share = None if labeled is None else parse_labeled(labeled)
     file = write_splits(dataset_id, share, seed, folds, force)
     typer.echo(f"{file}:")
-    for fold, lists in enumerate(read_splits(file)):
+    splits = read_splits(file)
+    for fold, lists in enumerate(splits):
         typer.echo(f"  fold {fold}: " + ", ".join(f"{len(ids)} {key}" for key, ids in lists.items()))
-    if share is not None:
-        typer.echo(f"Note: {PLANS_NOTE}")
+    if plans := hidden_labels_in_plans(file.parent, splits):
+        typer.echo(f"Note: plans were made with labels that a fold hides; {EFFECT}:")
+        for name, seen in plans.items():
+            typer.echo(f"  {name}: {in_words(seen)}")
+        typer.echo(f"Plans without them: nnunet_ssl plan -d {dataset_id} -f FOLD")

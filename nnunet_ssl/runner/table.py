@@ -11,7 +11,7 @@ from typing import Any
 
 from nnunetv2.evaluation.evaluate_predictions import key_to_label_or_region
 
-from nnunet_ssl.data.raw import preprocessed_folder
+from nnunet_ssl.data.raw import preprocessed_folder, read_dataset_json
 from nnunet_ssl.evaluation import read_labels
 from nnunet_ssl.files import write_json, write_text
 from nnunet_ssl.runner.plan import BASELINE, Experiment, Run, read_summary, recorded_settings
@@ -39,6 +39,7 @@ def make_table(experiment: Experiment, runs: Sequence[Run], classes: dict[str, t
         finished.append(
             {"method": run.method, "fold": run.fold, "seed": run.seed}
             | {"overrides": recorded_settings(experiment.folder(run))}
+            | {"plans_saw_hidden_labels": _hidden_labels_seen(experiment.folder(run))}
             | {"dice": {"mean": statistics.fmean(present) if present else None, "per_class": dice}}
         )
     methods = {}
@@ -59,6 +60,13 @@ def make_table(experiment: Experiment, runs: Sequence[Run], classes: dict[str, t
         "methods": methods,
         "runs": finished,
     }
+
+
+def _hidden_labels_seen(folder: Path) -> int | None:
+    """How many labels that the fold hides have shaped its plans, as its training wrote down; None if it did not."""
+    file = folder / "debug.json"
+    recorded = json.loads(file.read_text(encoding="utf-8")).get("plans_saw_hidden_labels") if file.is_file() else None
+    return None if recorded is None else int(recorded)  # nnU-Net writes all values as text
 
 
 def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
@@ -97,7 +105,7 @@ def markdown(table: dict[str, Any]) -> str:
 def write_table(experiment: Experiment, runs: Sequence[Run]) -> tuple[str, Path]:
     """Writes `nnunet_ssl_<configuration>.json` and `.md` into the dataset's results; returns the text and its file."""
     dataset_file = preprocessed_folder(experiment.dataset_id) / "dataset.json"
-    classes, _ = read_labels(json.loads(dataset_file.read_text(encoding="utf-8")), dataset_file)
+    classes, _ = read_labels(read_dataset_json(dataset_file), dataset_file)
     table = make_table(experiment, runs, classes)
     file = experiment.results / experiment.dataset / f"nnunet_ssl_{experiment.configuration}.md"
     write_json(table, file.with_suffix(".json"))

@@ -97,7 +97,7 @@ def test_parse_labeled():
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", "cannot be read"),
+        ("{", "not valid JSON"),
         ('{"train": []}', "a list of folds"),
         ("[[]]", "a list of folds"),
         ('[{"train": ["a"]}]', 'no list "val"'),
@@ -171,7 +171,7 @@ def test_cases_come_from_raw_labels_if_there(dataset, tmp_path):
     assert labeled_cases(7) == ["only"]
 
 
-def test_verb_prints_counts_and_the_note(dataset):
+def test_verb_prints_counts_and_which_plans_saw_hidden_labels(dataset):
     import typer
     from typer.testing import CliRunner
 
@@ -179,6 +179,9 @@ def test_verb_prints_counts_and_the_note(dataset):
 
     app = typer.Typer()
     app.command()(split)
+    plans = {"plans_name": "nnUNetPlans", "configurations": {}}
+    (dataset / "nnUNetPlans.json").write_text(json.dumps(plans), encoding="utf-8")
+    (dataset / "dataset_fingerprint.json").write_text(json.dumps({"spacings": CASES}), encoding="utf-8")
     result = CliRunner().invoke(app, ["-d", "7"])
     assert result.exit_code == 0
     assert "Note" not in result.output
@@ -186,3 +189,6 @@ def test_verb_prints_counts_and_the_note(dataset):
     assert result.exit_code == 0
     assert "fold 0: 2 train, 5 val, 16 unlabeled" in result.output
     assert "intensity statistics" in result.output
+    counts = "16 label(s) hidden by fold 0, 16 by fold 1, 16 by fold 2, 17 by fold 3, 17 by fold 4"
+    assert f"  nnUNetPlans: {counts}\n" in result.output
+    assert "nnunet_ssl plan -d 7 -f FOLD" in result.output

@@ -19,7 +19,10 @@ def test_table_numbers(dataset):
         (Run("MeanTeacher", 0), 0.9, 0.5),
     ]:
         finish(experiment.folder(run), {"1": liver, "2": spleen})
+    debug = experiment.folder(Run("Supervised", 0)) / "debug.json"
+    debug.write_text('{"plans_saw_hidden_labels": "3"}', encoding="utf-8")
     table = make_table(experiment, runs, {"liver": (1,), "spleen": (2,)})
+    assert [run["plans_saw_hidden_labels"] for run in table["runs"]] == [3, None, None, None]
     assert list(table["methods"]) == ["Supervised", "UAMT", "MeanTeacher"]
     supervised = table["methods"]["Supervised"]
     assert supervised["finished"] == supervised["runs"] == 3
