@@ -125,4 +125,5 @@ def proximity(output: Output, labels: Tensor, valid: Tensor | None = None) -> tu
     voxels = holds.sum(axes)
     mean = torch.where(holds, probs, 0).sum(axes) / voxels.clamp_min(1)
     present = (voxels > 0).sum(1)
-    return mean.sum(1) / present.clamp_min(1), present > 0
+    near = mean.sum(1) / present.clamp_min(1)
+    return near.nan_to_num(0), (present > 0) & near.isfinite()

@@ -85,9 +85,13 @@ class Dataset:
 
 
 def prepare(
-    root: Path, configuration: str, patch: list[int], write, name: str = "Dataset007_Phantom", spacing=None, stages=3
-) -> Dataset:
-    """Has `write(raw_folder)` make a dataset, then runs nnU-Net's planning and both preprocessings with a tiny plan."""
+    root: Path, configuration: str, patch: list[int], write, name: str = "Dataset007_Phantom", spacing=None, stages=3,
+    batch: int = 2, planner: type | None = None, edit=lambda plans: None,
+) -> Dataset:  # fmt: skip
+    """Has `write(raw_folder)` make a dataset, then runs nnU-Net's planning and both preprocessings with a tiny plan.
+
+    `planner` is nnU-Net's default one if None; `edit(plans)` changes its plans before they are made tiny.
+    """
     from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
@@ -104,14 +108,17 @@ def prepare(
         dataset.use(patched)
         write(dataset.raw)
         DatasetFingerprintExtractor(7, num_processes=1).run()
-        ExperimentPlanner(7, plans_name=dataset.plans, overwrite_target_spacing=spacing).plan_experiment()
+        planner = planner or ExperimentPlanner
+        planner(7, plans_name=dataset.plans, overwrite_target_spacing=spacing).plan_experiment()
         plans_file = dataset.base / f"{dataset.plans}.json"
         plans = json.loads(plans_file.read_text(encoding="utf-8"))
+        edit(plans)
         settings = plans["configurations"][configuration]
-        settings |= {"patch_size": patch, "batch_size": 2}
+        settings |= {"patch_size": patch, "batch_size": batch}
         network = settings["architecture"]["arch_kwargs"]
         network |= {"n_stages": stages, "features_per_stage": [4, 6, 8, 8][:stages]}
-        network |= {"n_conv_per_stage": [1] * stages, "n_conv_per_stage_decoder": [1] * (stages - 1)}
+        depth = "n_blocks_per_stage" if "n_blocks_per_stage" in network else "n_conv_per_stage"
+        network |= {depth: [1] * stages, "n_conv_per_stage_decoder": [1] * (stages - 1)}
         for key in ("kernel_sizes", "strides"):
             network[key] = [*network[key], *network[key][-1:] * stages][:stages]
         plans_file.write_text(json.dumps(plans), encoding="utf-8")
@@ -157,3 +164,22 @@ class InProcess:
 
     def shutdown(self, **kwargs):
         pass
+
+
+def plan_fast(monkeypatch) -> None:
+    """nnU-Net's planning in this process, with fewer voxels and no network built to estimate memory."""
+    import multiprocessing.dummy
+    import multiprocessing.pool  # before get_context is replaced
+
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+
+    init = DatasetFingerprintExtractor.__init__
+
+    def few_voxels(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        self.num_foreground_voxels_for_intensitystats = 30_000
+
+    monkeypatch.setattr(DatasetFingerprintExtractor, "__init__", few_voxels)
+    monkeypatch.setattr(ExperimentPlanner, "static_estimate_VRAM_usage", staticmethod(lambda *args: 1e6))
+    monkeypatch.setattr("multiprocessing.get_context", lambda method: multiprocessing.dummy)

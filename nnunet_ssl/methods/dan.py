@@ -82,6 +82,9 @@ class DAN(RampedMethod):
         self.optimizer.optimizer.zero_grad()
         loss.backward()
         average_gradients(self.optimizer.trained)
+        for parameter in self.optimizer.trained:
+            if parameter.grad is not None:  # predictions that overflowed in half precision teach nothing
+                parameter.grad.nan_to_num_(0, 0, 0)
         self.optimizer.optimizer.step()
         self.evaluator.requires_grad_(False)
         self.report["evaluator"] = loss.detach()

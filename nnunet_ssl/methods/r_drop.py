@@ -75,7 +75,7 @@ class RDrop(RampedMethod):
         sizes = [len(labeled.image), len(unlabeled.weak)]
         images = torch.cat((labeled.image, unlabeled.weak))
         first, second = net(images, images)
-        if now.step == 0 and torch.equal(first.logits, second.logits):
+        if now.step == 0 and torch.equal(first.logits, second.logits) and varies(first.logits):
             raise RuntimeError(f"Two passes of {type(net.module).__name__} are equal: its dropout does not act.")
         (seg1, free1), (seg2, free2) = first.split(sizes), second.split(sizes)
         pair = (first, second) if self.labeled_too else (free1, free2)
@@ -89,3 +89,9 @@ class RDrop(RampedMethod):
         outcomes = 2 if first.regions else first.logits.shape[1]
         mean = symmetric_kl(first.logits, second.logits, first.regions).mean()
         return mean / outcomes if self.class_mean else mean
+
+
+def varies(logits: Tensor) -> bool:
+    """Whether (B, C, *spatial) differs between voxels: not so of blank patches, which dropout leaves as they are."""
+    voxels = logits.flatten(2)
+    return bool((voxels != voxels[..., :1]).any())

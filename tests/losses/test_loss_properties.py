@@ -1,0 +1,343 @@
+"""Properties of every voxel loss over shapes, channel counts, precisions and extreme logits: all stays finite."""
+
+import importlib
+import inspect
+import pkgutil
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+from workbench import task
+
+import nnunet_ssl.losses
+from nnunet_ssl.class_weights import DifficultyWeights, DistributionWeights, agreement, count_channels
+from nnunet_ssl.data.intensity import OPERATIONS
+from nnunet_ssl.losses.confidence import admitted_cross_entropy, admitted_shares, confidence
+from nnunet_ssl.losses.consistency import masked_mse
+from nnunet_ssl.losses.cross_entropy import cross_entropy, hard_labels
+from nnunet_ssl.losses.dice import squared_dice, weighted_dice
+from nnunet_ssl.losses.divergence import jensen_shannon, kl, log_probs, symmetric_kl
+from nnunet_ssl.losses.entropy import entropy, entropy_of_logits, max_entropy
+from nnunet_ssl.losses.weighted import weighted_supervised
+from nnunet_ssl.methods.urpc import pyramid_consistency
+from nnunet_ssl.networks.net import Output
+from nnunet_ssl.schedules import ema_decay, gaussian_rampup, polynomial_decay
+
+EXTREMES = torch.tensor([0.0, 1.0, -1.0, 1e4, -1e4, 6e4, -6e4])  # float16 ends at 65504
+COVERED = set()
+FUNCTIONS = {
+    function
+    for info in pkgutil.iter_modules(nnunet_ssl.losses.__path__)
+    for module in [importlib.import_module(f"nnunet_ssl.losses.{info.name}")]
+    for name, function in inspect.getmembers(module, inspect.isfunction)
+    if function.__module__ == module.__name__ and not name.startswith("_")
+}
+
+
+@dataclass
+class Case:
+    """Two sets of logits (B, C, *spatial) of one shape and precision, and labels for them."""
+
+    first: torch.Tensor
+    second: torch.Tensor
+    labels: torch.Tensor  # class numbers (B, *spatial), or regions 0/1 (B, C, *spatial)
+    valid: torch.Tensor  # (B, *spatial)
+    weights: torch.Tensor  # (C,)
+    order: torch.Tensor  # of channels
+    regions: bool
+
+    @property
+    def onehot(self):
+        if self.regions:
+            return self.labels
+        return F.one_hot(self.labels, self.first.shape[1]).movedim(-1, 1).float()
+
+    @property
+    def reordered_labels(self):
+        """The labels after logits were indexed by `order`."""
+        return self.labels[:, self.order] if self.regions else self.order.argsort()[self.labels]
+
+
+def logits(kind, shape, generator):
+    if kind == "normal":
+        return 5 * torch.randn(shape, generator=generator)
+    if kind == "extreme":
+        return EXTREMES[torch.randint(len(EXTREMES), shape, generator=generator)]
+    if kind == "equal":
+        return torch.full(shape, EXTREMES[torch.randint(len(EXTREMES), (), generator=generator)].item())
+    winner = torch.randint(shape[1], (shape[0], 1, *shape[2:]), generator=generator)
+    return torch.full(shape, -6e4).scatter(1, winner, 6e4)
+
+
+@st.composite
+def cases(draw):
+    dimensions, regions = draw(st.sampled_from([2, 3])), draw(st.booleans())
+    channels = draw(st.sampled_from([1, 2, 3, 6, 40] if regions else [2, 3, 4, 6, 40]))
+    spatial = draw(st.lists(st.integers(1, 9 if dimensions == 2 else 5), min_size=dimensions, max_size=dimensions))
+    shape = (draw(st.integers(1, 3)), channels, *spatial)
+    precision = draw(st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
+    kinds = st.sampled_from(["normal", "extreme", "equal", "one-hot"])
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
+    pair = [logits(draw(kinds), shape, generator).to(precision).requires_grad_() for _ in range(2)]
+    plain = (shape[0], *spatial)
+    labels = torch.randint(channels, plain, generator=generator)
+    if regions:
+        labels = torch.randint(2, shape, generator=generator).float()
+    valid = torch.rand(plain, generator=generator) < draw(st.sampled_from([0.0, 0.5, 1.0]))
+    weights = torch.rand(channels, generator=generator) * draw(st.sampled_from([0.0, 1.0, 40.0]))
+    return Case(*pair, labels, valid, weights, torch.randperm(channels, generator=generator), regions)
+
+
+def covers(*functions):
+    """Marks a property test of these functions, over fixed examples."""
+    COVERED.update(functions)
+
+    def decorate(test):
+        return settings(max_examples=60, deadline=None, derandomize=True, database=None)(given(case=cases())(test))
+
+    return decorate
+
+
+def check_finite(loss, *leaves):
+    """The value, and the gradient in the precision of the logits; returns the value."""
+    assert loss.dtype == torch.float32 and torch.isfinite(loss).all()
+    for gradient in torch.autograd.grad(loss.mean(), leaves, allow_unused=True, retain_graph=True):
+        assert gradient is None or torch.isfinite(gradient).all()
+    return loss.detach()
+
+
+def close(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_every_public_loss_has_a_property_test():
+    missing = sorted(function.__qualname__ for function in FUNCTIONS - COVERED)
+    assert len(FUNCTIONS) > 10 and not missing, f"add a property test of {missing}"
+
+
+@covers(cross_entropy)
+def test_cross_entropy(case):
+    whole = check_finite(cross_entropy(case.first, case.labels, case.regions), case.first)
+    assert whole >= 0
+    ones = torch.ones_like(case.weights)
+    close(cross_entropy(case.first, case.labels, case.regions, ones, torch.ones_like(case.valid)), whole)
+    reordered = cross_entropy(case.first[:, case.order], case.reordered_labels, case.regions)
+    close(reordered, whole)
+    close(cross_entropy(case.first.flip(0), case.labels.flip(0), case.regions), whole)
+    parts = zip(case.first, case.labels, strict=True)
+    close(torch.stack([cross_entropy(x[None], y[None], case.regions) for x, y in parts]).mean(), whole)
+    weighted = check_finite(
+        cross_entropy(case.first, case.labels, case.regions, case.weights, case.valid), case.first
+    )
+    assert weighted >= 0
+    if not case.valid.any():
+        assert weighted == 0
+    perfect = 12e4 * (case.onehot - 0.5)
+    assert cross_entropy(perfect, case.labels, case.regions) == 0
+
+
+@covers(hard_labels, confidence)
+def test_hard_labels_and_their_confidence(case):
+    output = Output([case.first], case.regions)
+    labels, sure = hard_labels(output), confidence(output)
+    assert not labels.requires_grad and not sure.requires_grad
+    least = 0.5 if case.regions else 1 / case.first.shape[1]
+    assert sure.min() >= least - 1e-6 and sure.max() <= 1 + 1e-6
+    if case.regions:
+        close(torch.where(labels.bool(), output.probs, 1 - output.probs), sure)
+    else:
+        close(output.probs.gather(1, labels[:, None])[:, 0], sure)
+
+
+@covers(admitted_cross_entropy)
+def test_admitted_cross_entropy(case):
+    everything, nothing = (torch.full_like(case.labels, fill, dtype=torch.bool) for fill in (True, False))
+    whole = check_finite(admitted_cross_entropy(case.first, case.labels, everything, case.regions), case.first)
+    close(whole, cross_entropy(case.first, case.labels, case.regions))
+    none = admitted_cross_entropy(case.first, case.labels, nothing, case.regions)
+    (gradient,) = torch.autograd.grad(none, case.first)
+    assert none == 0 and not gradient.any()
+    half = case.valid[:, None].expand_as(case.labels) if case.regions else case.valid
+    one, other = (admitted_cross_entropy(case.first, case.labels, part, case.regions) for part in (half, ~half))
+    close(one + other, whole)
+
+
+@covers(admitted_shares)
+def test_admitted_shares(case):
+    output = Output([case.first], case.regions)
+    names = tuple(map(str, range(case.first.shape[1])))
+    for threshold in (0, 0.95, 1.1):
+        admitted = confidence(output) >= threshold
+        shares = admitted_shares(hard_labels(output), admitted, names, case.regions)
+        assert list(shares) == ["admitted", *(f"admitted[{name}]" for name in names)]
+        assert all(0 <= share <= 1 for share in shares.values())
+        assert threshold != 0 or shares["admitted"] == 1
+        assert threshold <= 1 or not any(shares.values())
+
+
+@covers(masked_mse)
+def test_masked_mse(case):
+    first, second = (Output([z], case.regions).probs for z in (case.first, case.second))
+    mask = case.valid[:, None]
+    distance = check_finite(masked_mse(first, second, mask), case.first)
+    assert 0 <= distance <= 1
+    close(masked_mse(second, first, mask), distance)
+    close(masked_mse(first.flip(0), second.flip(0), mask.flip(0)), distance)
+    close(masked_mse(first, second, torch.ones_like(mask)), F.mse_loss(first, second))
+    assert masked_mse(first, first.detach(), mask) == 0
+    assert masked_mse(first, second, torch.zeros_like(mask)) == 0
+
+
+@covers(weighted_dice)
+def test_weighted_dice(case):
+    probs = Output([case.first], case.regions).probs
+    for batch_dice in (False, True):
+        loss = check_finite(weighted_dice(probs, case.onehot, case.weights, batch_dice, case.valid), case.first)
+        assert -case.weights.mean() - 1e-4 <= loss <= 0
+        close(weighted_dice(probs.flip(0), case.onehot.flip(0), case.weights, batch_dice, case.valid.flip(0)), loss)
+        perfect = weighted_dice(case.onehot, case.onehot, case.weights, batch_dice, case.valid)
+        close(perfect, -case.weights.mean())
+    nothing = torch.zeros_like(probs)
+    assert torch.isfinite(weighted_dice(nothing, nothing, case.weights, False, smooth=0.0))
+
+
+@covers(squared_dice)
+def test_squared_dice(case):
+    probs = Output([case.first], case.regions).probs
+    loss = check_finite(squared_dice(probs, case.onehot), case.first)
+    assert -1e-5 <= loss <= 1
+    close(squared_dice(probs[:, case.order], case.onehot[:, case.order]), loss)
+    close(squared_dice(probs.flip(0), case.onehot.flip(0)), loss)
+    assert squared_dice(case.onehot, case.onehot).abs() < 1e-6
+
+
+def check_divergence(function, case, symmetric):
+    """Not negative, 0 between equals, no matter in which order channels and samples stand; per voxel."""
+    rounding = 1e-6 + 3e-7 * (case.first.float() - case.second.float()).abs().max().item()
+    whole = check_finite(function(case.first, case.second, case.regions), case.first, case.second)
+    assert whole.shape == (case.first.shape if case.regions else case.valid.shape)
+    assert whole.min() >= -rounding
+    assert not function(case.first, case.first.detach().clone(), case.regions).abs().gt(1e-6).any()
+    reordered = function(case.first[:, case.order], case.second[:, case.order], case.regions)
+    near = partial(torch.testing.assert_close, rtol=2e-5, atol=rounding)
+    near(reordered, whole[:, case.order] if case.regions else whole)
+    near(function(case.first.flip(0), case.second.flip(0), case.regions), whole.flip(0))
+    if symmetric:
+        near(function(case.second, case.first, case.regions), whole)
+    return whole
+
+
+@covers(symmetric_kl, kl)
+def test_divergences_of_kullback_and_leibler(case):
+    both = check_divergence(symmetric_kl, case, True)
+    one, other = check_divergence(kl, case, False), kl(case.second, case.first, case.regions).detach()
+    # where all is well scaled; the difference of large logarithms is not
+    small = both < 10
+    torch.testing.assert_close(((one + other) / 2)[small], both[small], atol=2e-3, rtol=2e-3)
+
+
+@covers(jensen_shannon)
+def test_jensen_shannon(case):
+    assert check_divergence(jensen_shannon, case, True).max() <= 0.693148
+
+
+@covers(log_probs)
+def test_log_probs(case):
+    logs = check_finite(log_probs(case.first, case.regions), case.first)
+    total = logs.exp().sum(0 if case.regions else 2)
+    close(total, torch.ones_like(total))
+    close(logs[0].exp(), Output([case.first], case.regions).probs.detach())
+
+
+@covers(entropy, entropy_of_logits, max_entropy)
+def test_entropies(case):
+    highest = max_entropy(case.first.shape[1], case.regions)
+    probs = Output([case.first], case.regions).probs
+    from_probs = check_finite(entropy(probs, case.regions), case.first)
+    exact = check_finite(entropy_of_logits(case.first, case.regions), case.first)
+    assert from_probs.shape == exact.shape
+    assert exact.min() >= -2e-6 and exact.max() <= highest + 2e-6
+    torch.testing.assert_close(from_probs, exact, atol=1e-4, rtol=0)
+    close(entropy_of_logits(torch.zeros_like(case.first), case.regions), torch.full_like(exact, highest))
+
+
+@covers(weighted_supervised)
+def test_weighted_supervised(case):
+    """Over three scales, with and without an ignore label, which may cover all."""
+    channels = case.first.shape[1]
+    labels = case.labels if case.regions else case.labels[:, None].float()
+    for ignore in (None, channels + case.regions):
+        target = labels
+        if ignore is not None and case.regions:
+            target = torch.cat((labels, 1 - case.valid[:, None].float()), 1)
+        elif ignore is not None:
+            target = torch.where(case.valid[:, None], labels, float(ignore))
+        for batch_dice in (False, True):
+            known = task(
+                case.first.ndim - 2, channels, case.regions,
+                ignore_label=ignore, batch_dice=batch_dice, scale_weights=(0.6, 0.4, 0.0),
+            )  # fmt: skip
+            output = Output([case.first, case.second, case.first], case.regions)
+            check_finite(weighted_supervised(output, [target] * 3, case.weights, known), case.first, case.second)
+            alone = Output([case.first], case.regions)
+            known = task(case.first.ndim - 2, channels, case.regions, ignore_label=ignore, scale_weights=(1.0,))
+            assert torch.isfinite(weighted_supervised(alone, target, case.weights, known))
+
+
+@covers(pyramid_consistency)
+def test_pyramid_consistency(case):
+    half = case.second[(..., *[slice(None, None, 2)] * (case.second.ndim - 2))]
+    loss, divergence = pyramid_consistency([case.first, half], case.regions)
+    assert check_finite(loss, case.first, case.second) >= -1e-5
+    assert torch.isfinite(divergence) and not divergence.requires_grad
+    assert pyramid_consistency([case.first, case.first], case.regions)[0].abs() < 1e-5
+
+
+@covers(agreement, count_channels)
+def test_class_weights(case):
+    """Weights stay finite and within [0, C], whatever classes a batch lacks."""
+    channels = case.first.shape[1]
+    first, second = (hard_labels(Output([z], case.regions)) for z in (case.first, case.second))
+    for skip in (True, False):
+        difficulty = DifficultyWeights(channels, skip_absent=skip)
+        distribution = DistributionWeights(channels + case.regions)
+        for labels in (case.labels, first, second, case.labels):
+            w = difficulty.update(*agreement(first, labels, channels, case.regions, case.valid))
+            assert torch.isfinite(w).all() and w.min() >= 0 and w.max() <= channels * (1 + 1e-6)
+            w = distribution.update(count_channels(labels, channels, case.regions))
+            assert torch.isfinite(w).all() and w.min() >= 0 and w.max() <= (channels + case.regions) * (1 + 1e-6)
+    assert all(torch.isfinite(buffer).all() for buffer in difficulty.state_dict().values())
+
+
+FRACTIONS = st.floats(0, 1)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(fraction=FRACTIONS, later=FRACTIONS, length=FRACTIONS, step=st.integers(0, 10**9))
+def test_schedules_stay_in_range_and_move_one_way(fraction, later, length, step):
+    fraction, later = sorted((fraction, later))
+    assert 0.0067 < gaussian_rampup(fraction, length) <= gaussian_rampup(later, length) <= 1
+    assert 0 <= ema_decay(step, length) <= ema_decay(step + 1, length) <= length
+    if length < 1:
+        assert 0 <= polynomial_decay(fraction, length) <= 1
+        if fraction >= length:
+            assert polynomial_decay(later, length) <= polynomial_decay(fraction, length)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@settings(max_examples=30, deadline=None, derandomize=True, database=None)
+@given(
+    spatial=st.lists(st.integers(1, 9), min_size=2, max_size=3).filter(lambda shape: max(shape) > 1),
+    scale=st.sampled_from([0.0, 1e-6, 1.0, 1e4, 6e4]),
+    offset=st.sampled_from([0.0, -1.0, 1e4]),
+    level=st.floats(0, 1),
+)
+def test_changes_of_intensity_stay_finite(name, spatial, scale, offset, level):
+    image = offset + scale * torch.randn(2, 3, *spatial, generator=torch.Generator().manual_seed(0))
+    changed = OPERATIONS[name](image, torch.full((2,), level))
+    assert changed.shape == image.shape and torch.isfinite(changed).all()
+    assert changed.abs().max() <= 10 * image.abs().max() + 2
