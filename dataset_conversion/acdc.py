@@ -146,7 +146,11 @@ def _original_frames(source: Path) -> dict[str, Frames]:
         patient = info.parent.name
         if patient in patients:
             raise InputError(f"{source} holds {patient} twice. Point SOURCE at one of the folders.")
-        entries = dict(line.split(":", 1) for line in info.read_text(encoding="utf-8").splitlines() if ":" in line)
+        try:
+            lines = info.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{info} cannot be read ({error}). Fetch it again.") from error
+        entries = dict(line.split(":", 1) for line in lines if ":" in line)
         patients[patient] = {}
         for phase in ("ED", "ES"):
             try:

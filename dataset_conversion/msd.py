@@ -4,7 +4,6 @@ Read is ``TaskNN_Name`` as released: ``imagesTr``, ``labelsTr``, ``imagesTs`` an
 of ``nnUNetv2_convert_MSD_dataset``, whose function splits the channels, without the labels of the unlabeled cases.
 """
 
-import json
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,8 +13,9 @@ from nnunetv2.dataset_conversion.convert_MSD_dataset import split_4d_nifti
 
 from nnunet_ssl.data.conversion import Conversion, pair_cases
 from nnunet_ssl.data.protocols import Labeled, Lists, choose
-from nnunet_ssl.data.sources import find_files, read_volume, require_whole
+from nnunet_ssl.data.sources import DAMAGED, find_files, read_volume, require_whole
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.files import check_case_ids, is_plain_name, read_json
 
 
 def msd_conversion(source: Path, labeled: Labeled = None) -> Conversion:
@@ -28,14 +28,19 @@ def msd_conversion(source: Path, labeled: Labeled = None) -> Conversion:
     Raises:
         InputError: ``source`` is no such folder, or cases of its ``dataset.json`` are missing.
     """
+    file = source / "dataset.json"
+    task = read_json(file, "SOURCE is the folder of a Decathlon task, TaskNN_Name")
     try:
-        task = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
         channels = tuple(task["modality"][str(channel)] for channel in range(len(task["modality"])))
         labels = {name: int(value) for value, name in task["labels"].items()}
         train = sorted(_case_id(entry["image"]) for entry in task["training"])
         test = sorted(_case_id(entry) for entry in task["test"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{source / 'dataset.json'} is not that of a Decathlon task ({error!r}).") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise InputError(f"{file} is not that of a Decathlon task ({error!r:.100}).") from error
+    check_case_ids([*train, *test], file)
+    named = channels and labels and all(map(is_plain_name, (*channels, *labels)))
+    if not named or not all(0 <= value < 256 for value in labels.values()):
+        raise InputError(f"{file}: modalities and labels must have plain names, and labels values from 0 to 255.")
     images = find_files(source, r"images(Tr|Ts)/(?P<id>[^/_][^/]*)\.nii\.gz")
     choice = choose("msd", labeled, default="10%", own=Lists(train, test, origin="dataset.json"))
     choice.require(images, source)
@@ -58,7 +63,10 @@ def read_channels(path: Path) -> list[sitk.Image]:
     """The channels of a 4D image, split by nnU-Net's converter."""
     require_whole(path)  # refuses a truncated file, which nnU-Net's converter does not
     with TemporaryDirectory() as folder:
-        split_4d_nifti(str(path), folder)
+        try:
+            split_4d_nifti(str(path), folder)
+        except RuntimeError as error:
+            raise InputError(f"{path} {DAMAGED} ({str(error).splitlines()[0][:60]})") from error
         return [read_volume(file) for file in sorted(Path(folder).iterdir())]
 
 

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from nnunet_ssl.data.conversion import Conversion, pair_cases
 from nnunet_ssl.data.protocols import Labeled, choose
-from nnunet_ssl.data.sources import DAMAGED, NIFTI, find_files, read_volume, with_geometry
+from nnunet_ssl.data.sources import DAMAGED, NIFTI, find_files, read_volume, require_whole, with_geometry
 from nnunet_ssl.errors import InputError
 
 WITHDRAWN = ("PANCREAS_0025", "PANCREAS_0070")
@@ -76,11 +76,13 @@ def read_series(folder: Path) -> sitk.Image:
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
     reader.MetaDataDictionaryArrayUpdateOn()
     try:
+        for file in reader.GetFileNames():
+            require_whole(Path(file))
         image = reader.Execute()
         slices = range(len(reader.GetFileNames()))
         positions = np.array([reader.GetMetaData(z, "0020|0032").split("\\") for z in slices], dtype=float)
-    except RuntimeError as error:
-        raise InputError(f"{folder} {DAMAGED}") from error
+    except (RuntimeError, MemoryError, ValueError) as error:
+        raise InputError(f"{folder} {DAMAGED} ({str(error).splitlines()[-1]})") from error
     distances = np.linalg.norm(np.diff(positions, axis=0), axis=1)
     if not np.allclose(distances, np.median(distances), rtol=0.01, atol=0.01):
         raise InputError(

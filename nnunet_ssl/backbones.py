@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +14,11 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from nnunet_ssl.data.plans import read_plans_for_networks
+from nnunet_ssl.data.raw import read_dataset_json
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.files import write_json
+from nnunet_ssl.evaluation import read_labels
+from nnunet_ssl.files import is_plain_name, read_json, require_keys, write_json
 from nnunet_ssl.networks import backbones
 from nnunet_ssl.networks.transformer import token_sizes
 
@@ -151,10 +153,12 @@ def write_plans(base: Path, plans: str, network: str, new_plans: str, configurat
     """
     if network not in NETWORKS:
         raise InputError(f"No network {network}. Known: {', '.join(NETWORKS)}.")
-    if not new_plans or Path(new_plans).name != new_plans or new_plans.endswith(".json") or "__" in new_plans:
-        raise InputError(f"{new_plans} is no name for plans: no folder, no .json, no two underscores in a row.")
-    manager = PlansManager(_read(base / f"{plans}.json", "name others with -p"))
-    dataset = _read(base / "dataset.json", "run nnUNetv2_plan_and_preprocess")
+    if not is_plain_name(new_plans) or new_plans.endswith(".json") or "__" in new_plans:
+        raise InputError(f"{new_plans[:60]!r} is no name for plans: no folder, no .json, no two underscores in a row.")
+    manager = read_plans_for_networks(base, plans)
+    dataset = read_dataset_json(base / "dataset.json", "run nnUNetv2_plan_and_preprocess")
+    require_keys(dataset, {"channel_names": (dict,)}, base / "dataset.json")
+    read_labels(dataset, base / "dataset.json")
     available = manager.available_configurations
     if unknown := [name for name in configurations or [] if name not in available]:
         raise InputError(f"{plans} has no configuration {', '.join(unknown)}. It has {', '.join(available)}.")
@@ -176,7 +180,7 @@ def write_plans(base: Path, plans: str, network: str, new_plans: str, configurat
         raise InputError("\n".join(left_out.values()))
 
     file = base / f"{new_plans}.json"
-    if file.exists() and _read(file, "remove it") != new:
+    if file.exists() and read_json(file, "remove it") != new:
         raise InputError(f"{file} exists already with other content: choose another name with -o.")
     write_json(new, file)
     return Written(file, parameters, left_out)
@@ -186,9 +190,10 @@ def _with_network(manager: PlansManager, name: str, dataset: dict, network: str)
     """A configuration with its inheritance resolved and its network replaced."""
     content = copy.deepcopy(manager.get_configuration(name).configuration)
     content.pop("inherits_from", None)
-    old = content["architecture"]["arch_kwargs"]
+    old = content["architecture"].get("arch_kwargs")
     title = f"{name} of {manager.plans_name}"
-    if not {"features_per_stage", "strides"} <= old.keys():
+    axes = len(content["patch_size"])
+    if not isinstance(old, dict) or not _are_stages(old.get("features_per_stage"), old.get("strides"), axes):
         raise InputError(f"{title} has no U-Net of nnU-Net's planner: name plans of nnUNetv2_plan_experiment with -p.")
     cls, sizes = NETWORKS[network]
     channels = determine_num_input_channels(manager, name, dataset)
@@ -201,6 +206,18 @@ def _with_network(manager: PlansManager, name: str, dataset: dict, network: str)
     return content
 
 
+def _are_stages(features: Any, strides: Any, axes: int) -> bool:
+    """Whether these can be the features and the strides of the stages of a U-Net."""
+    return (
+        isinstance(features, list)
+        and isinstance(strides, list)
+        and len(features) == len(strides) > 1
+        and all(isinstance(count, int) and 0 < count < 2**16 for count in features)
+        and all(isinstance(steps, list) and len(steps) == axes for steps in strides)
+        and all(isinstance(step, int) and 0 < step < 2**16 for steps in strides for step in steps)
+    )
+
+
 def _build(configuration: ConfigurationManager, manager: PlansManager, name: str, dataset: dict) -> nn.Module:
     """The network as nnU-Net builds it."""
     return get_network_from_plans(
@@ -211,12 +228,3 @@ def _build(configuration: ConfigurationManager, manager: PlansManager, name: str
         manager.get_label_manager(dataset).num_segmentation_heads,
         deep_supervision=False,
     )
-
-
-def _read(file: Path, advice: str) -> dict:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{file} does not exist: {advice}.") from None
-    except ValueError as error:
-        raise InputError(f"{file} is damaged ({error}): {advice}.") from None

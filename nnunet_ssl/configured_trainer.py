@@ -11,24 +11,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 import nnunet_ssl
+from nnunet_ssl.data.splits import read_splits
+from nnunet_ssl.data.workers import Workers
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.method import Method
 from nnunet_ssl.networks.net import set_deep_supervision
+from nnunet_ssl.planning import hidden_labels_of_fold
 from nnunet_ssl.random_state import seed_everything
+from nnunet_ssl.resumable_trainer import ResumableTrainer
 from nnunet_ssl.settings import Settings, read_settings
 
 NNUNET_FOLDS = 5
 
 
-class ConfiguredTrainer(nnUNetTrainer):
+class ConfiguredTrainer(ResumableTrainer):
     """nnU-Net's trainer whose settings can be overridden by the variable `nnUNet_ssl_config`.
 
     Alone it is the supervised baseline at any training length; see `nnunet_ssl.settings` for the keys.
@@ -69,7 +71,13 @@ class ConfiguredTrainer(nnUNetTrainer):
     def initialize(self) -> None:
         if self.seed is not None and not self.was_initialized:
             seed_everything(self.seed)
+        base = self.preprocessed_dataset_folder_base
+        self.plans_saw_hidden_labels = len(hidden_labels_of_fold(self.plans_manager.plans, self.fold, base))
+        self.print_to_log_file(f"labels that this fold hides and the plans saw: {self.plans_saw_hidden_labels}")
         super().initialize()
+
+    def own_state(self) -> dict[str, Any]:
+        return super().own_state() | {"settings": self.settings.trainer, "preset": self.settings.preset}
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         set_deep_supervision(self.network, enabled)
@@ -91,6 +99,8 @@ class ConfiguredTrainer(nnUNetTrainer):
             InputError: there are fewer labeled cases than nnU-Net makes folds.
         """
         splits_file = join(self.preprocessed_dataset_folder_base, "splits_final.json")
+        if isfile(splits_file):
+            read_splits(splits_file)  # nnU-Net takes it as it is
         cases = infer_dataset_class(self.preprocessed_dataset_folder).get_identifiers(self.preprocessed_dataset_folder)
         if self.fold != "all" and len(cases) < NNUNET_FOLDS and not isfile(splits_file):
             dataset_id = int(self.plans_manager.dataset_name[7:10])
@@ -103,7 +113,7 @@ class ConfiguredTrainer(nnUNetTrainer):
     def get_dataloaders(self) -> tuple:
         """nnU-Net's loaders in nnU-Net's worker pools, with what a subclass joins to the training batches.
 
-        With a seed, workers get seeds that differ by stream, worker, rank and first epoch.
+        With a seed, workers get seeds that differ by stream, worker, rank, first epoch and first step within it.
         """
         with without_workers():
             train, val = (augmenter.data_loader for augmenter in super().get_dataloaders())
@@ -114,12 +124,12 @@ class ConfiguredTrainer(nnUNetTrainer):
         for loader, workers in zip(loaders, (processes, max(1, processes // 2)), strict=True):
             seeds = None
             if self.seed is not None:
-                source = np.random.SeedSequence([self.seed, self.current_epoch, self.local_rank, len(augmenters)])
-                seeds = [int(seed) for seed in source.generate_state(workers)]
+                start = [self.seed, self.current_epoch, self.local_rank, len(augmenters)]
+                start += [len(steps) for steps in self.earlier.values() if steps]
+                seeds = [int(seed) for seed in np.random.SeedSequence(start).generate_state(workers)]
             augmenters.append(
-                NonDetMultiThreadedAugmenter(
-                    data_loader=loader,
-                    transform=None,
+                Workers(
+                    loader,
                     num_processes=workers,
                     num_cached=max(6 if loader is not val else 3, workers // 2),
                     seeds=seeds,

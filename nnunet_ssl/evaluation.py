@@ -19,7 +19,6 @@ reference that the prediction lacks altogether has Dice and Jaccard 0 and no dis
 
 import contextlib
 import io
-import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -30,7 +29,10 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from tqdm import tqdm
 
+from nnunet_ssl.data.headers import NIFTI, READ_ERRORS, header_fault, nifti_is_whole
+from nnunet_ssl.data.raw import read_dataset_json
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.files import require_keys
 
 METRICS = ("dice", "jaccard", "hd95_mm", "asd_mm", "hd95_voxel", "asd_voxel")
 
@@ -58,7 +60,7 @@ def evaluate_folders(
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder.")
     dataset_json = Path(dataset_json) if dataset_json is not None else _find_dataset_json(reference, prediction)
-    dataset = _load_dataset_json(dataset_json)
+    dataset = read_dataset_json(dataset_json)
     classes, ignore = read_labels(dataset, dataset_json)
     ending = dataset["file_ending"]
     files = sorted(f for f in reference.iterdir() if f.name.endswith(ending) and not f.name.startswith("."))
@@ -128,15 +130,13 @@ def read_labels(dataset: dict, origin: Path) -> tuple[dict[str, tuple[int, ...]]
 
     ``origin`` is the file's path, for the InputError that is raised when ``labels`` or ``file_ending`` is missing.
     """
-    if not isinstance(dataset.get("labels"), dict) or "file_ending" not in dataset:
-        raise InputError(f"{origin} lacks 'labels' (name -> value) or 'file_ending': give an nnU-Net v2 dataset.json.")
-    try:
-        labels = {
-            name: tuple(int(v) for v in (value if isinstance(value, list) else [value]))
-            for name, value in dataset["labels"].items()
-        }
-    except ValueError:
-        raise InputError(f"{origin}: 'labels' must map names to integers: {dataset['labels']}") from None
+    require_keys(dataset, {"labels": (dict,), "file_ending": (str,)}, origin, advice="give an nnU-Net v2 dataset.json")
+    labels = {
+        name: tuple(value if isinstance(value, list) else [value]) for name, value in dataset["labels"].items()
+    }
+    for name, values in labels.items():
+        if not values or not all(type(value) is int and 0 <= value < 2**16 for value in values):
+            raise InputError(f"{origin}: 'labels' must map names to integers; that of {name[:60]!r} is no such value.")
     ignore = labels.pop("ignore", (None,))[0]
     classes = {name: values for name, values in labels.items() if set(values) != {0}}
     if not classes:
@@ -152,24 +152,12 @@ def _find_dataset_json(reference: Path, prediction: Path) -> Path:
     raise InputError(f"No dataset.json at {candidates[0]} or {candidates[1]}: name it with --dataset-json.")
 
 
-def _load_dataset_json(path: Path) -> dict:
-    try:
-        dataset = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(dataset, dict):
-        raise InputError(f"{path} is not an nnU-Net v2 dataset.json.")
-    return dataset
-
-
 def _reader_for(dataset: dict, example: Path) -> type[BaseReaderWriter]:
     # nnU-Net prints a traceback for each reader that it tries on an ambiguous ending (.tif) before the right one.
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         try:
             return determine_reader_writer_from_dataset_json(dataset, str(example), verbose=False)
-        except RuntimeError:
+        except (RuntimeError, TypeError):
             raise InputError(f"{example}: no reader of nnU-Net opens this file.") from None
 
 
@@ -226,8 +214,12 @@ def _read(
     """The segmentation ``(*spatial)`` and its spacing, without the axis of length 1 that nnU-Net gives to 2D images."""
     with contextlib.redirect_stdout(io.StringIO()):  # the TIFF reader prints a warning for each file without spacing
         try:
+            if file.name.endswith(NIFTI) and not nifti_is_whole(file):
+                raise ValueError("damaged or truncated")
+            if fault := header_fault(file):
+                raise ValueError(fault)
             array, properties = reader().read_seg(str(file))
-        except (RuntimeError, ValueError, OSError, EOFError, AssertionError) as error:  # what the readers raise
+        except READ_ERRORS as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(f"{file}: cannot be read ({reason[-1]})") from None
     array, spacing = array[0], tuple(round(float(s), 6) for s in properties["spacing"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ssl.data.raw import environment_folder
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.files import is_plain_name, require_new_folder
 
 STOCK_TRAINER = "nnUNetTrainer"
 CHECKPOINT = "checkpoint_final.pth"
@@ -44,23 +47,31 @@ def export_model(
     """
     if out.exists():
         raise InputError(f"{out} exists already: name a new folder.")
+    require_new_folder(out, "-o")
+    if wrong := [name for name in (checkpoint, *folds) if not is_plain_name(name)]:
+        raise InputError(f"{wrong[0][:60]!r} names no fold or checkpoint of {model_folder}.")
+    sources = {fold: model_folder / f"fold_{fold}" / checkpoint for fold in folds}
+    if not sources:
+        raise InputError(f"{model_folder} has no fold with a {checkpoint}: train one first.")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for name in FILES:
-        if (model_folder / name).is_file():
-            shutil.copyfile(model_folder / name, partial / name)
-    written: list[str] = []
-    for fold in folds:
-        source = model_folder / f"fold_{fold}" / checkpoint
-        if not source.is_file():
-            raise InputError(f"{source} does not exist: train fold {fold} first, or name other folds with -f.")
-        networks = stock_checkpoints(source, member)
-        for content in networks:
-            written.append(fold if len(networks) == 1 else str(len(written)))
-            (partial / f"fold_{written[-1]}").mkdir()
-            torch.save(content, partial / f"fold_{written[-1]}" / CHECKPOINT)
-    os.replace(partial, out)
+    try:
+        for name in FILES:
+            if (model_folder / name).is_file():
+                shutil.copyfile(model_folder / name, partial / name)
+        written: list[str] = []
+        for fold, source in sources.items():
+            if not source.is_file():
+                raise InputError(f"{source} does not exist: train fold {fold} first, or name other folds with -f.")
+            networks = stock_checkpoints(source, member)
+            for content in networks:
+                written.append(fold if len(networks) == 1 else str(len(written)))
+                (partial / f"fold_{written[-1]}").mkdir()
+                torch.save(content, partial / f"fold_{written[-1]}" / CHECKPOINT)
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return written
 
 
@@ -73,17 +84,33 @@ def stock_checkpoints(file: Path, member: str | None = None) -> list[dict]:
     try:
         with torch.serialization.safe_globals(_LOGGED_TYPES):
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError) as error:
-        raise InputError(f"{file} cannot be read ({error}).") from None
-    missing = [key for key in PREDICTION_KEYS if key not in checkpoint]
-    if missing:
-        raise InputError(f"{file} is no nnU-Net checkpoint: it lacks {', '.join(missing)}.")
-    plans, configuration = checkpoint["init_args"]["plans"], checkpoint["init_args"]["configuration"]
-    network = PlansManager(plans).get_configuration(configuration).network_arch_class_name
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"{file} cannot be read: it is damaged, or holds more than data ({reason}).") from None
+    network = _network_class(checkpoint, file)
     if network.startswith("nnunet_ssl."):
         raise InputError(f"{file}: its network is {network}, which only nnU-Net with this package can build.")
     common = {key: checkpoint[key] for key in PREDICTION_KEYS} | {"trainer_name": STOCK_TRAINER}
     return [common | {"network_weights": weights} for weights in _members(checkpoint, member, file)]
+
+
+def _network_class(checkpoint: Any, file: Path) -> str:
+    """The class of the network that a checkpoint is of; raises InputError unless it is a checkpoint of nnU-Net."""
+    missing = [key for key in PREDICTION_KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
+    if missing:
+        raise InputError(f"{file} is no nnU-Net checkpoint: it lacks {', '.join(missing)}.")
+    weights, arguments = checkpoint["network_weights"], checkpoint["init_args"]
+    state = checkpoint.get("semi_supervised", {})
+    known = isinstance(weights, dict) and isinstance(state, dict) and all(isinstance(key, str) for key in weights)
+    axes = checkpoint["inference_allowed_mirroring_axes"]
+    try:
+        configuration = PlansManager(dict(arguments["plans"])).get_configuration(arguments["configuration"])
+        network = configuration.network_arch_class_name
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError, AssertionError) as error:
+        raise InputError(f"{file} is no nnU-Net checkpoint: its plans cannot be used ({error!r:.100}).") from None
+    if not known or not isinstance(network, str) or not isinstance(axes, tuple | list | None):
+        raise InputError(f"{file} is no nnU-Net checkpoint: its entries have other types than nnU-Net's.")
+    return network
 
 
 def _members(checkpoint: dict, member: str | None, file: Path) -> list[dict]:

@@ -1,19 +1,118 @@
-"""Small files written whole or not at all."""
+"""Small files: written whole or not at all, and read as data that may come from anyone."""
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from nnunet_ssl.errors import InputError
+
+LONGEST_NAME = 220  # bytes; what is appended to a name must fit into 255 as well
+
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file aside, in the same folder, and renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a text file aside, in the same folder, and renames it.
+
+    Raises:
+        InputError: it cannot be written: no space, no permission, a folder of this name.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        if partial.is_file():
+            partial.unlink()
+        raise InputError(f"{path} cannot be written ({error.strerror}).") from error
 
 
 def write_json(content: Any, path: Path) -> None:
     """Writes JSON, without NaN, which other readers refuse."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, advice: str) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        advice: what to do if it cannot be read, for the message.
+
+    Raises:
+        InputError: no such file; no JSON in UTF-8; NaN or infinity; nested too deeply; a name that stands twice in one
+            object.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: {advice}.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): {advice}.") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}): {advice}.") from None
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return content
+
+
+def require_keys(
+    content: Any, needed: dict[str, tuple[type, ...]], file: Path, where: str = "", advice: str = "mend it"
+) -> None:
+    """Checks the types of an object of a JSON file; True and False are no numbers.
+
+    Args:
+        where: of the object in the file, such as `metrics.dice.`.
+
+    Raises:
+        InputError: it is no object, or a key is missing or has a value of another type.
+    """
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: {where.rstrip('.') or 'the whole'} must be an object with names: {advice}.")
+    for key, types in needed.items():
+        if key not in content:
+            raise InputError(f"{file} lacks the key {where}{key}: {advice}.")
+        value = content[key]
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            shown = json.dumps(value)[:60]
+            raise InputError(f"{file}: {where}{key} is {shown}, of another type than it must be: {advice}.")
+
+
+def is_plain_name(name: Any) -> bool:
+    """Whether a name can be part of a file name and of a message: not hidden, no folder in it, nothing unprintable."""
+    return (
+        isinstance(name, str)
+        and name.isprintable()
+        and not name.startswith(".")
+        and not {"/", "\\"} & set(name)
+        and 0 < len(name.encode()) <= LONGEST_NAME
+    )
+
+
+def check_case_ids(ids: Iterable[Any], file: Path) -> None:
+    """Raises InputError unless all ids that `file` holds are plain names."""
+    for case in ids:
+        if not is_plain_name(case):
+            raise InputError(
+                f"{str(file)!r} names the case {str(case)[:60]!r}: use a name without folders and control characters, "
+                f"not hidden, of at most {LONGEST_NAME} bytes."
+            )
+
+
+def require_new_folder(path: Path, option: str) -> None:
+    """Raises InputError if a folder cannot be made at a place: its name is no plain one, or a file is in its way."""
+    place = path.absolute()
+    if place.name and len(os.fsencode(place.name)) > LONGEST_NAME:
+        raise InputError(f"{option}: the name {place.name[:40]}... is too long.")
+    nearest = next(parent for parent in (place, *place.parents) if os.path.lexists(parent))
+    if not nearest.is_dir():
+        raise InputError(f"{option} {path}: {nearest} is a file. Name another folder.")

@@ -5,16 +5,17 @@ The folder that results is described in ``nnunet_ssl.data.unlabeled``.
 
 import gzip
 import json
+import math
 import os
 import pickle
 import re
 import shutil
-import zlib
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import blosc2
 import nibabel
@@ -24,7 +25,9 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnU
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
-from nnunet_ssl.data.raw import preprocessed_folder, raw_folder
+from nnunet_ssl.data.headers import NIFTI, READ_ERRORS, header_fault
+from nnunet_ssl.data.plans import read_plans
+from nnunet_ssl.data.raw import preprocessed_folder, raw_folder, read_dataset_json
 from nnunet_ssl.data.splits import read_splits
 from nnunet_ssl.data.unlabeled import MANIFEST, find_unlabeled, manifest_content, plans_fingerprint, unlabeled_folder
 from nnunet_ssl.errors import InputError
@@ -32,12 +35,10 @@ from nnunet_ssl.errors import InputError
 # nnU-Net's own defaults; anything else gets 4.
 PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
 PARTIAL = ".partial"
-NIFTI = (".nii", ".nii.gz")
-# What nnU-Net's readers raise on a file that they cannot read.
-READ_ERRORS = (
-    RuntimeError, OSError, EOFError, ValueError, AssertionError, SyntaxError, zlib.error,
-    nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError,
-)  # fmt: skip
+NUMPY_NUMBERS = {
+    ("numpy", "dtype"), ("numpy", "ndarray"), ("numpy.core.multiarray", "scalar"),
+    ("numpy.core.multiarray", "_reconstruct"), ("numpy.core.numeric", "_frombuffer"),
+}  # fmt: skip
 
 
 def preprocess_dataset(
@@ -55,10 +56,10 @@ def preprocess_dataset(
     without its manifest and no training accepts it.
     """
     base, raw = preprocessed_folder(dataset_id), raw_folder(dataset_id)
-    plans_manager = _read_plans(base, plans_name, dataset_id)
+    plans_manager = read_plans(base, plans_name, dataset_id)
     names = _choose_configurations(base, plans_manager, configurations, dataset_id)
     folder = raw / "imagesUnlabeled"
-    dataset_json = json.loads((base / "dataset.json").read_text(encoding="utf-8"))
+    dataset_json = read_dataset_json(base / "dataset.json", f"run nnUNetv2_plan_and_preprocess -d {dataset_id}")
     cases, problems = find_unlabeled(raw, dataset_json, _num_channels(plans_manager))
     if not cases and not problems:
         splits_file = base / "splits_final.json"
@@ -71,10 +72,11 @@ def preprocess_dataset(
         problems += _preprocess_configuration(base, cases, plans_manager, name, processes, complete=not problems)
     problems = list(dict.fromkeys(problems))  # a bad image is met once in each configuration
     if problems:
-        raise InputError(
-            "\n  ".join([f"{len(problems)} problem(s) in {folder}, all other cases are preprocessed:", *problems])
-            + "\nMend, replace or remove these files and run the command again."
+        head = (
+            f"{len(problems)} problem(s) in {folder}, all other cases are preprocessed. "
+            "Mend, replace or remove these files and run the command again:"
         )
+        raise InputError("\n  ".join([head, *problems]))
 
 
 def read_checked(case: str, files: list[Path], plans_manager: PlansManager) -> tuple[np.ndarray, dict]:
@@ -90,6 +92,8 @@ def read_checked(case: str, files: list[Path], plans_manager: PlansManager) -> t
         where = f"case {case}, file {file.name}"
         try:
             _check_whole(file)
+            if fault := header_fault(file):
+                raise ValueError(fault)
             image, own_properties = reader.read_images([str(file)])
         except READ_ERRORS as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
@@ -250,7 +254,7 @@ def _check_whole(file: Path) -> None:
     if not file.name.endswith(NIFTI):
         return
     stored = nibabel.load(file).dataobj  # its header alone is read; header["vox_offset"] is reset by nibabel
-    wanted = stored.offset + int(np.prod(stored.shape)) * stored.dtype.itemsize
+    wanted = stored.offset + math.prod(stored.shape) * stored.dtype.itemsize
     if file.name.endswith(".nii"):
         size = file.stat().st_size
     else:
@@ -266,14 +270,23 @@ def _check_whole(file: Path) -> None:
         raise EOFError(f"truncated: {size} bytes where the header asks for {wanted}")
 
 
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads what nnU-Net's properties are made of, containers and numbers, and calls nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module.replace("numpy._core", "numpy.core"), name) not in NUMPY_NUMBERS:
+            raise pickle.UnpicklingError(f"{module}.{name} is no number")
+        return super().find_class(module, name)
+
+
 def _is_done(folder: Path, case: str, mark: dict) -> bool:
     """Whether a case was preprocessed from the same files with the same plans, and its image opens."""
     try:
         with open(folder / f"{case}.pkl", "rb") as stream:
-            properties = pickle.load(stream)
+            properties = _PlainUnpickler(stream).load()
         blosc2.open(str(folder / f"{case}.b2nd"), mode="r")
-    except (OSError, EOFError, pickle.UnpicklingError, RuntimeError):
-        return False
+    except (*READ_ERRORS, AttributeError, pickle.UnpicklingError):
+        return False  # of another kind, damaged or gone: the case is made again
     return properties.get("nnunet_ssl") == mark
 
 
@@ -291,13 +304,6 @@ def _sources(files: list[Path]) -> dict[str, list[int]]:
 
 def _num_channels(plans_manager: PlansManager) -> int:
     return len(plans_manager.foreground_intensity_properties_per_channel)
-
-
-def _read_plans(base: Path, plans_name: str, dataset_id: int) -> PlansManager:
-    file = base / f"{plans_name}.json"
-    if not file.is_file():
-        raise InputError(f"No plans {file}. Run: nnUNetv2_plan_and_preprocess -d {dataset_id}, or name others with -p.")
-    return PlansManager(str(file))
 
 
 def _choose_configurations(

@@ -7,6 +7,7 @@ trainer below and the hyperparameters of the method; anything else is an error t
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +21,29 @@ from nnunet_ssl.method import Method
 VARIABLE = "nnUNet_ssl_config"
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without what plain settings need not have: tags, anchors and aliases, a key twice."""
+
+    def compose_node(self, parent, index):
+        event = self.peek_event()
+        if event.anchor or getattr(event, "tag", None):
+            raise yaml.composer.ComposerError(None, None, "tags, anchors and aliases are not taken", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if len(keys) > len(set(map(str, keys))):
+            raise yaml.constructor.ConstructorError(None, None, "a key stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 @dataclass(frozen=True)
 class Setting:
     """Type and smallest and largest value of a setting; `low` is None where the method checks its ranges itself."""
 
     type: type
     low: float | None = 0
-    high: float = float("inf")
+    high: float = 2**31 - 1
 
 
 TRAINER_SETTINGS = {
@@ -61,14 +78,20 @@ def read_settings(method: type[Method] | None, text: str | None = None) -> Setti
     Raises:
         InputError: the file is missing or no YAML mapping, a key is unknown, a value has a wrong type or range.
     """
-    asked, source = parse_overrides(os.environ.get(VARIABLE, "") if text is None else text)
+    return check_settings(method, *parse_overrides(os.environ.get(VARIABLE, "") if text is None else text))
+
+
+def check_settings(method: type[Method] | None, asked: dict[str, Any], source: str) -> Settings:
+    """The overrides that `source` asks for, checked as `read_settings` does."""
+    asked = dict(asked)
     settings = TRAINER_SETTINGS | (STREAM_SETTINGS if method else {})
     defaults = method.hyperparameters() if method else {}
     presets = {"default": {}} | method.presets if method else {}
 
     preset = asked.pop("preset", "default")
-    if preset != "default" and preset not in presets:
-        raise InputError(f"{source}: unknown preset {preset!r}; this trainer has {', '.join(presets) or 'none'}.")
+    if preset != "default" and preset not in list(presets):
+        known = ", ".join(presets) or "none"
+        raise InputError(f"{source}: unknown preset {repr(preset)[:60]}; this trainer has {known}.")
     unknown = [key for key in asked if key not in settings and key not in defaults]
     if unknown:
         raise InputError(f"{source}: {_unknown(unknown, [*settings, *(['preset'] if method else []), *defaults])}")
@@ -95,13 +118,14 @@ def parse_overrides(text: str) -> tuple[dict[str, Any], str]:
     source = VARIABLE
     if not text.startswith("{"):
         path = Path(text)
-        if not path.is_file():
-            raise InputError(f"{VARIABLE}: there is no file {text}; give a YAML file or a mapping {{key: value}}.")
-        source, text = f"{VARIABLE} ({path})", path.read_text(encoding="utf-8")
+        if not os.path.isfile(text):  # False also for what no file can be called
+            shown = " ".join(text[:200].split())
+            raise InputError(f"{VARIABLE}: there is no file {shown}; give a YAML file or a mapping {{key: value}}.")
+        source, text = f"{VARIABLE} ({path})", _text_of(path)
     try:
-        asked = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
+        asked = yaml.load(text, _PlainLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates and numbers that there are not; nesting
+        raise InputError(f"{source} is not valid YAML: {' '.join(str(error).split())[:300]}") from None
     if asked is None:
         asked = {}
     if not isinstance(asked, dict) or not all(isinstance(key, str) for key in asked):
@@ -109,10 +133,17 @@ def parse_overrides(text: str) -> tuple[dict[str, Any], str]:
     return asked, source
 
 
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{VARIABLE} ({path}) cannot be read ({error}).") from None
+
+
 def _unknown(keys: list[str], known: list[str]) -> str:
-    near = [match for key in keys for match in difflib.get_close_matches(key, known, n=1)]
+    near = [match for key in keys[:5] for match in difflib.get_close_matches(key, known, n=1)]
     hint = f" Did you mean {', '.join(near)}?" if near else ""
-    return f"unknown key {', '.join(map(repr, keys))}.{hint} Known: {', '.join(sorted(known))}."
+    return f"unknown key {', '.join(repr(key[:60]) for key in keys[:5])}.{hint} Known: {', '.join(sorted(known))}."
 
 
 def _checked(source: str, key: str, value: Any, setting: Setting) -> Any:
@@ -126,7 +157,9 @@ def _checked(source: str, key: str, value: Any, setting: Setting) -> Any:
         except ValueError:
             right = False
     if not right:
-        raise InputError(f"{source}: {key} must be of type {setting.type.__name__}, not {value!r}.")
+        raise InputError(f"{source}: {key} must be of type {setting.type.__name__}, not {repr(value)[:60]}.")
+    if setting.type is float and not math.isfinite(value):
+        raise InputError(f"{source}: {key} = {value} is out of range: it must be finite.")
     if setting.low is not None and not setting.low <= value <= setting.high:
-        raise InputError(f"{source}: {key} = {value} must lie between {setting.low:g} and {setting.high:g}.")
+        raise InputError(f"{source}: {key} = {str(value)[:60]} must lie between {setting.low:g} and {setting.high}.")
     return value

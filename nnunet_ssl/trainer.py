@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from os.path import isfile, join
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +12,11 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.helpers import dummy_context
 from torch import Tensor, autocast, nn
-from torch import distributed as dist
 
-import nnunet_ssl
 from nnunet_ssl.configured_trainer import ConfiguredTrainer
-from nnunet_ssl.data.loader import STREAM, TwoStreamLoader, UnlabeledLoader, UnlabeledPool
-from nnunet_ssl.data.splits import check_fold, read_splits, unlabeled_of_fold
-from nnunet_ssl.data.unlabeled import read_cases, unlabeled_folder
+from nnunet_ssl.data.loader import STREAM, TwoStreamLoader, UnlabeledLoader, UnlabeledPool, unlabeled_files
+from nnunet_ssl.data.previous_stage import check_predicted, predictions_folder
+from nnunet_ssl.data.unlabeled import unlabeled_folder
 from nnunet_ssl.data.views import Views
 from nnunet_ssl.distributed import average_gradients, broadcast_state, mean_over_ranks, world_size
 from nnunet_ssl.errors import InputError
@@ -28,9 +25,7 @@ from nnunet_ssl.networks.net import Net, Output, deep_supervision, unwrap
 from nnunet_ssl.networks.own_optimizer import MAX_GRADIENT_NORM, OwnOptimizer
 from nnunet_ssl.networks.teacher import Teacher
 from nnunet_ssl.progress import ProgressLogger
-from nnunet_ssl.random_state import get_random_state, seed_everything, set_random_state
-
-CHECKPOINT_KEY = "semi_supervised"
+from nnunet_ssl.random_state import seed_everything
 
 
 class SemiSupervisedTrainer(ConfiguredTrainer):
@@ -56,7 +51,6 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         )
         self.hyperparameters = type(self).method.hyperparameters() | self.defaults | self.settings.method
         self.logger.local_logger = ProgressLogger()
-        self._resumed_random_state: dict | None = None
         self._iteration = 0  # within the epoch
 
     # ------------------------------------------------------------------ set-up
@@ -67,11 +61,6 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         Raises:
             NotImplementedError: the method or the unlabeled stream cannot do what the plans ask for, with the reason.
         """
-        if self.is_cascaded:
-            raise NotImplementedError(
-                f"{self.configuration_name} is the second stage of a cascade and needs first-stage predictions of the "
-                "unlabeled cases, which cannot be made yet. Train 3d_fullres or 3d_lowres."
-            )
         super().initialize()
         self.net = Net(self.network, self.label_manager.has_regions)
         self.method = type(self).method(**self.hyperparameters)
@@ -145,6 +134,20 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
 
     # ------------------------------------------------------------------ data
 
+    def get_tr_and_val_datasets(self) -> tuple:
+        """nnU-Net's.
+
+        Raises:
+            InputError: in the second stage of a cascade, the first stage has not predicted all labeled cases.
+        """
+        datasets = super().get_tr_and_val_datasets()
+        if self.is_cascaded:
+            cases = [case for dataset in datasets for case in dataset.identifiers]
+            first, name = self.configuration_manager.previous_stage_name, type(self).__name__
+            remedy = f"train all folds of {first} with {name} to their end: each predicts what it validates on."
+            check_predicted(self.folder_with_segs_from_previous_stage, cases, "labeled", remedy)
+        return datasets
+
     def join_streams(self, labeled: nnUNetDataLoader) -> TwoStreamLoader:
         """Each training batch also carries an unlabeled one, made by the same workers."""
         views = Views(labeled.transforms, type(self).method.views)
@@ -155,20 +158,13 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         """The unlabeled folder and the cases whose labels this fold hides.
 
         Raises:
-            InputError: there is no unlabeled case, or one of them is also labeled or validated on.
+            InputError: there is no unlabeled case, or one of them is also labeled or validated on, or, in the second
+                stage of a cascade, the first stage has not predicted it.
         """
         train, val = self.do_split()
-        hidden = []
-        splits_file = join(self.preprocessed_dataset_folder_base, "splits_final.json")
-        if self.fold != "all" and isfile(splits_file):
-            splits = read_splits(splits_file)
-            if self.fold < len(splits):
-                check_fold(splits[self.fold], splits_file)
-            hidden = unlabeled_of_fold(splits, self.fold)
-        folder = unlabeled_folder(self.preprocessed_dataset_folder_base, self.configuration_manager)
-        cases = []
-        if folder.is_dir() or not hidden:
-            cases = read_cases(folder, self.plans_manager, self.configuration_name, self.plans_manager.dataset_name)
+        base = self.preprocessed_dataset_folder_base
+        cases, hidden = unlabeled_files(base, self.plans_manager, self.configuration_name, self.fold)
+        folder = unlabeled_folder(base, self.configuration_manager)
         if not issubclass(self.dataset_class, nnUNetDatasetBlosc2):
             raise NotImplementedError(
                 f"{self.preprocessed_dataset_folder} holds nnU-Net's older npz files; run nnUNetv2_preprocess again."
@@ -178,35 +174,48 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
                 f"{folder}: {', '.join(twice[:5])} ({len(twice)} in all) also stand among the labeled cases. Remove "
                 "their images from imagesUnlabeled and run `nnunet_ssl preprocess` again."
             )
-        files = {case: join(folder, f"{case}.b2nd") for case in cases}
-        files |= {case: join(self.preprocessed_dataset_folder, f"{case}.b2nd") for case in hidden}
+        files = cases | hidden
+        predictions = None
+        if self.is_cascaded:
+            predictions = predictions_folder(self.folder_with_segs_from_previous_stage, self.fold)
+            remedy = (
+                f"run `nnunet_ssl predict_next_stage -d {int(self.plans_manager.dataset_name[7:10])} "
+                f"-tr {type(self).__name__} -p {self.plans_manager.plans_name} "
+                f"-c {self.configuration_manager.previous_stage_name} -f {self.fold}`."
+            )
+            check_predicted(predictions, files, "unlabeled", remedy)
         self.print_to_log_file(
             f"{len(files)} unlabeled cases: {len(cases)} of {folder.name}, {len(hidden)} with hidden labels"
         )
-        return UnlabeledPool(files)
+        return UnlabeledPool(files, predictions)
 
     def _unlabeled_share(self) -> int:
-        """This rank's part of the unlabeled batch."""
-        world = world_size()
-        if self.unlabeled_batch_size < world:
-            raise InputError(f"unlabeled_batch_size = {self.unlabeled_batch_size} is smaller than {world} GPUs.")
-        return self.unlabeled_batch_size // world + (self.local_rank < self.unlabeled_batch_size % world)
+        """This rank's part of the unlabeled batch.
+
+        Raises:
+            InputError: the ranks cannot share it equally, so that the mean over ranks would not be that over patches.
+        """
+        share, rest = divmod(self.unlabeled_batch_size, world := world_size())
+        if rest:
+            raise InputError(
+                f"unlabeled_batch_size = {self.unlabeled_batch_size} cannot be shared equally by {world} GPUs: take "
+                f"{(share + 1) * world} (variable nnUNet_ssl_config)."
+            )
+        return share
 
     # ------------------------------------------------------------------ training
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        if self._resumed_random_state is None:
+        if not self.resumed:
             for module in self.method.modules():
                 if isinstance(module, Teacher):  # the student may have got pretrained weights since set-up
                     module.copy_weights(self.net)
-        else:
-            set_random_state(self._resumed_random_state)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         self.method.train()
-        self._iteration = 0
+        self._iteration = len(self.earlier["train"])
 
     def train_step(self, batch: dict) -> dict[str, Tensor]:
         """One step; returns the total loss, its terms and the method's report, all still on the device."""
@@ -293,72 +302,13 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         with self._deployed(False):
             super().perform_actual_validation(save_probabilities)
 
-    def save_checkpoint(self, filename: str) -> None:
-        """nnU-Net's checkpoint with the deployed network as `network_weights` and one entry of ours, written aside."""
-        random_states = self._all_random_states()
-        if self.local_rank != 0:
-            return
-        if self.disable_checkpointing:
-            self.print_to_log_file("No checkpoint written, checkpointing is disabled")
-            return
-        student, deployed = unwrap(self.network), self.method.deployed(self.net)
-        checkpoint = {
-            "network_weights": deployed.state_dict(),
-            "optimizer_state": self.optimizer.state_dict(),
-            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
-            "logging": self.logger.get_checkpoint(),
-            "_best_ema": self._best_ema,
-            "current_epoch": self.current_epoch + 1,
-            "init_args": self.my_init_kwargs,
-            "trainer_name": self.__class__.__name__,
-            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
-            CHECKPOINT_KEY: {
-                "method": self.method.state_dict(),
-                "student": None if deployed is student else student.state_dict(),
-                "random_states": random_states,
-                "hyperparameters": self.hyperparameters,
-                "settings": self.settings.trainer,
-                "preset": self.settings.preset,
-                "version": nnunet_ssl.__version__,
-            },
-        }
-        partial = f"{filename}.partial"
-        torch.save(checkpoint, partial)
-        os.replace(partial, filename)
+    def deployed_network(self) -> nn.Module:
+        return self.method.deployed(self.net)
 
-    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        """Resumes all of nnU-Net's and the method's state.
+    def own_state(self) -> dict[str, Any]:
+        return super().own_state() | {"method": self.method.state_dict(), "hyperparameters": self.hyperparameters}
 
-        Raises:
-            InputError: the checkpoint was not written by this trainer.
-        """
-        checkpoint = torch.load(filename_or_checkpoint, map_location=self.device, weights_only=False)
-        ours = checkpoint.get(CHECKPOINT_KEY)
-        if ours is None or checkpoint["trainer_name"] != type(self).__name__:
-            raise InputError(
-                f"{filename_or_checkpoint} was written by {checkpoint['trainer_name']}, not {type(self).__name__}, and "
-                "cannot be continued. To start from its weights, use -pretrained_weights."
-            )
-        if not self.was_initialized:
-            self.initialize()
-        student = checkpoint["network_weights"] if ours["student"] is None else ours["student"]
-        unwrap(self.network).load_state_dict(student)
-        self.method.load_state_dict(ours["method"])
-        self.optimizer.load_state_dict(checkpoint["optimizer_state"])
-        if self.grad_scaler is not None and checkpoint["grad_scaler_state"] is not None:
-            self.grad_scaler.load_state_dict(checkpoint["grad_scaler_state"])
-        self.my_init_kwargs = checkpoint["init_args"]
-        self.current_epoch = checkpoint["current_epoch"]
-        self.logger.load_checkpoint(checkpoint["logging"])
-        self._best_ema = checkpoint["_best_ema"]
-        self.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
-        self._resumed_random_state = ours["random_states"][self.local_rank % len(ours["random_states"])]
-        if ours["hyperparameters"] != self.hyperparameters:
-            self.print_to_log_file(f"continuing with {self.hyperparameters}; before: {ours['hyperparameters']}")
-
-    def _all_random_states(self) -> list[dict]:
-        if world_size() == 1:
-            return [get_random_state()]
-        states = [None] * world_size()
-        dist.all_gather_object(states, get_random_state())
-        return states
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        self.method.load_state_dict(state["method"])
+        if state["hyperparameters"] != self.hyperparameters:
+            self.print_to_log_file(f"continuing with {self.hyperparameters}; before: {state['hyperparameters']}")

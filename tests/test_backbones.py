@@ -61,7 +61,7 @@ def base(tmp_path):
     }
     write(tmp_path / "nnUNetPlans.json", plans)
     labels = {"background": 0, "liver": 1, "kidney": 2, "gland": 3}
-    write(tmp_path / "dataset.json", {"channel_names": {"0": "CT"}, "labels": labels})
+    write(tmp_path / "dataset.json", {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz"})
     return tmp_path
 
 
@@ -183,7 +183,7 @@ def test_what_else_is_refused(base):
     write(base / "dataset.json", read(base / "dataset.json") | {"channel_names": dict.fromkeys("012", "CT")})
     assert "not 3" in refusal(base)
     (base / "nnUNetPlans.json").write_text("{", encoding="utf-8")
-    assert "damaged" in refusal(base)
+    assert "not valid JSON" in refusal(base)
     (base / "dataset.json").unlink()
     assert "dataset.json does not exist" in refusal(base, plans="made")
 

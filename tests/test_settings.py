@@ -42,7 +42,7 @@ def test_presets_are_named_and_can_be_overridden():
     [
         ("{num_epoch: 20}", r"unknown key 'num_epoch'. Did you mean num_epochs\? Known: .*weight"),
         ("{passes: 4}", "unknown key 'passes'"),  # UA-MT's, not Mean Teacher's
-        ("{num_epochs: 0}", "num_epochs = 0 must lie between 1 and inf"),
+        ("{num_epochs: 0}", "num_epochs = 0 must lie between 1 and 2147483647"),
         ("{num_epochs: 1.5}", "num_epochs must be of type int"),
         ("{num_epochs: true}", "num_epochs must be of type int"),
         ("{noise: loud}", "noise must be of type float"),

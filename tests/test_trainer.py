@@ -1,5 +1,6 @@
 """The trainers in nnU-Net's loop on a tiny phantom: what they save, resume, refuse, and never read."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -249,16 +250,6 @@ def test_a_validation_case_in_the_unlabeled_list_is_refused(dataset, monkeypatch
     assert splits[0]["val"][0] in message and "splits_final.json" in message
 
 
-def test_a_cascade_is_refused_at_set_up(dataset, monkeypatch):
-    file = dataset.base / "nnUNetPlans_tiny.json"
-    plans = json.loads(file.read_text(encoding="utf-8"))
-    plans["configurations"]["3d_lowres"] = dict(plans["configurations"]["3d_fullres"], next_stage="3d_cascade_fullres")
-    plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
-    file.write_text(json.dumps(plans), encoding="utf-8")
-    message = refusal(dataset, monkeypatch, NotImplementedError, configuration="3d_cascade_fullres")
-    assert "cascade" in message
-
-
 def test_a_checkpoint_of_another_trainer_is_refused(dataset, monkeypatch):
     monkeypatch.setenv("nnUNet_ssl_config", f"{{{SHORT}}}")
     stock = trainer_of(dataset, "nnUNetTrainerSupervised")
@@ -275,14 +266,14 @@ def test_a_failed_write_leaves_the_last_checkpoint_whole(dataset, monkeypatch):
     trainer.save_checkpoint(file)
     before = checkpoint(trainer, "checkpoint_latest.pth")["network_weights"]
 
-    def full_disk(data, name):
-        with open(name, "wb") as partial:
-            partial.write(b"half")
-        raise OSError("No space left on device")
+    def full_disk(data, stream):
+        stream.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InputError, match="checkpoint_latest.pth cannot be written: No space left on device"):
         trainer.save_checkpoint(file)
+    assert not Path(f"{file}.partial").exists()
     assert equal(dict(checkpoint(trainer, "checkpoint_latest.pth")["network_weights"]), dict(before))
 
 

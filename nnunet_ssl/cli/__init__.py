@@ -11,6 +11,8 @@ from nnunet_ssl.cli.demo import demo
 from nnunet_ssl.cli.evaluate import evaluate
 from nnunet_ssl.cli.export import export
 from nnunet_ssl.cli.methods import methods
+from nnunet_ssl.cli.plan import plan
+from nnunet_ssl.cli.predict_next_stage import predict_next_stage
 from nnunet_ssl.cli.preprocess import preprocess
 from nnunet_ssl.cli.report import report
 from nnunet_ssl.cli.run import run
@@ -25,8 +27,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(convert, name="convert")
-for verb in (preprocess, check, split, methods, backbone, run, export, evaluate, report, demo):
-    app.command()(verb)
+for verb in (
+    preprocess, check, split, plan, methods, backbone, run, predict_next_stage, export, evaluate, report, demo,
+):  # fmt: skip
+    app.command(verb.__name__)(verb)
 
 
 # options that take several values at once, as nnU-Net's commands do: -c 2d 3d_fullres
@@ -34,6 +38,7 @@ MANY_VALUES = {
     "preprocess": {"-c"},
     "backbone": {"-c"},
     "run": {"--methods", "--folds", "--seeds", "--gpus", "--slurm"},
+    "predict_next_stage": {"-f"},
     "export": {"-f"},
     "report": {"--overlays"},
 }
@@ -59,5 +64,7 @@ def main() -> None:
     try:
         app(spread(sys.argv[1:]))
     except InputError as error:
-        print(f"nnunet_ssl: {error}", file=sys.stderr)
+        # names of files may hold anything, also what a terminal obeys
+        message = "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in str(error))
+        print(f"nnunet_ssl: {message}", file=sys.stderr)
         sys.exit(1)

@@ -25,10 +25,12 @@ from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_dataset
 from tqdm import tqdm
 
 import nnunet_ssl
+from nnunet_ssl.data.headers import nifti_is_whole
 from nnunet_ssl.data.protocols import PARTS
-from nnunet_ssl.data.raw import environment_folder, listed, nifti_is_whole
+from nnunet_ssl.data.raw import environment_folder, listed
 from nnunet_ssl.data.sources import read_volume
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.files import check_case_ids, read_json, require_keys
 
 FILE_ENDING = ".nii.gz"
 IMAGE_FOLDERS = {"labeled": "imagesTr", "unlabeled": "imagesUnlabeled", "test": "imagesTs"}
@@ -55,6 +57,7 @@ class Case:
     def __post_init__(self) -> None:
         if self.part == "unlabeled" and self.label is not None:
             raise ValueError(f"Unlabeled case {self.id} has a label.")
+        check_case_ids([self.id], self.images[0])
 
 
 @dataclass(frozen=True)
@@ -145,8 +148,8 @@ def write_raw_dataset(
     """
     if not 1 <= dataset_id <= 999:
         raise InputError(f"Dataset id {dataset_id}: nnU-Net's ids go from 1 to 999.")
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise InputError(f"Dataset name '{name}': use letters, digits, '_' and '-' only.")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
+        raise InputError(f"Dataset name {name[:60]!r}: use at most 100 letters, digits, '_' and '-'.")
     root = environment_folder("nnUNet_raw")
     target = root / f"Dataset{dataset_id:03d}_{name}"
     provenance = conversion.provenance()
@@ -228,7 +231,7 @@ def _convert_case(case: Case, folder: Path, link: bool, conversion: Conversion) 
     for path, volume in volumes:
         faults += [f"{path} {fault}" for fault in _geometry_faults(volume, volumes[0][1])]
     if faults:
-        return [f"{case.id}: {fault}" for fault in faults]
+        return [f"{case.id}: {'; '.join(dict.fromkeys(faults))}"]  # image and label may be one file
 
     fits = link and conversion.read_image is read_volume
     for channel, (path, image) in enumerate(images):
@@ -245,6 +248,8 @@ def _convert_case(case: Case, folder: Path, link: bool, conversion: Conversion) 
 
 def _image_faults(image: sitk.Image) -> list[str]:
     voxels = sitk.GetArrayViewFromImage(image)
+    if not voxels.size:
+        return ["has no voxels; replace it"]
     if not np.isfinite(voxels).all():
         return ["holds NaN or infinite values; replace them"]
     if voxels.min() == voxels.max():
@@ -310,12 +315,11 @@ def _dataset_json(conversion: Conversion) -> dict[str, Any]:
 
 def _require_same(target: Path, conversion: Conversion, provenance: dict[str, Any]) -> None:
     advice = "Choose another --dataset-id, or remove that folder first."
-    try:
-        present = json.loads((target / "conversion.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{target} exists and is not of this converter (no conversion.json). {advice}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{target / 'conversion.json'} cannot be read. {advice}") from error
+    file = target / "conversion.json"
+    if not file.exists():
+        raise InputError(f"{target} exists and is not of this converter (no conversion.json). {advice}")
+    present = read_json(file, "choose another --dataset-id, or remove its folder first")
+    require_keys(present, {"source": (dict,)}, file, advice="choose another --dataset-id, or remove its folder first")
     wanted = json.loads(json.dumps(provenance))
     for record in (present, wanted):
         # A moved source or a newer version of this package does not make it another dataset.
@@ -334,7 +338,8 @@ def _source_bytes(case: Case) -> dict[str, int]:
 
 
 def _bytes_of(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.iterdir())
+    files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
+    return sum(file.stat().st_size for file in files)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

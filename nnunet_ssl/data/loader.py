@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import blosc2
 import numpy as np
@@ -11,9 +13,45 @@ from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from threadpoolctl import threadpool_limits
 
+from nnunet_ssl.data.raw import listed
+from nnunet_ssl.data.splits import FILE as SPLITS
+from nnunet_ssl.data.splits import check_fold, read_splits, unlabeled_of_fold
+from nnunet_ssl.data.unlabeled import read_cases, unlabeled_folder
 from nnunet_ssl.data.views import Views
+from nnunet_ssl.errors import InputError
+
+if TYPE_CHECKING:
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 STREAM = "unlabeled_"  # keys of the unlabeled views in a batch: unlabeled_weak, unlabeled_strong
+
+
+def unlabeled_files(
+    base: str | Path, plans_manager: PlansManager, configuration: str, fold: int | str
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Preprocessed images that a fold sees without a label, case id -> file: of imagesUnlabeled, and with hidden label.
+
+    Args:
+        base: the dataset's folder in `nnUNet_preprocessed`.
+
+    Raises:
+        InputError: there are none, or folds or folder are not in order.
+    """
+    base, manager = Path(base), plans_manager.get_configuration(configuration)
+    hidden = []
+    if fold != "all" and (base / SPLITS).is_file():
+        splits = read_splits(base / SPLITS)
+        if int(fold) < len(splits):
+            check_fold(splits[int(fold)], base / SPLITS)
+        hidden = unlabeled_of_fold(splits, fold)
+    folder = unlabeled_folder(base, manager)
+    cases = []
+    if folder.is_dir() or not hidden:
+        cases = read_cases(folder, plans_manager, configuration, plans_manager.dataset_name)
+    nnunets = base / manager.data_identifier
+    if missing := [case for case in hidden if not (nnunets / f"{case}.b2nd").is_file()]:
+        raise InputError(f"{base / SPLITS} hides the label of {listed(missing, 5, ', ')}: not in {nnunets}.")
+    return {c: str(folder / f"{c}.b2nd") for c in cases}, {c: str(nnunets / f"{c}.b2nd") for c in hidden}
 
 
 class UnlabeledPool:
@@ -21,10 +59,12 @@ class UnlabeledPool:
 
     Args:
         files: case id -> its preprocessed image, `<case>.b2nd`.
+        previous_stage: in the second stage of a cascade, the folder of the first stage's predictions, `<case>.b2nd`.
     """
 
-    def __init__(self, files: dict[str, str]):
+    def __init__(self, files: dict[str, str], previous_stage: Path | None = None):
         self.files = files
+        self.previous_stage = previous_stage
         self.identifiers = list(files)
         blosc2.set_nthreads(1)
         self._mmap = {} if os.name == "nt" else {"mmap_mode": "r"}
@@ -35,12 +75,29 @@ class UnlabeledPool:
         Raises:
             RuntimeError: the file is gone or damaged; names the case.
         """
+        return self._open(case, self.files[case], "nnunet_ssl preprocess")
+
+    def load_prediction(self, case: str, shape: tuple[int, ...]) -> blosc2.NDArray:
+        """The first stage's segmentation (*spatial), read lazily; `shape` is that of the image.
+
+        Raises:
+            RuntimeError: the file is gone or damaged, or of another shape; names the case.
+        """
+        file = str(self.previous_stage / f"{case}.b2nd")
+        prediction = self._open(case, file, "nnunet_ssl predict_next_stage")
+        if prediction.shape != shape:
+            raise RuntimeError(
+                f"unlabeled case {case}: {file} has the shape {prediction.shape} and its image {shape}; "
+                "run `nnunet_ssl predict_next_stage` again."
+            )
+        return prediction
+
+    def _open(self, case: str, file: str, command: str) -> blosc2.NDArray:
         try:
-            return blosc2.open(self.files[case], mode="r", dparams={"nthreads": 1}, **self._mmap)
+            return blosc2.open(file, mode="r", dparams={"nthreads": 1}, **self._mmap)
         except (OSError, RuntimeError) as error:
             raise RuntimeError(
-                f"unlabeled case {case}: {self.files[case]} cannot be read ({error}); "
-                "delete it and run `nnunet_ssl preprocess` again."
+                f"unlabeled case {case}: {file} cannot be read ({error}); delete it and run `{command}` again."
             ) from error
 
 
@@ -61,22 +118,32 @@ class UnlabeledLoader(nnUNetDataLoader):
         batch: dict[str, torch.Tensor] = {}
         with torch.no_grad(), threadpool_limits(limits=1, user_api=None):
             for index, case in enumerate(self.get_indices()):
-                for view, patch in self.views(self._random_patch(case)).items():
+                for view, patch in self.views(*self._random_patch(case)).items():
                     key = STREAM + view
                     if key not in batch:
                         batch[key] = torch.empty((self.batch_size, *patch.shape), dtype=torch.float32)
                     batch[key][index] = patch
         return batch
 
-    def _random_patch(self, case: str) -> torch.Tensor:
+    def _random_patch(self, case: str) -> list[torch.Tensor]:
+        """The image (channels, *patch); in a cascade also the first stage's segmentation (1, *patch) at the same place.
+
+        Where the patch reaches beyond the case it is padded as nnU-Net does: 0, and -1 in the segmentation.
+        """
         image = self._data.load_image(case)
         lower, upper = self.get_bbox(image.shape[1:], False, None)
+        box = [list(sides) for sides in zip(lower, upper, strict=True)]
+        cascaded = self._data.previous_stage is not None
+        prediction = self._data.load_prediction(case, image.shape[1:]) if cascaded else None
         try:
-            patch = crop_and_pad_nd(image, [list(sides) for sides in zip(lower, upper, strict=True)], 0)
+            patches = [torch.from_numpy(crop_and_pad_nd(image, box, 0)).float()]
+            if cascaded:
+                segmentation = crop_and_pad_nd(prediction, box, -1, cast_cropped_to=np.int16)
+                patches.append(torch.from_numpy(segmentation).to(torch.int16)[None])
         except RuntimeError as error:
-            raise RuntimeError(f"unlabeled case {case}: {self._data.files[case]} is damaged ({error})") from error
-        patch = torch.from_numpy(patch).float()
-        return patch[:, 0] if self.patch_size_was_2d else patch
+            files = self._data.files[case] + (f" or {self._data.previous_stage}/{case}.b2nd" if cascaded else "")
+            raise RuntimeError(f"unlabeled case {case}: {files} is damaged ({error})") from error
+        return [patch[:, 0] for patch in patches] if self.patch_size_was_2d else patches
 
 
 class TwoStreamLoader:

@@ -6,6 +6,7 @@ test ids. ``labeled`` there names the protocols: the first n training ids, or a 
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -14,6 +15,7 @@ from typing import Any
 
 from nnunet_ssl.data.raw import listed
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.files import check_case_ids
 
 PARTS = ("labeled", "unlabeled", "test")
 Labeled = int | str | Path | None
@@ -116,7 +118,7 @@ def choose(
             record["left out"] = f"{left_out}: {because}"
         lists = Lists(**kept, origin=lists.origin)
     if both := [name for name in lists.train if name in lists.test]:
-        raise InputError(f"In train.list and in test.list: {', '.join(both)}. Take them out of one list.")
+        raise InputError(f"In train.list and in test.list: {listed(both, 10, ', ')}. Take them out of one list.")
     if isinstance(wanted, list):
         chosen = _labeled_of(wanted, lists.train)
         if not chosen:
@@ -166,9 +168,9 @@ def choose_labeled(train: list[str], test: list[str], labeled: int | str | Path)
         return train[:labeled], train[labeled:]
     chosen = read_ids(labeled)
     if in_test := [name for name in chosen if name in test]:
-        raise InputError(f"{labeled} names test cases as labeled: {', '.join(in_test)}. Take them out.")
+        raise InputError(f"{labeled} names test cases as labeled: {listed(in_test, 10, ', ')}. Take them out.")
     if unknown := [name for name in chosen if name not in train]:
-        raise InputError(f"{labeled} names cases that are not in the training list: {', '.join(unknown)}.")
+        raise InputError(f"{labeled} names cases that are not in the training list: {listed(unknown, 10, ', ')}.")
     return chosen, [name for name in train if name not in chosen]
 
 
@@ -185,9 +187,9 @@ def wanted_labeled(labeled: str | None, labeled_list: Path | None, protocol: str
         return None
     if labeled is None:
         return protocol or labeled_list
-    if re.fullmatch(r"-?\d+", labeled):
+    if re.fullmatch(r"-?\d{1,9}", labeled):
         return int(labeled)
-    return labeled if re.fullmatch(r"-?\d+(\.\d+)?%", labeled) else Path(labeled)
+    return labeled if re.fullmatch(r"-?\d{1,9}(\.\d{1,9})?%", labeled) else Path(labeled)
 
 
 def read_ids(path: Path) -> list[str]:
@@ -197,12 +199,12 @@ def read_ids(path: Path) -> list[str]:
         InputError: the file is missing, no text, empty, or names an id twice.
     """
     try:
-        ids = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        ids = [line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Cannot read the list {path}: {error}") from error
-    twice = sorted({name for name in ids if ids.count(name) > 1})
-    if twice:
-        raise InputError(f"{path} names more than once: {', '.join(twice)}. Keep one line of each.")
+        raise InputError(f"Cannot read the list {str(path)[:500]} ({getattr(error, 'strerror', error)}).") from error
     if not ids:
         raise InputError(f"{path} is empty. Write one case id a line.")
+    check_case_ids(ids, path)
+    if twice := sorted(name for name, count in Counter(ids).items() if count > 1):
+        raise InputError(f"{path} names more than once: {listed(twice, 10, ', ')}. Keep one line of each.")
     return ids

@@ -1,16 +1,13 @@
 """Where nnU-Net keeps a dataset, and which cases a folder of raw images holds."""
 
-import gzip
-import math
 import re
-import zlib
 from pathlib import Path
 
 import nnunetv2.paths
-import SimpleITK as sitk
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.files import check_case_ids, read_json, require_keys, require_new_folder
 
 
 def raw_folder(dataset_id: int) -> Path:
@@ -73,41 +70,39 @@ def find_cases(folder: Path, file_ending: str, num_channels: int) -> dict[str, l
     return {case: [files[i] for i in range(num_channels)] for case, files in sorted(channels.items())}
 
 
-def nifti_is_whole(path: Path) -> bool:
-    """Whether a ``.nii`` or ``.nii.gz`` file holds all the voxels that its header announces.
+def read_dataset_json(file: Path, advice: str = "give an nnU-Net v2 dataset.json") -> dict:
+    """A ``dataset.json``; checked are ``file_ending`` and, where they are there, ``channel_names`` and ``dataset``.
 
-    SimpleITK reads a truncated NIfTI file without complaint and leaves the missing voxels undefined, and on a full
-    disk it writes one without complaint.
+    Raises:
+        InputError: the file is missing or no such JSON, the ending is none, or cases are not named as they must be.
     """
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        return False
-    shape = [int(reader.GetMetaData(f"dim[{i}]")) for i in range(1, int(reader.GetMetaData("dim[0]")) + 1)]
-    needed = float(reader.GetMetaData("vox_offset")) + math.prod(shape) * int(reader.GetMetaData("bitpix")) // 8
-    if not path.name.endswith(".gz"):
-        return path.stat().st_size >= needed
-    stored = 0
-    try:
-        with gzip.open(path) as file:
-            while chunk := file.read(2**20):
-                stored += len(chunk)
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        return False
-    return stored >= needed
+    content = read_json(file, advice)
+    require_keys(content, {"file_ending": (str,)}, file, advice=advice)
+    if not re.fullmatch(r"(\.\w+)+", content["file_ending"]):
+        raise InputError(f"{file}: file_ending {content['file_ending'][:40]!r} is none, such as .nii.gz: {advice}.")
+    if "channel_names" in content:
+        require_keys(content, {"channel_names": (dict,)}, file, advice=advice)
+        require_keys(content["channel_names"], dict.fromkeys(content["channel_names"], (str,)), file, "channel_names.")
+    if "dataset" in content:  # nnU-Net's other way to name the labeled cases
+        require_keys(content, {"dataset": (dict,)}, file, advice=advice)
+        check_case_ids(content["dataset"], file)
+        for case, entry in content["dataset"].items():
+            require_keys(entry, {"images": (list,), "label": (str,)}, file, f"dataset.{case}.", advice)
+            if not all(isinstance(image, str) for image in entry["images"]):
+                raise InputError(f"{file}: the images of {case} must be a list of paths in quotes: {advice}.")
+    return content
 
 
 def environment_folder(variable: str) -> Path:
     """The folder that an nnU-Net variable (``nnUNet_raw``, ``nnUNet_preprocessed``, ``nnUNet_results``) points at.
 
     Raises:
-        InputError: the variable is unset or empty.
+        InputError: the variable is unset or empty, or points at a file.
     """
     value = getattr(nnunetv2.paths, variable).get()
     if not value:
         raise InputError(f"The environment variable {variable} is not set. Set it to nnU-Net's folder of that name.")
+    require_new_folder(Path(value), variable)
     return Path(value)
 
 

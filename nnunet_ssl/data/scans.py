@@ -1,6 +1,7 @@
 """One pass over the images of a raw dataset: what the leak check keeps of each scan."""
 
 import hashlib
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from nnunet_ssl.data.raw import nifti_is_whole
+from nnunet_ssl.data.headers import NIFTI, READ_ERRORS, header_fault, nifti_is_whole
 from nnunet_ssl.data.signatures import Grid, Signature, common_grid, make_signature
 from nnunet_ssl.errors import InputError
 
@@ -49,13 +50,26 @@ def read_scans(files: dict[tuple[str, str], list[Path]], dataset_json: dict, pro
         futures = {pool.submit(_read_scan, item, readers, grid): item[0] for item in work}
         for future in tqdm(as_completed(futures), total=len(futures), desc="Reading scans"):
             future.result()
-        return [future.result() for future in futures]
+        return _with_one_channel_count([future.result() for future in futures])
     except BrokenProcessPool as error:
         raise InputError(
             f"A worker process was killed, most likely for want of memory: use a smaller -np than {processes}."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _with_one_channel_count(scans: list[Scan]) -> list[Scan]:
+    """The scans, with a fault where one has another number of channels than most (a color picture, a 4D image)."""
+    counts = Counter(len(scan.percentiles) for scan in scans if not scan.fault)
+    if len(counts) < 2:
+        return scans
+    usual = counts.most_common(1)[0][0]
+    return [
+        scan if scan.fault or (own := len(scan.percentiles)) == usual
+        else Scan(scan.role, scan.case, fault=f"{own} channels in its files, {usual} in those of most cases")
+        for scan in scans
+    ]  # fmt: skip
 
 
 def _read_scan(item: tuple[tuple[str, str], list[Path]], readers: list[str], grid: Grid | None = None) -> Scan:
@@ -67,6 +81,8 @@ def _read_scan(item: tuple[tuple[str, str], list[Path]], readers: list[str], gri
             image, own = _read_image(file, readers)
         except InputError as error:
             return Scan(role, case, fault=str(error))
+        if image.ndim != 4 or len(own) != 3:
+            return Scan(role, case, fault=f"{file.name} has voxels of {image.ndim - 1} axes (a color image?)")
         if channels and (image.shape[1:] != channels[0].shape[1:] or not np.allclose(own, spacing, rtol=1e-3)):
             return Scan(role, case, fault=f"{file.name} has another shape or spacing than {files[0].name}")
         channels.append(image)
@@ -89,13 +105,13 @@ def _read_scan(item: tuple[tuple[str, str], list[Path]], readers: list[str], gri
 def _read_image(file: Path, readers: list[str]) -> tuple[np.ndarray, tuple[float, ...]]:
     from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
-    from nnunet_ssl.preprocessing import READ_ERRORS
-
     errors = []
     if not file.is_file():
         raise InputError(f"{file.name} is no file (a broken link?)")
-    if file.name.endswith((".nii", ".nii.gz")) and not nifti_is_whole(file):
+    if file.name.endswith(NIFTI) and not nifti_is_whole(file):
         raise InputError(f"{file.name} is damaged or truncated")
+    if fault := header_fault(file):
+        raise InputError(f"{file.name} cannot be read: {fault}")
     for name in readers:
         try:
             image, properties = recursive_find_reader_writer_by_name(name)().read_images([str(file)])

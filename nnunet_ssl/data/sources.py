@@ -8,17 +8,20 @@ import h5py
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.data.raw import listed, nifti_is_whole
+from nnunet_ssl.data.headers import DEFLATE, SMALL, header_fault, nifti_is_whole
+from nnunet_ssl.data.raw import listed
 from nnunet_ssl.errors import InputError
 
 NIFTI = r"\.nii(\.gz)?"
+FACTORS = ("scale", "offset")  # attributes of an h5 array that our readers apply
 DAMAGED = "cannot be read (damaged or truncated); fetch it again"
 
 
 def find_files(source: Path, pattern: str) -> dict[str, Path]:
     """The files below a folder by id, in the order of their paths.
 
-    Hidden files and folders and those that macOS adds to archives are passed over.
+    Hidden files and folders and those that macOS adds to archives are passed over; links are followed, but into no
+    folder twice.
 
     Args:
         pattern: regular expression for the end of the full path with ``/`` between folders; its group ``id`` is the id.
@@ -30,7 +33,13 @@ def find_files(source: Path, pattern: str) -> dict[str, Path]:
         raise InputError(f"SOURCE {source} is no folder.")
     expression = re.compile(rf".*/{pattern}")
     found: dict[str, list[Path]] = {}
+    seen: set[tuple[int, int]] = set()
     for folder, subfolders, names in os.walk(source.absolute(), followlinks=True):
+        place = os.stat(folder)
+        if (place.st_dev, place.st_ino) in seen:
+            subfolders.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__MACOSX")))
         for name in sorted(names):
             match = expression.fullmatch(f"{Path(folder).as_posix()}/{name}")
@@ -51,7 +60,7 @@ def read_volume(path: Path) -> sitk.Image:
     require_whole(path)
     try:
         image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise InputError(f"{path} {DAMAGED}") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(f"{path} is no scalar 3D volume (size {image.GetSize()}); replace it")
@@ -59,15 +68,19 @@ def read_volume(path: Path) -> sitk.Image:
 
 
 def require_whole(path: Path) -> None:
-    """Raises :class:`InputError` if an image file is missing, or is a NIfTI file of any dimension that is truncated."""
+    """Raises :class:`InputError` unless an image file holds what its header claims: all of it, and in this file."""
     if not path.is_file():
         raise InputError(f"{path} is missing; fetch it again")
     if path.name.endswith((".nii", ".nii.gz")) and not nifti_is_whole(path):
         raise InputError(f"{path} {DAMAGED}")
+    if path.name.endswith(".nrrd") and re.search(rb"(?im)^data ?file:", path.read_bytes().partition(b"\n\n")[0]):
+        raise InputError(f"{path} says that its voxels are another file; replace it by a file that holds them")
+    if fault := header_fault(path):
+        raise InputError(f"{path}: {fault}; fetch it again")
 
 
 def read_h5(path: Path, key: str, axes: str) -> tuple[np.ndarray, dict[str, float]]:
-    """An array of an h5 file and its attributes.
+    """An array of an h5 file and those of its attributes that are in :data:`FACTORS`.
 
     Args:
         axes: the axes that it must have, such as ``"zyx"``.
@@ -77,14 +90,31 @@ def read_h5(path: Path, key: str, axes: str) -> tuple[np.ndarray, dict[str, floa
     """
     try:
         with h5py.File(path) as file:
-            if key not in file:
+            if not isinstance(file.get(key, getlink=True), h5py.HardLink):
                 raise InputError(f"{path} has no '{key}'; replace it")
-            voxels, attributes = file[key][()], dict(file[key].attrs)
-    except OSError as error:
+            stored = file[key]
+            _require_plain(stored, path, key, axes)
+            return stored[()], {name: float(value) for name, value in stored.attrs.items() if name in FACTORS}
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{path} {DAMAGED}") from error
-    if np.ndim(voxels) != len(axes) or not np.size(voxels):
-        raise InputError(f"{path}: '{key}' has shape {np.shape(voxels)}, not ({', '.join(axes)}); replace it")
-    return voxels, attributes
+
+
+def _require_plain(stored: h5py.Dataset, path: Path, key: str, axes: str) -> None:
+    """Raises InputError unless an entry holds numbers, in this file, with these axes, and no more than fits in it."""
+    if not isinstance(stored, h5py.Dataset) or stored.dtype.kind not in "biuf":
+        raise InputError(f"{path}: '{key}' is no array of numbers; replace it")
+    if stored.shape is None or len(stored.shape) != len(axes) or not stored.size:
+        raise InputError(f"{path}: '{key}' has shape {stored.shape}, not ({', '.join(axes)}); replace it")
+    if stored.external or stored.is_virtual:
+        raise InputError(f"{path} says that '{key}' is another file; replace it by a file that holds it")
+    if stored.size > max(SMALL, DEFLATE * path.stat().st_size):
+        raise InputError(f"{path}: '{key}' claims shape {stored.shape}, which this file cannot hold; fetch it again")
+    for name in set(FACTORS) & set(stored.attrs):
+        factor = np.asarray(stored.attrs[name])
+        if factor.dtype.kind not in "iuf" or factor.size != 1 or not np.isfinite(factor).all():
+            raise InputError(f"{path}: the attribute '{name}' of '{key}' is no number; replace it")
 
 
 def with_geometry(voxels: np.ndarray, like: sitk.Image) -> sitk.Image:

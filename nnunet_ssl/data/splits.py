@@ -7,24 +7,20 @@ nnU-Net ignores the list, so its stock trainer on the same fold is the supervise
 import json
 import math
 import os
+import re
 from fractions import Fraction
 from pathlib import Path
 
 import nnunetv2.paths
 import numpy as np
 
-from nnunet_ssl.data.raw import preprocessed_folder
+from nnunet_ssl.data.raw import preprocessed_folder, read_dataset_json
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.files import write_text
+from nnunet_ssl.files import check_case_ids, read_json, write_text
 
 FILE = "splits_final.json"
 LISTS = ("train", "val", "unlabeled")
 SEED = 12345  # nnU-Net's
-PLANS_NOTE = (
-    "nnU-Net made fingerprint and plans from all cases of the labeled folder. Labels that a fold hides\n"
-    "have thus shaped the foreground intensity statistics, which set the normalization of CT. For a study in\n"
-    "which hidden labels are never seen, put those images in imagesUnlabeled instead and plan again."
-)
 
 
 def make_splits(
@@ -40,6 +36,8 @@ def make_splits(
     """
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed {str(seed)[:20]}: give a number from 0 to {2**32 - 1}.")
     if folds < 2 or len(cases) < folds:
         raise InputError(f"{len(cases)} labeled case(s) cannot be split into {folds} folds: choose 2 to {len(cases)}.")
     splits = []
@@ -66,23 +64,18 @@ def make_splits(
 def parse_labeled(text: str) -> int | Fraction:
     """``"8"`` is 8 cases, ``"10%"`` is ``Fraction(1, 10)``. Raises ``InputError`` for anything else."""
     number, is_percent = text.strip().removesuffix("%").strip(), text.strip().endswith("%")
-    try:
-        value = Fraction(number) / 100 if is_percent else int(number)
-    except (ValueError, ZeroDivisionError):
-        value = 0
+    pattern = r"\d{1,9}(\.\d{1,9})?" if is_percent else r"\d{1,9}"
+    value = 0 if not re.fullmatch(pattern, number) else Fraction(number) / 100 if is_percent else int(number)
     if value <= 0 or (is_percent and value > 1):
-        raise InputError(f"--labeled {text}: give a number of cases such as 8, or a share such as 10%.")
+        raise InputError(f"--labeled {text[:40]}: give a number of cases such as 8, or a share such as 10%.")
     return value
 
 
 def read_splits(file: str | Path) -> list[dict[str, list[str]]]:
     """The folds of a ``splits_final.json``. Raises ``InputError`` if it is not a list of dicts of lists of ids."""
     file = Path(file)
-    try:
-        splits = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read: {error}") from error
-    if not isinstance(splits, list) or not all(isinstance(split, dict) for split in splits):
+    splits = read_json(file, "mend it, or remove it and run nnunet_ssl split")
+    if not isinstance(splits, list) or not splits or not all(isinstance(split, dict) for split in splits):
         raise InputError(f'{file}: a list of folds is wanted, each {{"train": [ids], "val": [ids]}}.')
     for fold, split in enumerate(splits):
         for key in LISTS:
@@ -91,6 +84,7 @@ def read_splits(file: str | Path) -> list[dict[str, list[str]]]:
             ids = split.get(key, [])
             if not isinstance(ids, list) or not all(isinstance(case, str) for case in ids):
                 raise InputError(f'{file}: "{key}" of fold {fold} must be a list of case ids in quotes.')
+            check_case_ids(ids, file)
     return splits
 
 
@@ -144,9 +138,7 @@ def labeled_cases(dataset_id: int) -> list[str]:
     if raw_root and (Path(raw_root) / base.name / "labelsTr").is_dir():
         folder = Path(raw_root) / base.name / "labelsTr"
     dataset_file = base / "dataset.json"
-    if not dataset_file.is_file():
-        raise InputError(f"{dataset_file} is missing. Run: nnUNetv2_plan_and_preprocess -d {dataset_id}")
-    dataset_json = json.loads(dataset_file.read_text(encoding="utf-8"))
+    dataset_json = read_dataset_json(dataset_file, f"run nnUNetv2_plan_and_preprocess -d {dataset_id}")
     if "dataset" in dataset_json:  # nnU-Net's other way to name the labeled cases
         return sorted(dataset_json["dataset"])
     ending = dataset_json["file_ending"]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.files import is_plain_name, read_json
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -118,7 +119,9 @@ def find_unlabeled(raw: Path, dataset_json: dict, num_channels: int) -> tuple[di
     image_endings = sorted({e for reader in LIST_OF_IO_CLASSES for e in reader.supported_file_endings}, key=len)
     for entry in entries:
         name = entry.name
-        if match := _channel_file(name, ending):
+        if not is_plain_name(name):
+            problems.append(f"{name[:60]!r}: too long, or holds control characters; rename it")
+        elif match := _channel_file(name, ending):
             found.setdefault(match[1], {})[int(match[2])] = entry
         elif name.endswith(ending):
             problems.append(f"{name}: no channel number; rename it to {name.removesuffix(ending)}_0000{ending}")
@@ -149,14 +152,11 @@ def find_unlabeled(raw: Path, dataset_json: dict, num_channels: int) -> tuple[di
 
 
 def _read_manifest(file: Path, command: str) -> dict:
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}): delete it and run {command} again.") from error
+    manifest = read_json(file, f"delete it and run {command} again")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise InputError(f"{file} has a format that this version does not know: delete it and run {command} again.")
     cases = manifest.get("cases")
-    well_formed = isinstance(cases, list) and all(isinstance(case, str) for case in cases)
+    well_formed = isinstance(cases, list) and all(map(is_plain_name, cases)) and len(set(cases)) == len(cases)
     if not well_formed or not isinstance(manifest.get("fingerprint"), str):
         raise InputError(f"{file} is damaged: delete it and run {command} again.")
     return manifest

@@ -24,7 +24,7 @@ from nnunet_ssl.demo.phantom import write_phantom
 from nnunet_ssl.demo.picture import Row, comparison_picture
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.evaluation import evaluate_folders, read_labels
-from nnunet_ssl.files import write_json
+from nnunet_ssl.files import require_new_folder, write_json
 
 DATASET_ID, DATASET = "1", "Dataset001_Phantom"
 CONFIGURATION, PLANS, FOLD = "3d_fullres", "nnUNetPlans_demo", "0"
@@ -118,8 +118,7 @@ def run_demo(folder: Path, device: str, size: Size | None = None) -> None:
 
 def _prepare(folder: Path) -> None:
     """Leaves ``folder`` as an empty demo folder; of an earlier demo only what the demo writes is removed."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file: name another folder with --folder.")
+    require_new_folder(folder, "--folder")
     if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).is_file():
         raise InputError(f"{folder} is not empty and not a demo's folder: name another one with --folder.")
     folder.mkdir(parents=True, exist_ok=True)

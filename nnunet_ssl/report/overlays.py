@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ssl.data.raw import read_dataset_json
 from nnunet_ssl.demo.picture import Row, comparison_picture
 from nnunet_ssl.evaluation import read_labels
 from nnunet_ssl.report.comparison import Comparison
@@ -61,7 +62,7 @@ def find_overlay(comparison: Comparison, works: Sequence[Path]) -> Overlay | Non
 def draw_overlay(overlay: Overlay, path: Path) -> None:
     """Writes the picture: of every case the slice with most of the reference's classes, then with most foreground."""
     file = overlay.raw / "dataset.json"
-    dataset = json.loads(file.read_text(encoding="utf-8"))
+    dataset = read_dataset_json(file)
     classes, _ = read_labels(dataset, file)
     ending = dataset["file_ending"]
     columns = {"baseline": overlay.baseline, overlay.label: overlay.method}

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from nnunet_ssl.catalog import Entry, read_catalog
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.files import require_new_folder
 from nnunet_ssl.report import wording
 from nnunet_ssl.report.comparison import Comparison, Section, make_sections
 from nnunet_ssl.report.figures import class_figure, curve_figure, gap_figure, label_figure
@@ -135,8 +136,7 @@ def _render(content: dict[str, Any]) -> str:
 
 def _check_replaceable(out: Path) -> None:
     """Raises InputError if `out` is a file or holds anything that no report has."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file: name another folder with -o.")
+    require_new_folder(out, "-o")
     present = [file for file in out.rglob("*") if not file.is_dir()] if out.is_dir() else []
     if not present:
         return

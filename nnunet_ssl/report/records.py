@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.files import is_plain_name, read_json, require_keys
 
 ALL = "all"  # labels of the upper bound
 SUPERVISED = "supervised"  # the baseline's name as a method
@@ -31,6 +32,13 @@ _NEEDED: dict[str, tuple[type, ...]] = {
     "metrics": (dict,),
 }
 _METRIC: dict[str, tuple[type, ...]] = {"mean": (*_NUMBER, type(None)), "per_class": (dict,), "per_case": (dict,)}
+
+
+_OPTIONAL: dict[str, tuple[type, ...]] = {
+    "name": (str,), "overrides": (dict,), "definition": (dict,), "learning_curve": (dict,)
+}  # fmt: skip
+LARGEST = 2**53  # of a number in a record
+ADVICE = "make the record again, or move it away"
 
 
 @dataclass(frozen=True)
@@ -79,12 +87,13 @@ def read_records(folders: Sequence[Path]) -> list[Record]:
     Raises:
         InputError: no folder or no record, a file that is not JSON, a record that lacks a key.
     """
-    files: dict[Path, None] = {}
+    files: dict[str, Path] = {}  # each once, whatever links lead to it
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder: give the folders of the accuracy records.")
-        files |= dict.fromkeys(sorted(file.resolve() for file in folder.rglob("*.json")))
-    records = [record for file in files if (record := read_record(file))]
+        for file in sorted(folder.rglob("*.json")):
+            files.setdefault(os.path.realpath(file), file)
+    records = [record for file in files.values() if (record := read_record(file))]
     if not records:
         raise InputError(f"No accuracy record in {', '.join(map(str, folders))}: benchmarks/accuracy.py writes them.")
     return records
@@ -96,28 +105,53 @@ def read_record(file: Path) -> Record | None:
     Raises:
         InputError: not JSON, or a key is missing or has a value of another type.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is not valid JSON ({error}): make it again or move it away.") from None
+    content = read_json(file, ADVICE)
     if not isinstance(content, dict) or "suite" not in content:
         return None
-    _check(content, _NEEDED, file)
-    _check(content["metrics"], dict.fromkeys(METRICS, (dict,)), file, "metrics.")
+    require_keys(content, _NEEDED, file, advice=ADVICE)
+    optional = {key: content[key] for key in _OPTIONAL if content.get(key)}
+    require_keys(optional, {key: _OPTIONAL[key] for key in optional}, file, advice=ADVICE)
+    require_keys(content["metrics"], dict.fromkeys(METRICS, (dict,)), file, "metrics.", ADVICE)
     for metric in METRICS:
-        _check(content["metrics"][metric], _METRIC, file, f"metrics.{metric}.")
+        _check_metric(content["metrics"][metric], file, f"metrics.{metric}.")
+    if "missed" in content["metrics"]:
+        require_keys(content["metrics"], {"missed": (dict,)}, file, "metrics.", ADVICE)
+        _check_numbers(content["metrics"]["missed"], file, "metrics.missed.", (int,))
+    _check_numbers({key: content[key] for key, types in _NEEDED.items() if types != (int, str) and int in types}, file)
+    _check_curves(optional.get("learning_curve", {}), file)
     if content["metrics"]["dice"]["mean"] is None:
         raise InputError(f"{file}: metrics.dice.mean is null: no test case has a class to measure.")
+    if not all(map(is_plain_name, (content["suite"], content["method"], content["preset"], optional.get("name", "x")))):
+        raise InputError(f"{file}: suite, method, preset and name must be plain names: {ADVICE}.")
     if isinstance(content["labeled"], str) and content["labeled"] != ALL:
         raise InputError(f"{file}: labeled is {content['labeled']!r}, not a number or {ALL!r}.")
-    optional = {key: content[key] for key in ("name", "overrides", "definition", "learning_curve") if content.get(key)}
     return Record(file=file, **{key: content[key] for key in _NEEDED}, **optional)
 
 
-def _check(content: dict[str, Any], needed: dict[str, tuple[type, ...]], file: Path, where: str = "") -> None:
-    for key, types in needed.items():
-        if key not in content:
-            raise InputError(f"{file} lacks the key {where}{key}: make the record again, or move it away.")
-        value = content[key]
-        if not isinstance(value, types) or isinstance(value, bool):
-            raise InputError(f"{file}: {where}{key} is {json.dumps(value)[:60]}, of another type than records have.")
+def _check_metric(metric: dict[str, Any], file: Path, where: str) -> None:
+    require_keys(metric, _METRIC, file, where, ADVICE)
+    _check_numbers({"mean": metric["mean"]}, file, where)
+    _check_numbers(metric["per_class"], file, f"{where}per_class.")
+    require_keys(metric["per_case"], dict.fromkeys(metric["per_case"], (dict,)), file, f"{where}per_case.", ADVICE)
+    for case, values in metric["per_case"].items():
+        _check_numbers(values, file, f"{where}per_case.{case[:60]}.")
+
+
+def _check_numbers(
+    content: dict[str, Any], file: Path, where: str = "", types: tuple[type, ...] = (*_NUMBER, type(None))
+) -> None:
+    """Raises InputError unless all values are finite and of a size that means something; None may stand for none."""
+    require_keys(content, dict.fromkeys(content, types), file, where, ADVICE)
+    for key, value in content.items():
+        if value is not None and not -LARGEST < value < LARGEST:
+            raise InputError(f"{file}: {where}{key} is no finite number: {ADVICE}.")
+
+
+def _check_curves(curves: dict[str, Any], file: Path) -> None:
+    require_keys(curves, dict.fromkeys(curves, (list,)), file, "learning_curve.", ADVICE)
+    for epoch in curves.get("pseudo_dice", []):
+        if epoch is not None:
+            if not isinstance(epoch, list):
+                raise InputError(f"{file}: learning_curve.pseudo_dice must hold a list for each epoch: {ADVICE}.")
+            by_class = {str(number): value for number, value in enumerate(epoch)}
+            _check_numbers(by_class, file, "learning_curve.pseudo_dice.")

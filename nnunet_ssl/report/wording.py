@@ -192,10 +192,11 @@ def _number(value: float | None, form: str) -> str:
 
 def _plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        pairs = all(isinstance(item, (list, tuple)) for item in value)
+        pairs = all(isinstance(item, (list, tuple)) and len(item) == 2 for item in value)
         return ", ".join(f"{item[0]} {_plain(item[1])}" for item in value) if pairs else _sequence(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _sequence(values: Sequence[Any]) -> str:
-    return " × ".join(map(_plain, values)) if all(isinstance(v, (int, float)) for v in values) else ", ".join(values)
+    numbers = all(isinstance(value, (int, float)) for value in values)
+    return " × ".join(map(_plain, values)) if numbers else ", ".join(map(str, values))

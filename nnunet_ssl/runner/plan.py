@@ -20,13 +20,16 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_ssl.commands import find_command
 from nnunet_ssl.configured_trainer import NNUNET_FOLDS, ConfiguredTrainer
-from nnunet_ssl.data.raw import environment_folder, preprocessed_folder
+from nnunet_ssl.data.plans import read_plans_file
+from nnunet_ssl.data.raw import environment_folder, preprocessed_folder, read_dataset_json
 from nnunet_ssl.data.splits import FILE as SPLITS_FILE
 from nnunet_ssl.data.splits import SEED as SPLIT_SEED
 from nnunet_ssl.data.splits import read_splits, write_splits
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.evaluation import read_labels
+from nnunet_ssl.files import read_json, require_keys
 from nnunet_ssl.method import Method
-from nnunet_ssl.settings import STREAM_SETTINGS, TRAINER_SETTINGS, VARIABLE, parse_overrides, read_settings
+from nnunet_ssl.settings import STREAM_SETTINGS, TRAINER_SETTINGS, VARIABLE, check_settings, parse_overrides
 
 TRAINER, BASELINE = "nnUNetTrainer", "Supervised"
 RECORD_FILE = "nnunet_ssl_run.json"
@@ -117,7 +120,11 @@ def read_summary(folder: Path) -> dict | None:
 def recorded_settings(folder: Path) -> dict[str, Any] | None:
     """The overrides that a fold was last trained with; None if it was not trained by `nnunet_ssl run`."""
     file = folder / RECORD_FILE
-    return json.loads(file.read_text(encoding="utf-8"))["overrides"] if file.is_file() else None
+    if not file.exists():
+        return None
+    record = read_json(file, f"remove {folder} and train again")
+    require_keys(record, {"overrides": (dict,)}, file)
+    return record["overrides"]
 
 
 def words(texts: Iterable[str] | None) -> list[str]:
@@ -128,8 +135,8 @@ def words(texts: Iterable[str] | None) -> list[str]:
 def numbers(texts: Iterable[str] | None, option: str) -> list[int]:
     """Like `words`, as numbers from 0. Raises InputError for anything else."""
     found = words(texts)
-    if wrong := [word for word in found if not re.fullmatch(r"\d+", word)]:
-        raise InputError(f"{option} {' '.join(wrong)}: give whole numbers from 0, such as {option} 0,1,2.")
+    if wrong := [word for word in found if not re.fullmatch(r"[0-9]{1,9}", word)]:
+        raise InputError(f"{option} {' '.join(wrong)[:60]}: give whole numbers from 0, such as {option} 0,1,2.")
     return list(dict.fromkeys(map(int, found)))
 
 
@@ -158,7 +165,13 @@ def plan(
         InputError: for whatever would let every run fail, or let runs of different overrides share a table.
     """
     base = preprocessed_folder(dataset_id)
-    _check_plans(base / f"{plans}.json", configuration, dataset_id)
+    available = read_plans_file(base, plans, dataset_id)["configurations"]
+    if configuration not in available:
+        raise InputError(
+            f"{base / plans}.json has no configuration {configuration[:60]}, but {', '.join(available)}."
+        )
+    dataset_file = base / "dataset.json"  # the table at the end names its classes
+    read_labels(read_dataset_json(dataset_file, f"run nnUNetv2_plan_and_preprocess -d {dataset_id}"), dataset_file)
     methods = list(dict.fromkeys([*([BASELINE] if baseline else []), *(m.removeprefix(TRAINER) for m in methods)]))
     if not methods:
         raise InputError("Nothing to run: name methods, such as --methods MeanTeacher,UAMT, or add --baseline.")
@@ -193,7 +206,7 @@ def overrides_by_method(methods: Sequence[str], config: str) -> dict[str, dict[s
     Raises:
         InputError: no such trainer, a key that no trainer of the grid knows, a wrong value.
     """
-    asked, _ = parse_overrides(config)
+    asked, source = parse_overrides(config)
     classes = {method: _method_of_trainer(f"{TRAINER}{method}") for method in methods}
     known = {
         method: TRAINER_SETTINGS.keys()
@@ -203,22 +216,11 @@ def overrides_by_method(methods: Sequence[str], config: str) -> dict[str, dict[s
     somewhere = set().union(*known.values())
     overrides = {}
     for method, cls in classes.items():
-        # what no trainer knows stays in, and is the error that read_settings raises
+        # what no trainer knows stays in, and is the error that check_settings raises
         mine = {key: value for key, value in asked.items() if key in known[method] or key not in somewhere}
-        text = json.dumps(mine, default=str)
-        read_settings(cls, text)
-        overrides[method] = json.loads(text)
+        check_settings(cls, mine, source)
+        overrides[method] = mine
     return overrides
-
-
-def _check_plans(file: Path, configuration: str, dataset_id: int) -> None:
-    if not file.is_file():
-        raise InputError(f"{file} does not exist. Run: nnUNetv2_plan_and_preprocess -d {dataset_id}")
-    plans = json.loads(file.read_text(encoding="utf-8"))
-    if plans["plans_name"] != file.stem:  # nnU-Net names its results after this one
-        raise InputError(f"{file} calls itself {plans['plans_name']}: set its plans_name to {file.stem}.")
-    if configuration not in plans["configurations"]:
-        raise InputError(f"{file} has no configuration {configuration}, but {', '.join(plans['configurations'])}.")
 
 
 def _method_of_trainer(name: str) -> type[Method] | None:
@@ -226,7 +228,7 @@ def _method_of_trainer(name: str) -> type[Method] | None:
         try:
             trainer = recursive_find_trainer_class_by_name(name)
         except RuntimeError:
-            raise InputError(f"There is no trainer {name}: check the name after --methods.") from None
+            raise InputError(f"There is no trainer {name[:60]}: check the name after --methods.") from None
     if not issubclass(trainer, ConfiguredTrainer):
         raise InputError(f"{name} of {trainer.__module__} is not a trainer of nnunet_ssl and takes no overrides.")
     return trainer.method

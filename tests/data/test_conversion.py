@@ -151,7 +151,7 @@ def test_incomplete_or_foreign_folder_is_refused(raw, conversion):
     with pytest.raises(InputError, match=r"incomplete, missing: imagesUnlabeled/c_0001\.nii\.gz"):
         write_raw_dataset(conversion, 7, "Two")
     (folder / "conversion.json").write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="not valid JSON"):
         write_raw_dataset(conversion, 7, "Two")
     (folder / "conversion.json").unlink()
     with pytest.raises(InputError, match="not of this converter"):

@@ -1,5 +1,6 @@
 """The unlabeled stream: random patches of all cases, images only, joined to nnU-Net's batches."""
 
+import blosc2
 import numpy as np
 import pytest
 import torch
@@ -62,3 +63,20 @@ def test_a_damaged_case_is_named(tmp_path):
         pool.load_image("case_9")
     with pytest.raises(RuntimeError, match="unlabeled case case_8"):
         UnlabeledPool({"case_8": str(tmp_path / "case_8.b2nd")}).load_image("case_8")
+
+
+def test_in_a_cascade_the_prediction_is_cropped_and_padded_at_the_same_place(loaders, tmp_path):
+    """Images that are their own prediction plus one: equal inside of the case, 0 and -1 where the patch lies beyond."""
+    _, unlabeled = loaders
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, (14, 30, 20)).astype(np.uint8)  # thinner than a patch
+    (tmp_path / "predicted").mkdir()
+    blosc2.asarray(labels, urlpath=str(tmp_path / "predicted" / "case.b2nd"))
+    blosc2.asarray(labels[None].astype(np.float32) + 1, urlpath=str(tmp_path / "case.b2nd"))
+    unlabeled._data = UnlabeledPool({"case": str(tmp_path / "case.b2nd")}, tmp_path / "predicted")
+    for _ in range(10):
+        image, prediction = unlabeled._random_patch("case")
+        assert image.shape == prediction.shape == (1, 18, 18, 18)
+        assert prediction.dtype == torch.int16
+        assert torch.equal(image, prediction.float() + 1)
+        assert (prediction == -1).float().mean() >= 4 / 18

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ssl.data.raw import find_cases, listed, nifti_is_whole, preprocessed_folder, raw_folder
+from nnunet_ssl.data.headers import nifti_is_whole
+from nnunet_ssl.data.raw import find_cases, listed, preprocessed_folder, raw_folder
 from nnunet_ssl.errors import InputError
 
 

@@ -97,7 +97,7 @@ def test_one_channel_can_be_linked(spleen, write):
 
 
 def test_faults(prostate, spleen, tmp_path):
-    with pytest.raises(InputError, match="is not that of a Decathlon task"):
+    with pytest.raises(InputError, match="does not exist: SOURCE is the folder of a Decathlon task"):
         msd_conversion(tmp_path)
     with pytest.raises(InputError, match="Unknown protocol 'dhc-5'. There are none"):
         msd_conversion(spleen, "dhc-5")
