@@ -16,10 +16,11 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import hostile_cases
+import hostile
 import pytest
 import torch
-from hostile_cases import Hostile, few_published
+from hostile.spoil import DEEP, Hostile
+from hostile.world import BASE, PLANS, build, few_published
 from matplotlib.figure import Figure
 from workbench import InProcess
 
@@ -66,7 +67,7 @@ class World:
 def world(phantom_3d, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     shutil.copytree(phantom_3d.root, folder / "pristine")
-    hostile_cases.build(folder / "pristine")
+    build(folder / "pristine")
     return World(folder / "pristine", folder / "world")
 
 
@@ -128,7 +129,7 @@ def fault_of(world: World, case: Hostile) -> tuple[str, str]:
             case.spoil(file)
         before = world.state()
         try:
-            status, message = set_up_training(hostile_cases.PLANS) if arguments == ["train"] else command(arguments)
+            status, message = set_up_training(PLANS) if arguments == ["train"] else command(arguments)
         except Exception as error:  # noqa: BLE001 (what a user would see as a traceback)
             world.restore()
             return "failed", f"{type(error).__name__}: {str(error)[:300]}"
@@ -172,19 +173,19 @@ def attack(world: World, cases: list[Hostile]) -> Counter:
 
 def test_hostile_input(world, tame):
     """One in six of all cases, of each kind."""
-    outcomes = attack(world, hostile_cases.all_cases(world.root)[::6])
+    outcomes = attack(world, hostile.all_cases(world.root)[::6])
     assert outcomes["refused"] >= 200
 
 
 @pytest.mark.long
 def test_all_hostile_input(world, tame):
-    outcomes = attack(world, hostile_cases.all_cases(world.root))
+    outcomes = attack(world, hostile.all_cases(world.root))
     assert outcomes["refused"] >= 1400
 
 
 def test_the_installed_command_refuses_in_a_line(world, tmp_path):
-    splits = world.root / hostile_cases.BASE / "splits_final.json"
-    splits.write_text(hostile_cases.DEEP, encoding="utf-8")
+    splits = world.root / BASE / "splits_final.json"
+    splits.write_text(DEEP, encoding="utf-8")
     variables = {f"nnUNet_{kind}": str(world.root / kind) for kind in ("raw", "preprocessed", "results")}
     done = subprocess.run(
         [Path(sys.executable).parent / "nnunet_ssl", "split", "-d", "7", "--folds", "2"],
