@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from nnunet_ssl.errors import InputError
@@ -19,6 +20,8 @@ PARTIAL = ".partial"
 # what zipfile raises on a damaged archive, then what torch raises on one that holds something else
 DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, ValueError, OSError)
 FOREIGN = (RuntimeError, EOFError, pickle.UnpicklingError)
+# what nnU-Net logs beside plain numbers and tensors: NumPy's, which a pickle makes with these
+NUMBERS = [np.float64(0).__reduce__()[0], np.dtype, *(type(np.dtype(kind)) for kind in "efdilq?")]
 
 
 def write_checkpoint(content: dict[str, Any], file: str) -> None:
@@ -60,11 +63,11 @@ def _confirm_rename(folder: str) -> None:
 
 
 def read_checkpoint(file: str, device: torch.device) -> dict[str, Any]:
-    """The content of a checkpoint, with its tensors on `device`.
+    """The content of a checkpoint, with its tensors on `device`; it is read as data, none of it is run.
 
     Raises:
-        InputError: the file is cut off or damaged, or no checkpoint of nnU-Net. torch itself takes changed weights
-            for good, as it does not look at the checksums.
+        InputError: the file is cut off or damaged, holds code, or is no checkpoint of nnU-Net. torch itself takes
+            changed weights for good, as it does not look at the checksums.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -74,7 +77,8 @@ def read_checkpoint(file: str, device: torch.device) -> dict[str, Any]:
     content = None
     if damaged is None:
         try:
-            content = torch.load(file, map_location=device, weights_only=False)
+            with torch.serialization.safe_globals(NUMBERS):
+                content = torch.load(file, map_location=device, weights_only=True)
         except FOREIGN as error:
             damaged = str(error).partition("\n")[0]
     if not isinstance(content, dict) or "trainer_name" not in content:

@@ -126,6 +126,22 @@ def test_a_damaged_checkpoint_is_never_taken_for_good(tmp_path):
     assert refused > 280
 
 
+class Code:
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+def test_a_checkpoint_is_read_as_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    numbers = {"trainer_name": "T", "losses": [np.float32(0.1), np.float64(0.2), np.int64(3)]}
+    write_checkpoint(numbers, "numbers.pth")
+    assert read_checkpoint("numbers.pth", CPU) == numbers
+    write_checkpoint({"trainer_name": "T", "network_weights": Code()}, "code.pth")
+    with pytest.raises(InputError, match="code.pth is no whole checkpoint"):
+        read_checkpoint("code.pth", CPU)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(InputError, match="names no trainer"):
