@@ -20,8 +20,11 @@ PARTIAL = ".partial"
 # what zipfile raises on a damaged archive, then what torch raises on one that holds something else
 DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, ValueError, OSError)
 FOREIGN = (RuntimeError, EOFError, pickle.UnpicklingError)
-# what nnU-Net logs beside plain numbers and tensors: NumPy's, which a pickle makes with these
-NUMBERS = [np.float64(0).__reduce__()[0], np.dtype, *(type(np.dtype(kind)) for kind in "efdilq?")]
+# beside plain values and tensors nnU-Net's steps and logs give NumPy's, which a pickle makes with these
+NUMPY = [
+    *(np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0], np.ndarray, np.dtype),
+    *(type(np.dtype(kind)) for kind in "efdilq?"),
+]
 
 
 def write_checkpoint(content: dict[str, Any], file: str) -> None:
@@ -77,7 +80,7 @@ def read_checkpoint(file: str, device: torch.device) -> dict[str, Any]:
     content = None
     if damaged is None:
         try:
-            with torch.serialization.safe_globals(NUMBERS):
+            with torch.serialization.safe_globals(NUMPY):
                 content = torch.load(file, map_location=device, weights_only=True)
         except FOREIGN as error:
             damaged = str(error).partition("\n")[0]

@@ -1,6 +1,7 @@
 """Shared fixtures: tiny networks, and phantoms planned and preprocessed once per run."""
 
 import os
+import signal
 from pathlib import Path
 
 # networks here are tiny: threads that wait for each other in a busy loop cost more than they do, most of all on a
@@ -15,6 +16,9 @@ import pytest
 from workbench import Dataset, phantom, tiny_network
 
 from nnunet_ssl.networks.net import Net
+
+# a shell starts what runs in the background with Ctrl-C ignored, and so would be what the tests interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 
