@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import SimpleITK as sitk
 from nnunet_ssl.data.raw import read_dataset_json
 from nnunet_ssl.demo.picture import Row, comparison_picture
 from nnunet_ssl.evaluation import read_labels
+from nnunet_ssl.files import read_json
 from nnunet_ssl.report.comparison import Comparison
 from nnunet_ssl.report.records import Record
 
@@ -89,7 +89,7 @@ def _predictions(folder: Path, record: Record) -> Path | None:
     metrics = predictions / "metrics.json"
     if not metrics.is_file():
         return None
-    measured = json.loads(metrics.read_text(encoding="utf-8"))["metrics"]["dice"]["per_case"]
+    measured = read_json(metrics, "evaluate its folder again")["metrics"]["dice"]["per_case"]
     return predictions if measured == record.metrics["dice"]["per_case"] else None
 
 

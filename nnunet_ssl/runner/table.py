@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from math import isnan
@@ -13,7 +12,7 @@ from nnunetv2.evaluation.evaluate_predictions import key_to_label_or_region
 
 from nnunet_ssl.data.raw import preprocessed_folder, read_dataset_json
 from nnunet_ssl.evaluation import read_labels
-from nnunet_ssl.files import write_json, write_text
+from nnunet_ssl.files import read_json, write_json, write_text
 from nnunet_ssl.runner.plan import BASELINE, Experiment, Run, read_summary, recorded_settings
 
 
@@ -65,7 +64,7 @@ def make_table(experiment: Experiment, runs: Sequence[Run], classes: dict[str, t
 def _hidden_labels_seen(folder: Path) -> int | None:
     """How many labels that the fold hides have shaped its plans, as its training wrote down; None if it did not."""
     file = folder / "debug.json"
-    recorded = json.loads(file.read_text(encoding="utf-8")).get("plans_saw_hidden_labels") if file.is_file() else None
+    recorded = read_json(file, "train the fold again").get("plans_saw_hidden_labels") if file.is_file() else None
     return None if recorded is None else int(recorded)  # nnU-Net writes all values as text
 
 

@@ -17,6 +17,7 @@ from hostile.world import (
     EXPORT,
     ID,
     MODEL,
+    NEXT_STAGE,
     PLANS,
     PREPROCESS,
     RAW,
@@ -176,6 +177,12 @@ def arguments(root: Path) -> Iterator[Hostile]:
         "convert taken": (*convert("la", "la_h5")[:4], ID),
         "convert id 0": (*convert("la", "la_h5")[:4], "0"),
         "convert id 1000": (*convert("la", "la_h5")[:4], "1000"),
+        "next stage trainer": (*NEXT_STAGE[:-1], "../../x", "-f", "0"),
+        "next stage plans": (*NEXT_STAGE, "-p", "../../x", "-f", "0"),
+        "next stage configuration": (*NEXT_STAGE, "-c", "../x", "-f", "0"),
+        "next stage fold": (*NEXT_STAGE, "-c", "3d_fullres", "-p", PLANS, "-f", "../x"),
+        "next stage no first": (*NEXT_STAGE, "-c", "3d_fullres", "-p", PLANS, "-f", "0"),
+        "next stage untrained": (*NEXT_STAGE, "-c", "3d_fullres", "-p", PLANS, "-f", "1"),
         **{
             f"convert {name} nothing": convert(name, "../outside")
             for name in ("la", "acdc", "synapse", "amos", "lits", "msd", "pancreas")

@@ -191,6 +191,7 @@ EVALUATE = ("evaluate", "{root}/references/labels", "{root}/predictions", "-np",
 REPORT = ("report", "{root}/records", "-o", "{root}/report")
 EXPORT = ("export", "-d", ID, "-c", "3d_fullres", "-tr", "nnUNetTrainerMeanTeacher", "-p", PLANS, "-o", "{root}/model")
 TRAIN = ("train",)
+NEXT_STAGE = ("predict_next_stage", "-d", ID, "-device", "cpu", "-np", "1", "-tr", "nnUNetTrainerMeanTeacher")
 PLAN = ("plan", "-d", ID, "-f", "0", "-np", "1")
 
 
