@@ -180,6 +180,9 @@ def work_folder(folder, records):
 def test_overlays_of_best_median_and_worst_case(tmp_path):
     records = [content(), content("CPS", dice=0.7), content("UAMT", dice=0.65)]
     work = work_folder(tmp_path / "work", records)
+    poison = work / "tiny" / "nnUNet_raw" / "Dataset001_Benchmark" / "labelsTr" / "case.nii.gz"
+    poison.parent.mkdir()
+    poison.write_bytes(b"no training label is read")
     page = page_of(tmp_path, records, works=[work])
     assert "Best, median and worst test case of CPS by its Dice, seed 0" in text_of(page)
     height, width = imread(tmp_path / "out" / "tiny_10_4" / "overlays.png").shape[:2]
