@@ -14,11 +14,11 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from nnunet_ssl.data.plans import read_plans_for_networks
+from nnunet_ssl.data.plans import check_new_name, read_plans_for_networks
 from nnunet_ssl.data.raw import read_dataset_json
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.evaluation import read_labels
-from nnunet_ssl.files import is_plain_name, read_json, require_keys, write_json
+from nnunet_ssl.files import read_json, require_keys, write_json
 from nnunet_ssl.networks import backbones
 from nnunet_ssl.networks.transformer import token_sizes
 
@@ -153,8 +153,7 @@ def write_plans(base: Path, plans: str, network: str, new_plans: str, configurat
     """
     if network not in NETWORKS:
         raise InputError(f"No network {network}. Known: {', '.join(NETWORKS)}.")
-    if not is_plain_name(new_plans) or new_plans.endswith(".json") or "__" in new_plans:
-        raise InputError(f"{new_plans[:60]!r} is no name for plans: no folder, no .json, no two underscores in a row.")
+    check_new_name(new_plans)
     manager = read_plans_for_networks(base, plans)
     dataset = read_dataset_json(base / "dataset.json", "run nnUNetv2_plan_and_preprocess")
     require_keys(dataset, {"channel_names": (dict,)}, base / "dataset.json")

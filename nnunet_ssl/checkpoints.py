@@ -80,8 +80,7 @@ def read_checkpoint(file: str, device: torch.device) -> dict[str, Any]:
     content = None
     if damaged is None:
         try:
-            with torch.serialization.safe_globals(NUMPY):
-                content = torch.load(file, map_location=device, weights_only=True)
+            content = load_as_data(file, device)
         except FOREIGN as error:
             damaged = str(error).partition("\n")[0]
     if not isinstance(content, dict) or "trainer_name" not in content:
@@ -90,6 +89,12 @@ def read_checkpoint(file: str, device: torch.device) -> dict[str, Any]:
             "--c then goes on from checkpoint_latest or checkpoint_best, if they are there, else from the start."
         )
     return content
+
+
+def load_as_data(file: str | os.PathLike, device: torch.device | str) -> Any:
+    """What `torch.load` makes of a file with `weights_only`, which raises what torch does."""
+    with torch.serialization.safe_globals(NUMPY):
+        return torch.load(file, map_location=device, weights_only=True)
 
 
 def remove_partial(folder: str) -> None:

@@ -17,6 +17,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 import nnunet_ssl
+from nnunet_ssl.data.raw import dataset_number
 from nnunet_ssl.data.splits import read_splits
 from nnunet_ssl.data.workers import Workers
 from nnunet_ssl.errors import InputError
@@ -103,7 +104,7 @@ class ConfiguredTrainer(ResumableTrainer):
             read_splits(splits_file)  # nnU-Net takes it as it is
         cases = infer_dataset_class(self.preprocessed_dataset_folder).get_identifiers(self.preprocessed_dataset_folder)
         if self.fold != "all" and len(cases) < NNUNET_FOLDS and not isfile(splits_file):
-            dataset_id = int(self.plans_manager.dataset_name[7:10])
+            dataset_id = dataset_number(self.plans_manager.dataset_name)
             raise InputError(
                 f"{len(cases)} labeled cases cannot make nnU-Net's {NNUNET_FOLDS} folds: run `nnunet_ssl split -d "
                 f"{dataset_id} --folds {max(2, len(cases))}` first, or train on all of them with fold `all`."

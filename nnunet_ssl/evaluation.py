@@ -29,7 +29,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from tqdm import tqdm
 
-from nnunet_ssl.data.headers import NIFTI, READ_ERRORS, header_fault, nifti_is_whole
+from nnunet_ssl.data.headers import READ_ERRORS, header_fault, nifti_is_whole
 from nnunet_ssl.data.raw import read_dataset_json
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import require_keys
@@ -214,7 +214,7 @@ def _read(
     """The segmentation ``(*spatial)`` and its spacing, without the axis of length 1 that nnU-Net gives to 2D images."""
     with contextlib.redirect_stdout(io.StringIO()):  # the TIFF reader prints a warning for each file without spacing
         try:
-            if file.name.endswith(NIFTI) and not nifti_is_whole(file):
+            if not nifti_is_whole(file):
                 raise ValueError("damaged or truncated")
             if fault := header_fault(file):
                 raise ValueError(fault)

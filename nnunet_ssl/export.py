@@ -8,10 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_ssl.checkpoints import load_as_data
 from nnunet_ssl.data.raw import environment_folder
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import is_plain_name, require_new_folder
@@ -82,8 +82,7 @@ def stock_checkpoints(file: Path, member: str | None = None) -> list[dict]:
         InputError: the file is no checkpoint of nnU-Net, lacks the member asked for, or its network is not nnU-Net's.
     """
     try:
-        with torch.serialization.safe_globals(_LOGGED_TYPES):
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        checkpoint = load_as_data(file, "cpu")
     except (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{file} cannot be read: it is damaged, or holds more than data ({reason}).") from None
@@ -130,14 +129,6 @@ def _members(checkpoint: dict, member: str | None, file: Path) -> list[dict]:
 
 def _below(weights: dict, prefix: str) -> dict:
     return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-
-
-# nnU-Net's own log in the checkpoint holds numpy numbers
-_LOGGED_TYPES = [
-    np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar,
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ("float16", "float32", "float64", "int32", "int64", "bool")),
-]
 
 
 def trained_model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> Path:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from nnunet_ssl.data.loader import UnlabeledPool, unlabeled_files
 from nnunet_ssl.data.previous_stage import predictions_folder
-from nnunet_ssl.data.raw import listed, preprocessed_folder
+from nnunet_ssl.data.raw import dataset_number, listed, preprocessed_folder
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.export import CHECKPOINT, trained_model_folder
 from nnunet_ssl.files import write_json
@@ -95,7 +95,7 @@ def _images(
     if other := sorted(both[0].keys() ^ both[1].keys()):
         raise InputError(
             f"{listed(other, 5, ', ')} ({len(other)} in all) are preprocessed for one of {configuration} and {stage} "
-            f"only: run `nnunet_ssl preprocess -d {int(base.name[7:10])} -c {configuration} {stage} "
+            f"only: run `nnunet_ssl preprocess -d {dataset_number(base.name)} -c {configuration} {stage} "
             f"-p {predictor.plans_manager.plans_name}`."
         )
     return both[0], both[1]

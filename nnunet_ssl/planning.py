@@ -16,14 +16,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from nnunet_ssl.data.plans import check_new_name
 from nnunet_ssl.data.raw import listed, preprocessed_folder, raw_folder, read_dataset_json
 from nnunet_ssl.data.splits import FILE, check_fold, read_splits
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.files import read_json as read_json_file
-from nnunet_ssl.files import write_json
+from nnunet_ssl.files import read_json, write_json
 
 RECORD = "nnunet_ssl"
 FINGERPRINT = "dataset_fingerprint.json"
+ADVICE = "mend or remove it, or plan again"
 EFFECT = "they shape the foreground intensity statistics, which set the normalization of CT"
 
 
@@ -71,7 +72,7 @@ def plan_fold(
         with redirect_stdout(io.StringIO()):  # it tells of the folder aside
             made = planner_class(raw.name, **options)
             made.plans_identifier = plans_name = plans_name or f"{made.plans_identifier}_fold{fold}"
-            _check_name(plans_name)
+            check_new_name(plans_name)
             plans = made.plan_experiment()
     for name, configuration in plans["configurations"].items():
         # some planners name the data of nnUNetPlans, whose normalization comes from other labels
@@ -79,7 +80,7 @@ def plan_fold(
             configuration["data_identifier"] = f"{plans_name}_{name}"
     plans[RECORD] = {"fold": fold, "planned_on": sorted(cases)}
     file = base / f"{plans_name}.json"
-    if file.exists() and read_json(file) != json.loads(json.dumps(plans)):
+    if file.exists() and read_json(file, ADVICE) != json.loads(json.dumps(plans)):
         raise InputError(f"{file} exists already with other content: choose another name with -p, or remove it.")
     write_json(plans, file)
     return file
@@ -111,7 +112,7 @@ def hidden_labels_seen(plans: dict[str, Any], split: dict[str, list[str]], base:
     if not file.is_file():
         return []
     try:
-        used = len(read_json(file)["spacings"])
+        used = len(read_json(file, ADVICE)["spacings"])
     except (KeyError, TypeError) as error:
         raise InputError(f"{file} cannot be used ({error}). Run nnU-Net's planning again.") from error
     return sorted(hidden) if used > len({*split["train"], *split["val"]} - hidden) else []
@@ -132,7 +133,7 @@ def hidden_labels_in_plans(base: Path, splits: list[dict[str, list[str]]]) -> di
     for file in sorted(base.glob("*.json")):
         if file.name in (FILE, FINGERPRINT, "dataset.json"):
             continue
-        plans = read_json(file)
+        plans = read_json(file, ADVICE)
         if not isinstance(plans, dict) or not {"plans_name", "configurations"} <= plans.keys():
             continue
         seen = {fold: hidden_labels_seen(plans, split, base) for fold, split in enumerate(splits)}
@@ -185,13 +186,3 @@ def _nnunet_folders(root: Path) -> Iterator[tuple[Path, Path]]:
         yield root / names[0], root / names[1]
     finally:
         os.environ |= before
-
-
-def _check_name(name: str) -> None:
-    if not name or Path(name).name != name or name.endswith(".json") or "__" in name:
-        raise InputError(f"{name} is no name for plans: no folder, no .json, no two underscores in a row.")
-
-
-def read_json(file: Path) -> Any:
-    """The content of a JSON file. Raises InputError, naming it, if it cannot be read."""
-    return read_json_file(file, "mend or remove it, or plan again")

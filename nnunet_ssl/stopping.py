@@ -112,10 +112,9 @@ class Steps:
             raise
 
     def end_workers(self) -> None:
-        """Ends the loader's processes at once: an orderly end takes seconds that a stopped run may not have."""
-        if isinstance(self.loader, Workers) and self.loader.initialized:
-            self.loader.abort_event.set()  # their end is no fault
-            self.loader._kill()
+        """Ends the loader's processes, if it has any: a stopped run may not have the seconds of an orderly end."""
+        if isinstance(self.loader, Workers):
+            self.loader.end_at_once()
 
     def step(self, batch: dict | _Taken) -> dict[str, Any]:
         """What `take` returns, or returned in the stopped run."""

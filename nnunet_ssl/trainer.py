@@ -16,6 +16,7 @@ from torch import Tensor, autocast, nn
 from nnunet_ssl.configured_trainer import ConfiguredTrainer
 from nnunet_ssl.data.loader import STREAM, TwoStreamLoader, UnlabeledLoader, UnlabeledPool, unlabeled_files
 from nnunet_ssl.data.previous_stage import check_predicted, predictions_folder
+from nnunet_ssl.data.raw import dataset_number
 from nnunet_ssl.data.unlabeled import unlabeled_folder
 from nnunet_ssl.data.views import Views
 from nnunet_ssl.distributed import average_gradients, broadcast_state, mean_over_ranks, world_size
@@ -179,7 +180,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         if self.is_cascaded:
             predictions = predictions_folder(self.folder_with_segs_from_previous_stage, self.fold)
             remedy = (
-                f"run `nnunet_ssl predict_next_stage -d {int(self.plans_manager.dataset_name[7:10])} "
+                f"run `nnunet_ssl predict_next_stage -d {dataset_number(self.plans_manager.dataset_name)} "
                 f"-tr {type(self).__name__} -p {self.plans_manager.plans_name} "
                 f"-c {self.configuration_manager.previous_stage_name} -f {self.fold}`."
             )

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 import blosc2
-import numpy as np
 import pytest
 import torch
+from workbench import assert_same
 
 EPOCHS, STEPS, VALIDATION_STEPS = 4, 6, 2
 SETTINGS = {
@@ -150,22 +150,6 @@ def fold_of(dataset, name: str) -> Path:
 
 def read(file: Path) -> dict:
     return torch.load(file, map_location="cpu", weights_only=False)
-
-
-def assert_same(actual, expected, where: str = "") -> None:
-    if isinstance(expected, dict):
-        assert actual.keys() == expected.keys(), where
-        for key in expected:
-            if "timestamps" not in str(key):
-                assert_same(actual[key], expected[key], f"{where}/{key}")
-    elif isinstance(expected, (list, tuple)):
-        assert len(actual) == len(expected), where
-        for index, pair in enumerate(zip(actual, expected, strict=True)):
-            assert_same(*pair, f"{where}/{index}")
-    elif isinstance(expected, (torch.Tensor, np.ndarray, float)):
-        np.testing.assert_array_equal(np.asarray(actual), np.asarray(expected), where)
-    else:
-        assert actual == expected, where
 
 
 def assert_same_run(fold: Path, whole: Path) -> None:

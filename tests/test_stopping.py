@@ -16,6 +16,7 @@ import torch
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 from torch import distributed as dist
 from torch import multiprocessing as mp
+from workbench import assert_same
 
 from nnunet_ssl.checkpoints import read_checkpoint, write_checkpoint
 from nnunet_ssl.errors import InputError
@@ -221,23 +222,6 @@ def stop_after(trainer, kind, calls, number):
 
 def loaded(trainer, name="checkpoint_final.pth"):
     return torch.load(f"{trainer.output_folder}/{name}", weights_only=False)
-
-
-def flat(content, path=""):
-    if isinstance(content, (dict, list, tuple)):
-        items = content.items() if isinstance(content, dict) else enumerate(content)
-        return [leaf for key, value in items if "timestamps" not in str(key) for leaf in flat(value, f"{path}/{key}")]
-    return [(path, content)]
-
-
-def assert_same(actual, expected):
-    actual, expected = flat(actual), flat(expected)
-    assert [path for path, _ in actual] == [path for path, _ in expected]
-    for (path, one), (_, other) in zip(actual, expected, strict=True):
-        if isinstance(other, (torch.Tensor, np.ndarray)):
-            np.testing.assert_array_equal(np.asarray(one), np.asarray(other), path)
-        else:
-            assert one == other or one != one and other != other, path
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainerFixMatchCTA", "nnUNetTrainerSupervised"])

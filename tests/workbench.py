@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
@@ -183,3 +184,20 @@ def plan_fast(monkeypatch) -> None:
     monkeypatch.setattr(DatasetFingerprintExtractor, "__init__", few_voxels)
     monkeypatch.setattr(ExperimentPlanner, "static_estimate_VRAM_usage", staticmethod(lambda *args: 1e6))
     monkeypatch.setattr("multiprocessing.get_context", lambda method: multiprocessing.dummy)
+
+
+def assert_same(actual, expected, where: str = "") -> None:
+    """All of two nested states is equal, but for timestamps; NaN equals NaN."""
+    if isinstance(expected, dict):
+        assert actual.keys() == expected.keys(), where
+        for key in expected:
+            if "timestamps" not in str(key):
+                assert_same(actual[key], expected[key], f"{where}/{key}")
+    elif isinstance(expected, (list, tuple)):
+        assert len(actual) == len(expected), where
+        for index, pair in enumerate(zip(actual, expected, strict=True)):
+            assert_same(*pair, f"{where}/{index}")
+    elif isinstance(expected, (torch.Tensor, np.ndarray, float)):
+        np.testing.assert_array_equal(np.asarray(actual), np.asarray(expected), where)
+    else:
+        assert actual == expected, where

@@ -26,13 +26,14 @@ def plan(
     """Plan on the labels that a fold may see: nnU-Net's own planning uses those that the fold hides too."""
     from nnunetv2.configuration import default_num_processes
 
-    from nnunet_ssl.planning import RECORD, plan_fold, read_json
+    from nnunet_ssl.files import read_json
+    from nnunet_ssl.planning import ADVICE, RECORD, plan_fold
 
     file = plan_fold(
         dataset_id, fold, planner, plans, gpu_memory_target, overwrite_target_spacing,
         processes or default_num_processes,
     )  # fmt: skip
-    content = read_json(file)
+    content = read_json(file, ADVICE)
     name, configurations = file.stem, content["configurations"]
     typer.echo(f"{file}: planned on the {len(content[RECORD]['planned_on'])} labeled cases of fold {fold}")
     for configuration, settings in configurations.items():

@@ -24,11 +24,13 @@ READ_ERRORS = (
 
 
 def nifti_is_whole(path: Path) -> bool:
-    """Whether a ``.nii`` or ``.nii.gz`` file holds all the voxels that its header announces.
+    """Whether a ``.nii`` or ``.nii.gz`` file holds all the voxels that its header announces; True for other files.
 
     SimpleITK reads a truncated NIfTI file without complaint and leaves the missing voxels undefined, and on a full
     disk it writes one without complaint.
     """
+    if not path.name.endswith(NIFTI):
+        return True
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:

@@ -26,6 +26,13 @@ OF_PLANS = {
 INTENSITIES = dict.fromkeys(("mean", "std", "percentile_00_5", "percentile_99_5"), (int, float))
 
 
+def check_new_name(name: str) -> None:
+    """Raises InputError unless plans can be written under this name, and results of theirs."""
+    if not is_plain_name(name) or name.endswith(".json") or "__" in name:
+        shown = repr(name[:60])[1:-1]
+        raise InputError(f"{shown} is no name for plans: no folder, no .json, no two underscores in a row.")
+
+
 def read_plans_file(base: Path, name: str, dataset_id: int | None = None) -> dict[str, Any]:
     """The contents of `<base>/<name>.json`: its name and its configurations are checked, and no more.
 

@@ -93,6 +93,11 @@ def read_dataset_json(file: Path, advice: str = "give an nnU-Net v2 dataset.json
     return content
 
 
+def dataset_number(name: str) -> int:
+    """18 of ``Dataset018_LA``."""
+    return int(name[7:10])
+
+
 def environment_folder(variable: str) -> Path:
     """The folder that an nnU-Net variable (``nnUNet_raw``, ``nnUNet_preprocessed``, ``nnUNet_results``) points at.
 

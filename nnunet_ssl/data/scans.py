@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from nnunet_ssl.data.headers import NIFTI, READ_ERRORS, header_fault, nifti_is_whole
+from nnunet_ssl.data.headers import READ_ERRORS, header_fault, nifti_is_whole
 from nnunet_ssl.data.signatures import Grid, Signature, common_grid, make_signature
 from nnunet_ssl.errors import InputError
 
@@ -108,7 +108,7 @@ def _read_image(file: Path, readers: list[str]) -> tuple[np.ndarray, tuple[float
     errors = []
     if not file.is_file():
         raise InputError(f"{file.name} is no file (a broken link?)")
-    if file.name.endswith(NIFTI) and not nifti_is_whole(file):
+    if not nifti_is_whole(file):
         raise InputError(f"{file.name} is damaged or truncated")
     if fault := header_fault(file):
         raise InputError(f"{file.name} cannot be read: {fault}")

@@ -71,7 +71,7 @@ def require_whole(path: Path) -> None:
     """Raises :class:`InputError` unless an image file holds what its header claims: all of it, and in this file."""
     if not path.is_file():
         raise InputError(f"{path} is missing; fetch it again")
-    if path.name.endswith((".nii", ".nii.gz")) and not nifti_is_whole(path):
+    if not nifti_is_whole(path):
         raise InputError(f"{path} {DAMAGED}")
     if path.name.endswith(".nrrd") and re.search(rb"(?im)^data ?file:", path.read_bytes().partition(b"\n\n")[0]):
         raise InputError(f"{path} says that its voxels are another file; replace it by a file that holds them")

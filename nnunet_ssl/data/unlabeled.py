@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunet_ssl.data.raw import dataset_number
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import is_plain_name, read_json
 
@@ -70,7 +71,8 @@ def read_cases(
     image of a case that the manifest names.
     """
     folder = Path(folder)
-    number = int(dataset_id[7:10]) if isinstance(dataset_id, str) and dataset_id.startswith("Dataset") else dataset_id
+    is_name = isinstance(dataset_id, str) and dataset_id.startswith("Dataset")
+    number = dataset_number(dataset_id) if is_name else dataset_id
     command = f"`nnunet_ssl preprocess -d {number} -c {configuration_name} -p {plans_manager.plans_name}`"
     if not folder.is_dir():
         raise InputError(

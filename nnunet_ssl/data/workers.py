@@ -73,6 +73,12 @@ class Workers(NonDetMultiThreadedAugmenter):
                 raise RuntimeError(f"A loader process failed:\n\n{item[FAULT]}")
             return item
 
+    def end_at_once(self) -> None:
+        """Ends the workers, which is no fault of theirs; an orderly end takes seconds."""
+        if self.initialized:
+            self.abort_event.set()
+            self._kill()
+
     def _start(self) -> None:
         super()._start()
         # before Python ends the workers by itself, which would be told of as a fault, after the message of a real one
