@@ -75,16 +75,23 @@ SUITES = {
             **LA | {"labeled": (1, 2)}, name="la-few", spacing=(2.5, 2.5, 2.5), features=(8, 16, 32, 64),
             patch=(24, 40, 48), batch=2, iterations=2000, iterations_per_epoch=50,
         ),
+        # Coarser still, the atrium fits into one patch: short trainings come close to their end here.
+        Suite(
+            **LA | {"labeled": (1, 2, 4)}, name="la-coarse", spacing=(3.75, 3.75, 3.75), features=(8, 16, 32, 64),
+            patch=(16, 32, 32), batch=2, iterations=8000, iterations_per_epoch=100,
+        ),
         # Slices stay apart: nnU-Net's 2d resamples in the plane only, the first number just keeps the axes in order.
         Suite(
-            **ACDC, name="acdc-mini", labeled=(3, 7), spacing=(10.0, 3.0, 3.0), features=(8, 16, 32, 64, 128),
-            patch=(112, 112), batch=8, iterations=2000, iterations_per_epoch=100,
+            **ACDC, name="acdc-mini", labeled=(3, 7), spacing=(10.0, 3.0, 3.0), features=(8, 16, 32, 64),
+            patch=(64, 64), batch=8, iterations=8000, iterations_per_epoch=100,
         ),
-        # Smaller than the demo's, so that the same noise hides more of each organ: the smallest has some 450 voxels.
+        # Smaller than the demo's, so that the same noise hides more of each organ (the smallest has some 450 voxels),
+        # and with twice its variation, so that two cases do not tell of all others.
         Suite(
             name="phantom", data="phantom", classes=("liver", "kidney", "vessel", "gland"), configuration="3d_fullres",
             spacing=None, features=(8, 16, 32, 64), patch=(32, 48, 48), batch=2, iterations=1000,
-            iterations_per_epoch=50, labeled=(4,), units=28, phantom=(("shape", (40, 48, 48)), ("seed", 1)), test=8,
+            iterations_per_epoch=50, labeled=(2, 4), units=28, test=8,
+            phantom=(("shape", (40, 48, 48)), ("seed", 1), ("variation", 2.0)),
         ),
         Suite(
             **LA, name="la", spacing=None, features=(32, 64, 128, 256, 320), patch=(80, 112, 112), batch=2,

@@ -1,4 +1,4 @@
-"""The contract between a semi-supervised method and the trainer: four calls."""
+"""The contract between a semi-supervised method and the trainer: a handful of calls."""
 
 from __future__ import annotations
 
@@ -16,11 +16,19 @@ from nnunet_ssl.schedules import gaussian_rampup
 
 @dataclass(frozen=True)
 class Now:
-    """Where training stands: 0-based step over the whole run, epoch, and the fraction of training done in [0, 1)."""
+    """Where training stands.
+
+    Attributes:
+        step: 0-based, over the whole run.
+        epoch: 0-based.
+        fraction: of training done, in [0, 1).
+        phase: 0 until the first of the method's `phases` begins, then 1, and so on.
+    """
 
     step: int
     epoch: int
     fraction: float
+    phase: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,11 +104,14 @@ class Method(nn.Module):
         presets: named sets of hyperparameters that differ from the defaults; "published" is the paper's.
         task: what is known of the data set; set by the trainer before `setup`.
         supervised: nnU-Net's own loss over all scales, called with an `Output` and a target; set by the trainer.
+        phases: fractions of training at which another phase begins: nnU-Net's learning rate starts anew and comes down
+            again by the next one, and the optimizer forgets its momentum.
         report: figures to log per epoch beside the losses (scalar tensors or floats), filled anew by each step.
     """
 
     views: ClassVar[tuple[str, ...]] = ("weak",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {"published": {}}
+    phases: tuple[float, ...] = ()
     task: Task
     supervised: Callable[[Output, Tensor | list[Tensor]], Tensor]
 
@@ -118,6 +129,9 @@ class Method(nn.Module):
         Raises:
             NotImplementedError: the method cannot work with this network or data set, with the reason.
         """
+
+    def begin_phase(self, net: Net, phase: int) -> None:
+        """Called before the first step of each of `phases`; the first of them is phase 1."""
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
         """The weighted scalar terms of one step by name, "supervised" among them; their sum is minimized."""

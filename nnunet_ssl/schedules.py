@@ -1,6 +1,10 @@
 """Schedules as pure functions of the fraction of training done, so that they survive a resume and any length."""
 
+import bisect
 import math
+from collections.abc import Sequence
+
+from torch.optim.lr_scheduler import LRScheduler
 
 
 def gaussian_rampup(fraction: float, length: float = 1.0) -> float:
@@ -24,6 +28,40 @@ def ema_decay(step: int, limit: float) -> float:
     Source: Tarvainen and Valpola, "Mean teachers are better role models", NeurIPS 2017 (their code).
     """
     return min(1.0 - 1.0 / (step + 1), limit)
+
+
+def phase_of(epoch: int, starts: Sequence[int]) -> int:
+    """The phase that an epoch belongs to, when phase k begins with the epoch `starts[k - 1]`."""
+    return bisect.bisect_right(starts, epoch)
+
+
+def epoch_of_schedule(epoch: int, starts: Sequence[int], epochs: int) -> float:
+    """Where a schedule over all of training stands when each phase runs through the whole of it, in epochs.
+
+    Args:
+        epoch: 0-based.
+        starts: first epoch of phase 1, 2, ..., ascending.
+        epochs: length of training.
+    """
+    bounds = [0, *starts, epochs]
+    phase = phase_of(epoch, starts)
+    return (epoch - bounds[phase]) / (bounds[phase + 1] - bounds[phase]) * epochs
+
+
+class Restarted:
+    """nnU-Net's schedule of the learning rate, run through as a whole in each phase.
+
+    Args:
+        scheduler: nnU-Net's, for all of training.
+        starts, epochs: see `epoch_of_schedule`.
+    """
+
+    def __init__(self, scheduler: LRScheduler, starts: Sequence[int], epochs: int):
+        self.scheduler, self.starts, self.epochs = scheduler, starts, epochs
+
+    def step(self, epoch: int) -> None:
+        """Sets the learning rate of an epoch."""
+        self.scheduler.step(epoch_of_schedule(epoch, self.starts, self.epochs))
 
 
 def polynomial_decay(fraction: float, warmup: float = 0.0) -> float:

@@ -27,6 +27,7 @@ from nnunet_ssl.networks.own_optimizer import MAX_GRADIENT_NORM, OwnOptimizer
 from nnunet_ssl.networks.teacher import Teacher
 from nnunet_ssl.progress import ProgressLogger
 from nnunet_ssl.random_state import seed_everything
+from nnunet_ssl.schedules import Restarted, phase_of
 
 
 class SemiSupervisedTrainer(ConfiguredTrainer):
@@ -69,6 +70,9 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         self.method.task = self._task()
         self.method.setup(self.net, self._new_network)
         self.method.to(self.device)
+        starts = {max(1, round(fraction * self.num_epochs)) for fraction in self.method.phases}
+        self.phase_starts = sorted(epoch for epoch in starts if epoch < self.num_epochs)
+        self.lr_scheduler = Restarted(self.lr_scheduler, self.phase_starts, self.num_epochs)
         broadcast_state(self.method)
         if self.is_ddp and self.seed is not None:
             seed_everything(self.seed + 1000 * self.local_rank)  # the same start, different noise
@@ -218,6 +222,13 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         self.method.train()
         self._iteration = len(self.earlier["train"])
 
+    def _begin_phase(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
+        phase = phase_of(self.current_epoch, self.phase_starts)
+        self.method.begin_phase(self.net, phase)
+        self.print_to_log_file(f"phase {phase} begins")
+
     def train_step(self, batch: dict) -> dict[str, Tensor]:
         """One step; returns the total loss, its terms and the method's report, all still on the device."""
         labeled = Labeled(self._to_device(batch["data"]), self._to_device(batch["target"]))
@@ -225,7 +236,10 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
             **{view: self._to_device(batch[STREAM + view]) for view in type(self.method).views},
         )
         step = self.current_epoch * self.num_iterations_per_epoch + self._iteration
-        now = Now(step, self.current_epoch, step / (self.num_epochs * self.num_iterations_per_epoch))
+        fraction = step / (self.num_epochs * self.num_iterations_per_epoch)
+        now = Now(step, self.current_epoch, fraction, phase_of(self.current_epoch, self.phase_starts))
+        if self._iteration == 0 and self.current_epoch in self.phase_starts:
+            self._begin_phase()  # not before: a run that is stopped ahead of this step begins it when it goes on
 
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)

@@ -7,7 +7,14 @@ import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.lr_scheduler.warmup import PolyLRScheduler_offset
 
-from nnunet_ssl.schedules import ema_decay, gaussian_rampup, polynomial_decay
+from nnunet_ssl.schedules import (
+    Restarted,
+    ema_decay,
+    epoch_of_schedule,
+    gaussian_rampup,
+    phase_of,
+    polynomial_decay,
+)
 
 
 def test_rampup_at_its_ends_and_half_way():
@@ -60,3 +67,19 @@ def test_polynomial_decay_after_a_warmup_is_nnunets_for_transformers():
         assert rate == pytest.approx(3e-4 * polynomial_decay(epoch / 1000, 0.05))
     values = [polynomial_decay(i / 40, 0.05) for i in range(41)]
     assert values[2:] == sorted(values[2:], reverse=True)
+
+
+def test_each_phase_runs_through_the_whole_schedule():
+    assert [phase_of(epoch, [4, 6]) for epoch in range(8)] == [0, 0, 0, 0, 1, 1, 2, 2]
+    assert [epoch_of_schedule(epoch, [4, 6], 8) for epoch in range(8)] == [0, 2, 4, 6, 0, 4, 0, 4]
+    assert [epoch_of_schedule(epoch, [], 8) for epoch in range(8)] == list(range(8))
+
+
+def test_the_learning_rate_starts_anew_with_each_phase():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    schedule = Restarted(PolyLRScheduler(optimizer, 0.01, 8), [4], 8)
+    rates = []
+    for epoch in range(8):
+        schedule.step(epoch)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[4:] == rates[:4] == [pytest.approx(0.01 * (1 - r) ** 0.9) for r in (0, 0.25, 0.5, 0.75)]

@@ -24,6 +24,7 @@ RESUMED = {
     "DAN": "",
     "CrossTeaching": ", width: 48, layers: 2, heads: 2",
     "FixMatchCTA": ", threshold: 0.3, deploy_teacher: true",
+    "SelfTraining": ", first_round: 0.7",
 }
 STOCK_KEYS = {
     "network_weights", "optimizer_state", "grad_scaler_state", "logging", "_best_ema", "current_epoch", "init_args",
@@ -102,6 +103,49 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(dataset, monkeypatch, m
     for key, values in expected["logging"].items():
         if "timestamps" not in key:
             np.testing.assert_array_equal(actual["logging"][key], values)
+
+
+def test_phases_restart_the_learning_rate_and_the_momentum(dataset, monkeypatch):
+    settings = SHORT.replace("num_epochs: 3", "num_epochs: 4")
+    monkeypatch.setenv("nnUNet_ssl_config", f"{{{settings}, rounds: 2}}")
+    trainer = trainer_of(dataset, "nnUNetTrainerSelfTraining")
+    trainer.initialize()
+    assert trainer.phase_starts == [2, 3]
+    seen = []
+    losses = trainer.method.losses
+
+    def looked_at(net, labeled, unlabeled, now):
+        seen.append((now.epoch, now.phase, trainer.optimizer.param_groups[0]["lr"], len(trainer.optimizer.state)))
+        return losses(net, labeled, unlabeled, now)
+
+    trainer.method.losses = looked_at
+    trainer.run_training()
+    assert [(epoch, phase) for epoch, phase, *_ in seen] == [(0, 0)] * 2 + [(1, 0)] * 2 + [(2, 1)] * 2 + [(3, 2)] * 2
+    rate = trainer.initial_lr
+    assert [lr for *_, lr, _ in seen[::2]] == pytest.approx([rate, rate * 0.5**0.9, rate, rate])
+    assert [states > 0 for *_, states in seen] == [False, True, True, True, False, True, False, True]
+
+
+def test_a_phase_begins_once_when_a_run_was_stopped_ahead_of_its_first_step(dataset, monkeypatch):
+    monkeypatch.setenv("nnUNet_ssl_config", f"{{{SHORT}, first_round: 0.4}}")
+    trainer = trainer_of(dataset, "nnUNetTrainerSelfTraining")
+    begun = []
+    monkeypatch.setattr(type(trainer).method, "begin_phase", lambda self, net, phase: begun.append(phase))
+
+    def stop_at_its_start(self):
+        super(type(self), self).on_train_epoch_start()
+        if self.current_epoch == 1:
+            self._stop.number = 15
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(trainer), "on_train_epoch_start", stop_at_its_start, raising=False)
+        with pytest.raises(SystemExit):
+            trainer.run_training()
+    assert begun == []
+    resumed = trainer_of(dataset, "nnUNetTrainerSelfTraining", resume=True)
+    resumed.load_checkpoint(f"{resumed.output_folder}/checkpoint_latest.pth")
+    resumed.run_training()
+    assert begun == [1]
 
 
 def test_every_optimizer_sees_unscaled_gradients(dataset, monkeypatch, tmp_path):

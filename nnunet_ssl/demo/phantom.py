@@ -36,6 +36,7 @@ def write_phantom(
     classes: int = 5,
     channels: int = 1,
     regions: bool = False,
+    variation: float = 1.0,
     seed: int = 0,
 ) -> None:
     """Writes a phantom dataset to ``folder`` (new or empty), e.g. ``nnUNet_raw/Dataset001_Phantom``.
@@ -49,12 +50,16 @@ def write_phantom(
         channels: images per case.
         regions: region labels instead: ``organs`` is the union of all, the next region all but the liver, and so on
             (at least 3 classes). The label files are the same.
+        variation: factor of what tells cases apart: turn, size, place, deformation, tissue values, bias field. From 0
+            to 2; the larger, the less a few labeled cases tell of the others.
 
     Raises InputError if ``folder`` holds something already.
     """
     folder = Path(folder)
     if not 2 <= classes <= len(ORGANS) + 1 or (regions and classes < 3) or len(shape) not in (2, 3) or channels < 1:
         raise ValueError(f"no such phantom: {classes=}, {regions=}, {shape=}, {channels=}")
+    if not 0 <= variation <= 2:
+        raise ValueError(f"{variation=} is out of range: it must lie in [0, 2]")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not empty: the phantom needs a new folder.")
     ending = ".nii.gz" if len(shape) == 3 else ".png"
@@ -66,7 +71,9 @@ def write_phantom(
         if part != "Unlabeled":
             (partial / f"labels{part}").mkdir()
     for number, part in enumerate(names):
-        image, label = phantom_case(shape, classes=classes, channels=channels, seed=(seed, number))
+        image, label = phantom_case(
+            shape, classes=classes, channels=channels, variation=variation, seed=(seed, number)
+        )
         case = f"phantom_{number:03d}"
         for channel, values in enumerate(image):
             _write(values, partial / f"images{part}" / f"{case}_{channel:04d}{ending}")
@@ -78,12 +85,18 @@ def write_phantom(
 
 
 def phantom_case(
-    shape: tuple[int, ...], *, classes: int = 5, channels: int = 1, seed: int | tuple[int, ...] = 0
+    shape: tuple[int, ...],
+    *,
+    classes: int = 5,
+    channels: int = 1,
+    variation: float = 1.0,
+    seed: int | tuple[int, ...] = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One case: the image ``(C, *spatial)`` and the label map ``(*spatial)``, both uint8."""
     rng = np.random.default_rng(seed)
-    tissue, distractors = _draw_tissues(shape, rng)
-    image = np.stack([_render(tissue, distractors, _INTENSITY[c % len(_INTENSITY)], rng) for c in range(channels)])
+    tissue, distractors = _draw_tissues(shape, variation, rng)
+    intensities = [_INTENSITY[channel % len(_INTENSITY)] for channel in range(channels)]
+    image = np.stack([_render(tissue, distractors, intensity, variation, rng) for intensity in intensities])
     # Tissue numbers are outside 0, body 1, organs 2...; labels are background 0, organs 1...
     label = np.clip(tissue.astype(np.int16) - 1, 0, None)
     label[label >= classes] = 0
@@ -130,15 +143,17 @@ def _random_rotation(dimensions: int, degrees: float, rng: np.random.Generator) 
     return rotation
 
 
-def _draw_tissues(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[np.ndarray, int]]]:
+def _draw_tissues(
+    shape: tuple[int, ...], variation: float, rng: np.random.Generator
+) -> tuple[np.ndarray, list[tuple[np.ndarray, int]]]:
     """The tissue map ``(*spatial)`` and the distractors: masks with the tissue whose intensity each one borrows."""
     dimensions = len(shape)
     axes = [(np.arange(n) + 0.5) / n * 2 - 1 for n in shape]
     points = np.stack(np.meshgrid(*axes, indexing="ij"))  # -1 .. 1 along every axis
-    rotation = _random_rotation(dimensions, 15, rng)
-    points = np.tensordot(rotation, points, axes=1) / rng.uniform(0.88, 1.08)
-    points += rng.uniform(-0.08, 0.08, size=(dimensions,) + (1,) * dimensions)
-    points += 0.07 * np.stack([_smooth_field(shape, 4, rng) for _ in range(dimensions)])
+    rotation = _random_rotation(dimensions, 15 * variation, rng)
+    points = np.tensordot(rotation, points, axes=1) / (0.98 + variation * rng.uniform(-0.10, 0.10))
+    points += variation * rng.uniform(-0.08, 0.08, size=(dimensions,) + (1,) * dimensions)
+    points += variation * 0.07 * np.stack([_smooth_field(shape, 4, rng) for _ in range(dimensions)])
 
     def ellipsoid(center: tuple[float, ...], radii: tuple[float, ...]) -> np.ndarray:
         """Mask; center and radii are given as (z, y, x), of which 2D takes the last two."""
@@ -173,15 +188,19 @@ def _draw_tissues(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[np.
 
 
 def _render(
-    tissue: np.ndarray, distractors: list[tuple[np.ndarray, int]], intensity: np.ndarray, rng: np.random.Generator
+    tissue: np.ndarray,
+    distractors: list[tuple[np.ndarray, int]],
+    intensity: np.ndarray,
+    variation: float,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """One channel ``(*spatial)``, uint8: tissue values, partial volume, bias field, noise, gain."""
-    values = intensity + rng.normal(scale=0.025, size=len(intensity)) * (intensity > 0.1)
+    values = intensity + variation * rng.normal(scale=0.025, size=len(intensity)) * (intensity > 0.1)
     image = values[tissue]
     for mask, like in distractors:
         image[mask] = values[like] + rng.normal(scale=0.03)
     image = gaussian_filter(image, 0.7)
-    image *= np.exp(0.12 * _smooth_field(tissue.shape, 3, rng))
+    image *= np.exp(variation * 0.12 * _smooth_field(tissue.shape, 3, rng))
     noise = rng.normal(scale=0.05, size=(2, *tissue.shape))
     image = np.hypot(image + noise[0], noise[1])  # Rician, as in magnitude MR
     gain = rng.uniform(0.75, 1.0)

@@ -75,6 +75,18 @@ def test_every_case_has_every_organ_and_cases_differ(shape):
     assert max(dice) < 0.95
 
 
+def test_more_variation_tells_cases_further_apart_and_leaves_every_organ_in():
+    def spread(variation):
+        cases = [phantom_case((40, 48, 48), variation=variation, seed=(1, i)) for i in range(12)]
+        assert all(set(np.unique(label)) == {0, 1, 2, 3, 4} for _, label in cases)
+        kidney = np.array([[(label == 2).mean(), image[0][label == 2].mean()] for image, label in cases])
+        return kidney.std(axis=0) / kidney.mean(axis=0)
+
+    none, as_ever, much = spread(0.0), spread(1.0), spread(2.0)
+    assert (none < as_ever).all() and (as_ever < much).all()
+    assert (much > 1.5 * as_ever).any()
+
+
 def test_tissues_differ_in_intensity_but_a_threshold_does_not_segment_them():
     image, label = phantom_case((48, 64, 64), seed=3)
     image = image[0].astype(float)
@@ -122,4 +134,6 @@ def test_refuses_a_folder_in_use_and_nonsense(tmp_path):
     for options in ({"classes": 1}, {"classes": len(ORGANS) + 2}, {"classes": 2, "regions": True}, {"shape": (8,)}):
         with pytest.raises(ValueError, match="no such phantom"):
             write_phantom(tmp_path / "new", **SMALL | options)
+    with pytest.raises(ValueError, match="variation=3 is out of range"):
+        write_phantom(tmp_path / "new", **SMALL, variation=3)
     assert not (tmp_path / "new").exists()

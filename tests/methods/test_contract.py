@@ -46,7 +46,7 @@ SMALL = {
     "FixMatchCTA": {"threshold": 0.4},
 }
 ALL = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
-LATE = Now(step=900, epoch=9, fraction=0.9)  # every ramp-up is well on its way
+LATE = Now(step=900, epoch=9, fraction=0.9, phase=1)  # every ramp-up is well on its way
 
 
 def nnunet_loss(regions):

@@ -1,0 +1,8 @@
+from nnunet_ssl.methods.self_training import SelfTraining
+from nnunet_ssl.trainer import SemiSupervisedTrainer
+
+
+class nnUNetTrainerSelfTraining(SemiSupervisedTrainer):
+    """Self-training with a frozen teacher, Yang et al., CVPR 2022."""
+
+    method = SelfTraining
