@@ -92,6 +92,7 @@ PASSES: dict[str, Passes] = {
     "nnUNetTrainerCrossTeaching": lambda t, x: [learning(n, x, 2) for n in (t.network, t.method.second.network)],
     "nnUNetTrainerFixMatch": lambda t, x: [*looking(t.network, x), learning(t.network, x, 2)],
     "nnUNetTrainerFixMatchCTA": lambda t, x: [*looking(t.network, x, 2), learning(t.network, x, 2)],
+    "nnUNetTrainerSelfTraining": lambda t, x: [learning(t.network, x, 2)],
     "nnUNetTrainerRDrop": lambda t, x: [learning(t.network, x, 4)],
 }
 
@@ -139,7 +140,8 @@ def measure(name: str, asked: argparse.Namespace) -> dict[str, float]:
         torch.randint(0, CLASSES, (asked.batch, 1, *[size // 2**scale for size in asked.patch])).to(torch.int16)
         for scale in range(len(asked.features) - 1)
     ]
-    batch = {"data": image, "target": target} | {STREAM + view: image.clone() for view in ("weak", "strong")}
+    batch = {"data": image, "target": target, STREAM + "target": target}
+    batch |= {STREAM + view: image.clone() for view in ("weak", "strong")}
     image = image.to(device)
 
     def step():

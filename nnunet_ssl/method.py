@@ -44,10 +44,13 @@ class Unlabeled:
     """An unlabeled batch as aligned views (B, channels, *spatial) of the same patches; only those a method asks for.
 
     weak: nnU-Net's spatial transforms and mirroring. strong: the same geometry plus nnU-Net's intensity transforms.
+    target: the pseudo-label of the case in the same geometry, in the form of `Labeled.target`; none before the first of
+    the method's `phases`.
     """
 
     weak: Tensor | None = None
     strong: Tensor | None = None
+    target: Tensor | list[Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,9 @@ class Method(nn.Module):
     Hyperparameters are keyword arguments of the constructor with the paper's values as defaults.
 
     Attributes:
-        views: the views of each unlabeled patch that `losses` reads, of "weak" and "strong".
+        views: the views of each unlabeled patch that `losses` reads, of "weak", "strong" and "target". With "target",
+            at the start of each phase the student as it is then labels all unlabeled cases; no unlabeled patch comes
+            before.
         presets: named sets of hyperparameters that differ from the defaults; "published" is the paper's.
         task: what is known of the data set; set by the trainer before `setup`.
         supervised: nnU-Net's own loss over all scales, called with an `Output` and a target; set by the trainer.

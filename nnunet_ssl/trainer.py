@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.helpers import dummy_context
 from torch import Tensor, autocast, nn
+from torch import distributed as dist
 
 from nnunet_ssl.configured_trainer import ConfiguredTrainer
 from nnunet_ssl.data.loader import STREAM, TwoStreamLoader, UnlabeledLoader, UnlabeledPool, unlabeled_files
@@ -26,6 +30,7 @@ from nnunet_ssl.networks.net import Net, Output, deep_supervision, unwrap
 from nnunet_ssl.networks.own_optimizer import MAX_GRADIENT_NORM, OwnOptimizer
 from nnunet_ssl.networks.teacher import Teacher
 from nnunet_ssl.progress import ProgressLogger
+from nnunet_ssl.pseudo_labels import FOLDER, check_labeled, label_cases, single_components
 from nnunet_ssl.random_state import seed_everything
 from nnunet_ssl.schedules import Restarted, phase_of
 
@@ -54,6 +59,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         self.hyperparameters = type(self).method.hyperparameters() | self.defaults | self.settings.method
         self.logger.local_logger = ProgressLogger()
         self._iteration = 0  # within the epoch
+        self._labels: Path | None = None  # the pseudo-labels that the loaders read
 
     # ------------------------------------------------------------------ set-up
 
@@ -153,10 +159,13 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
             check_predicted(self.folder_with_segs_from_previous_stage, cases, "labeled", remedy)
         return datasets
 
-    def join_streams(self, labeled: nnUNetDataLoader) -> TwoStreamLoader:
-        """Each training batch also carries an unlabeled one, made by the same workers."""
+    def join_streams(self, labeled: nnUNetDataLoader) -> Iterator[dict]:
+        """Each training batch also carries an unlabeled one, made by the same workers, unless it lacks its target."""
         views = Views(labeled.transforms, type(self).method.views)
-        unlabeled = UnlabeledLoader(self._unlabeled_pool(), self._unlabeled_share(), labeled, views, self.label_manager)
+        pool = self._unlabeled_pool()
+        if "target" in views.views and pool.labels is None:
+            return labeled
+        unlabeled = UnlabeledLoader(pool, self._unlabeled_share(), labeled, views, self.label_manager)
         return TwoStreamLoader(labeled, unlabeled)
 
     def _unlabeled_pool(self) -> UnlabeledPool:
@@ -192,7 +201,9 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         self.print_to_log_file(
             f"{len(files)} unlabeled cases: {len(cases)} of {folder.name}, {len(hidden)} with hidden labels"
         )
-        return UnlabeledPool(files, predictions)
+        if self._labels is not None:
+            check_labeled(self._labels, files)
+        return UnlabeledPool(files, predictions, self._labels)
 
     def _unlabeled_share(self) -> int:
         """This rank's part of the unlabeled batch.
@@ -211,6 +222,10 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
     # ------------------------------------------------------------------ training
 
     def on_train_start(self) -> None:
+        if not self.was_initialized:
+            self.initialize()
+        if "target" in type(self).method.views and not self._phase_begins():
+            self._labels = self._labels_of_phase()
         super().on_train_start()
         if not self.resumed:
             for module in self.method.modules():
@@ -218,9 +233,54 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
                     module.copy_weights(self.net)
 
     def on_train_epoch_start(self) -> None:
+        if "target" in type(self).method.views and self._phase_begins():
+            self._label_cases()
         super().on_train_epoch_start()
         self.method.train()
         self._iteration = len(self.earlier["train"])
+
+    def _phase_begins(self) -> bool:
+        """Whether the epoch at hand, of which no step is taken, is the first of a phase."""
+        return self.current_epoch in self.phase_starts and not self.earlier["train"]
+
+    def _labels_of_phase(self) -> Path | None:
+        phase = phase_of(self.current_epoch, self.phase_starts)
+        return Path(self.output_folder) / FOLDER / f"phase_{phase}" if phase else None
+
+    def _label_cases(self) -> None:
+        """The student labels all unlabeled cases, and the loaders start anew with these labels.
+
+        A run that is stopped meanwhile labels all of them again when it goes on.
+        """
+        self._labels, folder = None, self._labels_of_phase()
+        if self.local_rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        if self.is_ddp:
+            dist.barrier()
+        pool, (dataset, _) = self._unlabeled_pool(), self.get_tr_and_val_datasets()
+        single = single_components((dataset.load_case(case)[1][0] for case in dataset.identifiers), self.label_manager)
+        self.print_to_log_file(f"pseudo-labels of {len(pool.identifiers)} cases; largest component alone of {single}")
+        predictor = nnUNetPredictor(
+            use_mirroring=False,
+            perform_everything_on_device=self.device.type == "cuda",
+            device=self.device,
+            allow_tqdm=False,
+        )
+        network = unwrap(self.network).eval()
+        predictor.manual_initialization(
+            network, self.plans_manager, self.configuration_manager, None, self.dataset_json, type(self).__name__, None
+        )
+        between = (lambda: None) if self.is_ddp else self._stop_if_asked  # ranks have other numbers of cases
+        with deep_supervision(network, False):
+            mine = pool.identifiers[self.local_rank :: world_size()]
+            label_cases(predictor, pool, mine, single, folder, between)
+        if self.is_ddp:
+            dist.barrier()
+        self._labels = folder
+        self._train_steps.end_workers()
+        self._validation_steps.end_workers()
+        self._train_steps.loader, self._validation_steps.loader = self.get_dataloaders()
 
     def _begin_phase(self) -> None:
         for optimizer in self.optimizers:
@@ -233,7 +293,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         """One step; returns the total loss, its terms and the method's report, all still on the device."""
         labeled = Labeled(self._to_device(batch["data"]), self._to_device(batch["target"]))
         unlabeled = Unlabeled(
-            **{view: self._to_device(batch[STREAM + view]) for view in type(self.method).views},
+            **{v: self._to_device(batch[STREAM + v]) for v in type(self.method).views if STREAM + v in batch},
         )
         step = self.current_epoch * self.num_iterations_per_epoch + self._iteration
         fraction = step / (self.num_epochs * self.num_iterations_per_epoch)

@@ -3,6 +3,6 @@ from nnunet_ssl.trainer import SemiSupervisedTrainer
 
 
 class nnUNetTrainerSelfTraining(SemiSupervisedTrainer):
-    """Self-training with a frozen teacher, Yang et al., CVPR 2022."""
+    """Self-training, Yang et al., CVPR 2022."""
 
     method = SelfTraining

@@ -60,11 +60,13 @@ class UnlabeledPool:
     Args:
         files: case id -> its preprocessed image, `<case>.b2nd`.
         previous_stage: in the second stage of a cascade, the folder of the first stage's predictions, `<case>.b2nd`.
+        labels: folder of pseudo-labels, `<case>.b2nd`, if there are any.
     """
 
-    def __init__(self, files: dict[str, str], previous_stage: Path | None = None):
+    def __init__(self, files: dict[str, str], previous_stage: Path | None = None, labels: Path | None = None):
         self.files = files
         self.previous_stage = previous_stage
+        self.labels = labels
         self.identifiers = list(files)
         blosc2.set_nthreads(1)
         self._mmap = {} if os.name == "nt" else {"mmap_mode": "r"}
@@ -83,14 +85,21 @@ class UnlabeledPool:
         Raises:
             RuntimeError: the file is gone or damaged, or of another shape; names the case.
         """
-        file = str(self.previous_stage / f"{case}.b2nd")
-        prediction = self._open(case, file, "nnunet_ssl predict_next_stage")
-        if prediction.shape != shape:
+        return self._load_map(case, self.previous_stage, shape, "nnunet_ssl predict_next_stage")
+
+    def load_label(self, case: str, shape: tuple[int, ...]) -> blosc2.NDArray:
+        """The pseudo-label (*spatial), read lazily; as `load_prediction`."""
+        return self._load_map(case, self.labels, shape, "nnUNetv2_train")
+
+    def _load_map(self, case: str, folder: Path, shape: tuple[int, ...], command: str) -> blosc2.NDArray:
+        file = str(folder / f"{case}.b2nd")
+        segmentation = self._open(case, file, command)
+        if segmentation.shape != shape:
             raise RuntimeError(
-                f"unlabeled case {case}: {file} has the shape {prediction.shape} and its image {shape}; "
-                "run `nnunet_ssl predict_next_stage` again."
+                f"unlabeled case {case}: {file} has the shape {segmentation.shape} and its image {shape}; "
+                f"run `{command}` again."
             )
-        return prediction
+        return segmentation
 
     def _open(self, case: str, file: str, command: str) -> blosc2.NDArray:
         try:
@@ -113,37 +122,44 @@ class UnlabeledLoader(nnUNetDataLoader):
         self.has_ignore = False  # there is nothing annotated to sample from
         self.views = views
 
-    def generate_train_batch(self) -> dict[str, torch.Tensor]:
-        """{"unlabeled_<view>": (B, channels, *patch)} of patches drawn uniformly over cases and positions."""
-        batch: dict[str, torch.Tensor] = {}
-        with torch.no_grad(), threadpool_limits(limits=1, user_api=None):
-            for index, case in enumerate(self.get_indices()):
-                for view, patch in self.views(*self._random_patch(case)).items():
-                    key = STREAM + view
-                    if key not in batch:
-                        batch[key] = torch.empty((self.batch_size, *patch.shape), dtype=torch.float32)
-                    batch[key][index] = patch
-        return batch
+    def generate_train_batch(self) -> dict[str, torch.Tensor | list[torch.Tensor]]:
+        """{"unlabeled_<view>": (B, channels, *patch)} of patches drawn uniformly over cases and positions.
 
-    def _random_patch(self, case: str) -> list[torch.Tensor]:
-        """The image (channels, *patch); in a cascade also the first stage's segmentation (1, *patch) at the same place.
-
-        Where the patch reaches beyond the case it is padded as nnU-Net does: 0, and -1 in the segmentation.
+        The view "target" has nnU-Net's form: labels or regions, a list over scales with deep supervision.
         """
-        image = self._data.load_image(case)
-        lower, upper = self.get_bbox(image.shape[1:], False, None)
+        with torch.no_grad(), threadpool_limits(limits=1, user_api=None):
+            patches = [self.views(**self._random_patch(case)) for case in self.get_indices()]
+        return {STREAM + view: _stacked([patch[view] for patch in patches]) for view in patches[0]}
+
+    def _random_patch(self, case: str) -> dict[str, torch.Tensor]:
+        """The "image" (channels, *patch), and at the same place what else there is, (1, *patch) each.
+
+        In a cascade that is the first stage's "prediction"; and the pseudo-"label". Where the patch reaches beyond the
+        case it is padded as nnU-Net does: 0, and -1 in segmentations.
+        """
+        pool = self._data
+        image = pool.load_image(case)
+        shape = image.shape[1:]
+        lower, upper = self.get_bbox(shape, False, None)
         box = [list(sides) for sides in zip(lower, upper, strict=True)]
-        cascaded = self._data.previous_stage is not None
-        prediction = self._data.load_prediction(case, image.shape[1:]) if cascaded else None
+        maps = {} if pool.previous_stage is None else {"prediction": pool.load_prediction(case, shape)}
+        maps |= {} if pool.labels is None else {"label": pool.load_label(case, shape)}
         try:
-            patches = [torch.from_numpy(crop_and_pad_nd(image, box, 0)).float()]
-            if cascaded:
-                segmentation = crop_and_pad_nd(prediction, box, -1, cast_cropped_to=np.int16)
-                patches.append(torch.from_numpy(segmentation).to(torch.int16)[None])
+            patches = {"image": torch.from_numpy(crop_and_pad_nd(image, box, 0)).float()}
+            for name, segmentation in maps.items():
+                cropped = crop_and_pad_nd(segmentation, box, -1, cast_cropped_to=np.int16)
+                patches[name] = torch.from_numpy(cropped).to(torch.int16)[None]
         except RuntimeError as error:
-            files = self._data.files[case] + (f" or {self._data.previous_stage}/{case}.b2nd" if cascaded else "")
+            folders = [folder for folder in (pool.previous_stage, pool.labels) if folder is not None]
+            files = " or ".join([pool.files[case], *(f"{folder}/{case}.b2nd" for folder in folders)])
             raise RuntimeError(f"unlabeled case {case}: {files} is damaged ({error})") from error
-        return [patch[:, 0] for patch in patches] if self.patch_size_was_2d else patches
+        return {name: patch[:, 0] if self.patch_size_was_2d else patch for name, patch in patches.items()}
+
+
+def _stacked(patches: list[torch.Tensor] | list[list[torch.Tensor]]) -> torch.Tensor | list[torch.Tensor]:
+    if isinstance(patches[0], list):
+        return [torch.stack(scale) for scale in zip(*patches, strict=True)]
+    return torch.stack(patches)
 
 
 class TwoStreamLoader:

@@ -27,8 +27,9 @@ class Views:
     """Splits nnU-Net's training transforms into geometry and intensity and applies them to an image without labels.
 
     Args:
-        transforms: what the trainer's `get_training_transforms` returned; transforms of labels are left out.
-        views: the views wanted, of "weak" (geometry) and "strong" (the same geometry, then intensity).
+        transforms: what the trainer's `get_training_transforms` returned.
+        views: those wanted, of "weak" (geometry), "strong" (the same geometry, then intensity) and "target" (of a
+            pseudo-label, the same geometry, then all that nnU-Net does to labels).
 
     Raises:
         NotImplementedError: a transform is neither known geometry nor a change of intensities.
@@ -41,6 +42,7 @@ class Views:
         self.mask: MaskImageTransform | None = None
         self.join: MoveSegAsOneHotToDataTransform | None = None
         self.faults: list[BasicTransform] = []  # in the channels joined
+        self.labels: list[BasicTransform] = []
         for transform in transforms.transforms:
             inner = transform.transform if isinstance(transform, RandomTransform) else transform
             if isinstance(inner, _GEOMETRY):
@@ -51,23 +53,29 @@ class Views:
                 self.mask = inner
             elif isinstance(inner, MoveSegAsOneHotToDataTransform):
                 self.join = inner
-            elif not isinstance(inner, SegOnlyTransform):
+            elif isinstance(inner, SegOnlyTransform):
+                self.labels.append(transform)
+            else:
                 raise NotImplementedError(
                     f"the training transform {type(inner).__name__} cannot be sorted into geometry and intensity, "
                     "so weak and strong views of unlabeled patches cannot be aligned."
                 )
 
-    def __call__(self, image: Tensor, prediction: Tensor | None = None) -> dict[str, Tensor]:
+    def __call__(
+        self, image: Tensor, prediction: Tensor | None = None, label: Tensor | None = None
+    ) -> dict[str, Tensor | list[Tensor]]:
         """The views wanted of a patch (channels, *spatial), in the final patch size.
 
         Args:
             image: the patch.
             prediction: in a cascade, the first stage's segmentation (1, *spatial).
+            label: the pseudo-label (1, *spatial), -1 where the patch reaches beyond the case; for "target".
         """
-        sample = {"image": image}
+        sample = {"image": image} if label is None else {"image": image, "segmentation": label}
         if self.mask is not None or self.join is not None:
             # preprocessing leaves exact zeros outside the object; MaskImageTransform looks for labels of -1 there
             outside = -(image == 0).all(0, keepdim=True).to(torch.int16)
+            outside = outside if label is None else torch.where(outside < 0, outside, label)
             # nnU-Net's order: its transform reads the first stage's segmentation from the second channel
             sample["segmentation"] = outside if self.join is None else torch.cat((outside, prediction))
         sample = _apply(self.geometry, sample)
@@ -77,6 +85,8 @@ class Views:
             made["strong"] = _apply(self.faults, self._finished(strong))["image"]
         if "weak" in self.views:
             made["weak"] = self._finished(sample)["image"]
+        if "target" in self.views:
+            made["target"] = _apply(self.labels, {"segmentation": sample["segmentation"][:1]})["segmentation"]
         return made
 
     def _finished(self, sample: dict) -> dict:

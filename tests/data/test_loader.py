@@ -75,8 +75,28 @@ def test_in_a_cascade_the_prediction_is_cropped_and_padded_at_the_same_place(loa
     blosc2.asarray(labels[None].astype(np.float32) + 1, urlpath=str(tmp_path / "case.b2nd"))
     unlabeled._data = UnlabeledPool({"case": str(tmp_path / "case.b2nd")}, tmp_path / "predicted")
     for _ in range(10):
-        image, prediction = unlabeled._random_patch("case")
+        patch = unlabeled._random_patch("case")
+        assert list(patch) == ["image", "prediction"]
+        image, prediction = patch.values()
         assert image.shape == prediction.shape == (1, 18, 18, 18)
         assert prediction.dtype == torch.int16
         assert torch.equal(image, prediction.float() + 1)
         assert (prediction == -1).float().mean() >= 4 / 18
+
+
+def test_a_pseudo_label_comes_from_the_same_place_and_its_scales_are_stacked(loaders, tmp_path):
+    _, unlabeled = loaders
+    labels = np.random.default_rng(0).integers(0, 3, (20, 30, 20)).astype(np.int16)
+    (tmp_path / "labels").mkdir()
+    blosc2.asarray(labels, urlpath=str(tmp_path / "labels" / "case.b2nd"))
+    blosc2.asarray(labels[None].astype(np.float32), urlpath=str(tmp_path / "case.b2nd"))
+    pool = UnlabeledPool({"case": str(tmp_path / "case.b2nd")}, labels=tmp_path / "labels")
+    unlabeled._data, unlabeled.indices = pool, np.array(["case"])
+    unlabeled.views = lambda image, label: {"strong": image, "target": [label, label[..., ::2]]}
+    batch = next(unlabeled)
+    full, half = batch["unlabeled_target"]
+    assert full.shape == (3, 1, 18, 18, 18) and half.shape == (3, 1, 18, 18, 9)
+    inside = full >= 0
+    assert torch.equal(batch["unlabeled_strong"][inside], full[inside].float())
+    with pytest.raises(RuntimeError, match=r"case: .*case.b2nd has the shape .*run `nnUNetv2_train` again"):
+        pool.load_label("case", (20, 30, 21))

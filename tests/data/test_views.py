@@ -132,3 +132,47 @@ def test_the_weak_view_of_a_cascade_is_what_nnunet_makes_of_a_labeled_patch(patc
         torch.manual_seed(seed)
         np.random.seed(seed)
         assert torch.equal(made, ComposeTransforms(nnunets)(**labeled)["image"])
+
+
+@pytest.mark.parametrize("regions", [None, [(1, 2), (2,)]])
+@pytest.mark.parametrize(("patch", "dummy_2d", "mask"), KINDS)
+@pytest.mark.parametrize("cascaded", [False, True])
+def test_the_target_is_what_nnunet_makes_of_a_labeled_patch(patch, dummy_2d, mask, regions, cascaded):
+    """Bit for bit, at both scales, with nnU-Net's changes of intensity and faults taken out."""
+    angle, axes = (-np.pi / 6, np.pi / 6), tuple(range(len(patch)))
+    scales = [[1.0] * len(patch), [0.5] * len(patch)]
+    transforms = nnUNetTrainer.get_training_transforms(
+        patch, angle, scales, axes, dummy_2d, mask, cascaded, foreground_labels=[1, 2], regions=regions
+    )
+    views = Views(transforms, ("strong", "target"))
+    left_out = [*views.intensity, *views.faults]
+    nnunets = [t for t in transforms.transforms if all(t is not other for other in left_out)]
+    for seed in range(5):
+        torch.manual_seed(seed)
+        image, label = blocks(patch, dummy_2d)
+        image[..., :9], label[..., :9] = 0, -1  # outside of the object
+        first = [label.clone()] if cascaded else []
+        labeled = {"image": image.clone(), "segmentation": torch.cat([label, *first])}
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        made = views(image, *first, label=label)
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        expected = ComposeTransforms(nnunets)(**labeled)["segmentation"]
+        assert len(made["target"]) == len(expected) == 2
+        assert expected[0].shape == (1 if regions is None else 2, *patch)
+        for mine, nnunets_own in zip(made["target"], expected, strict=True):
+            assert torch.equal(mine, nnunets_own)
+
+
+def test_outside_of_the_object_a_pseudo_label_is_background_where_nnunets_labels_are():
+    views = Views(training_transforms((16, 16), mask=[True]), ("target",))
+    image = torch.ones(1, 28, 28)
+    image[..., 14:] = 0
+    target = views(image, label=torch.full((1, 28, 28), 2, dtype=torch.int16))["target"][0]
+    assert 0.2 < (target == 0).float().mean() < 0.8
+    without = Views(training_transforms((16, 16)), ("target",))
+    np.random.seed(0)
+    torch.manual_seed(0)
+    inside = without(image, label=torch.full((1, 28, 28), 2, dtype=torch.int16))["target"][0]
+    assert (inside[:, 4:12, 4:12] == 2).all()  # an image may well be 0 within the object

@@ -74,7 +74,8 @@ def batches(dimensions, channels, regions, size=2, seed=1):
     weak = torch.randn(shape, generator=generator)
     strong = weak + 0.3 * torch.randn(shape, generator=generator)
     image = torch.randn(shape, generator=generator)
-    return Labeled(image, targets(labels, channels, regions)), Unlabeled(weak, strong)
+    target = targets(labels, channels, regions)
+    return Labeled(image, target), Unlabeled(weak, strong, [scale.flip(0) for scale in target])
 
 
 def ready(method, dimensions, channels, regions, network=tiny_network, **arguments):
@@ -219,7 +220,7 @@ def part_of(rank, labeled, unlabeled):
     part = slice(2 * rank, 2 * rank + 2)
     return (
         Labeled(labeled.image[part], [scale[part] for scale in labeled.target]),
-        Unlabeled(unlabeled.weak[part], unlabeled.strong[part]),
+        Unlabeled(unlabeled.weak[part], unlabeled.strong[part], [scale[part] for scale in unlabeled.target]),
     )
 
 

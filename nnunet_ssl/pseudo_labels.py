@@ -1,0 +1,109 @@
+"""Pseudo-labels of whole unlabeled cases: nnU-Net's sliding window and, where the labels allow it, its postprocessing.
+
+They lie in the fold's folder, segmentations (*spatial) of the preprocessed images, anew for each phase of a training::
+
+    fold_0/pseudo_labels/phase_1/CASE.b2nd
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import blosc2
+import numpy as np
+import torch
+from acvl_utils.morphology.morphology_helper import label_with_component_sizes
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.postprocessing.remove_connected_components import remove_all_but_largest_component_from_segmentation
+from nnunetv2.utilities.label_handling.label_handling import LabelManager, convert_labelmap_to_one_hot
+
+from nnunet_ssl.data.loader import UnlabeledPool
+from nnunet_ssl.data.raw import listed
+from nnunet_ssl.errors import InputError
+
+FOLDER = "pseudo_labels"
+MAX_LOST = 0.01  # share of a structure that may lie outside its largest component in a labeled case
+Structure = int | tuple[int, ...]  # a label, or the labels of a region
+
+
+def structures(labels: LabelManager) -> list[Structure]:
+    """What nnU-Net's postprocessing looks at, in its order: all foreground as one, then each class or region."""
+    everything = tuple(map(int, labels.foreground_labels))
+    if not labels.has_regions:
+        return [everything, *everything] if len(everything) > 1 else [*everything]
+    regions = [tuple(map(int, np.atleast_1d(region))) for region in labels.foreground_regions]
+    return [everything, *(region for region in regions if set(region) != set(everything))]
+
+
+def single_components(segmentations: Iterable[np.ndarray], labels: LabelManager) -> list[Structure]:
+    """The structures that are one connected component, up to `MAX_LOST` of them, in every labeled case that has them.
+
+    nnU-Net decides on predictions of validation cases; a fold with a handful of labels has too few of these. Where
+    annotations are sparse (an ignore label) nothing can be said.
+
+    Args:
+        segmentations: label maps (*spatial) of the labeled training cases.
+    """
+    if labels.has_ignore_label:
+        return []
+    found = dict.fromkeys(structures(labels), 0)
+    broken = set()
+    for segmentation in segmentations:
+        segmentation = np.where(segmentation < 0, 0, segmentation)
+        for structure in found.keys() - broken:
+            mask = np.isin(segmentation, structure)
+            if not (size := mask.sum()):
+                continue
+            found[structure] += 1
+            _, components = label_with_component_sizes(mask)
+            if max(components.values()) < (1 - MAX_LOST) * size:
+                broken.add(structure)
+    return [structure for structure, cases in found.items() if cases and structure not in broken]
+
+
+def label_cases(
+    predictor: nnUNetPredictor,
+    pool: UnlabeledPool,
+    cases: Iterable[str],
+    single: Sequence[Structure],
+    folder: Path,
+    between: Callable[[], None] = lambda: None,
+) -> None:
+    """Writes the pseudo-label of each case; each file appears as a whole.
+
+    Without mirroring, which costs eight times as much.
+
+    Args:
+        predictor: with the network that labels.
+        cases: those of the pool to label.
+        single: structures of which only the largest component stays, see `single_components`.
+        between: called before each case; may end the training.
+    """
+    labels = predictor.label_manager
+    aside = folder / f".{os.getpid()}.partial"
+    for case in cases:
+        between()
+        image = pool.load_image(case)[:]
+        if pool.previous_stage is not None:
+            first = pool.load_prediction(case, image.shape[1:])[:]
+            image = np.vstack((image, convert_labelmap_to_one_hot(first, labels.foreground_labels, image.dtype)))
+        with torch.inference_mode():
+            logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(image)).float()
+            segmentation = labels.convert_logits_to_segmentation(logits).cpu().numpy().astype(np.int16)
+        for structure in single:
+            segmentation = remove_all_but_largest_component_from_segmentation(segmentation, structure)
+        aside.unlink(missing_ok=True)
+        blosc2.asarray(np.ascontiguousarray(segmentation), urlpath=str(aside), mode="w")
+        os.replace(aside, folder / f"{case}.b2nd")
+
+
+def check_labeled(folder: Path, cases: Iterable[str]) -> None:
+    """Raises `InputError` if a case has no pseudo-label in a folder."""
+    found = {name.removesuffix(".b2nd") for name in os.listdir(folder)} if folder.is_dir() else set()
+    if missing := sorted(set(cases) - found):
+        raise InputError(
+            f"{len(missing)} unlabeled case(s) have no pseudo-label in {folder} ({listed(missing, 5, ', ')}): the "
+            "network that made them is gone; train from the start, without --c."
+        )
