@@ -51,6 +51,7 @@ def trainer_of(method, net, **arguments):
     trainer = object.__new__(type("Steps", (SemiSupervisedTrainer,), {"method": method}))
     trainer.device, trainer.grad_scaler = torch.device("cpu"), None
     trainer.current_epoch, trainer.num_epochs, trainer.num_iterations_per_epoch = 0, 1, 2 * STEPS
+    trainer.phase_starts = [0]
     trainer._iteration = STEPS  # ramp-ups are well on their way, and dropout that acts is no longer insisted on
     loss = nnunet_loss(False)
 
@@ -73,11 +74,13 @@ def part_of(rank, labeled, unlabeled):
     """A rank's patches of the joint batch."""
 
     def part(patches):
+        if isinstance(patches, list):
+            return [part(scale) for scale in patches]
         return None if patches is None else patches.chunk(WORLD)[rank]
 
     return (
-        Labeled(part(labeled.image), [part(scale) for scale in labeled.target]),
-        Unlabeled(part(unlabeled.weak), part(unlabeled.strong)),
+        Labeled(part(labeled.image), part(labeled.target)),
+        Unlabeled(part(unlabeled.weak), part(unlabeled.strong), part(unlabeled.target)),
     )
 
 
@@ -89,7 +92,7 @@ def train(trainer, rank=None):
         labeled, unlabeled = batches(2, CHANNELS, False, size=2 * WORLD, seed=step)
         if rank is not None:
             labeled, unlabeled = part_of(rank, labeled, unlabeled)
-        views = {"unlabeled_weak": unlabeled.weak, "unlabeled_strong": unlabeled.strong}
+        views = {f"unlabeled_{view}": patches for view, patches in vars(unlabeled).items()}
         trainer.train_step({"data": labeled.image, "target": labeled.target} | views)
     return {
         "net": dict(trainer.net.module.state_dict()),
@@ -239,6 +242,7 @@ def run_thrice(rank, world, dataset, name, settings, folder):
     ("name", "other"),
     [
         ("FixMatchCTA", {"threshold": 0.3, "deploy_teacher": True}),
+        ("SelfTraining", {"first_round": 0.4}),  # each rank labels its share of the cases
         pytest.param("DAN", {}, marks=pytest.mark.long),
         pytest.param("DHC", {}, marks=pytest.mark.long),
         pytest.param("UAMT", {}, marks=pytest.mark.long),
@@ -263,3 +267,5 @@ def test_resume_on_two_ranks_equals_the_uninterrupted_run_bit_for_bit(phantom_3d
             assert torch.equal(mine, theirs) if isinstance(mine, torch.Tensor) else mine == theirs, key
     for run in ("whole", "resumed"):
         assert (tmp_path / run / "validation" / "summary.json").is_file()
+        if name == "SelfTraining":
+            assert len(list((tmp_path / run / "pseudo_labels" / "phase_1").iterdir())) == 5
