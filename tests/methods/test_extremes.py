@@ -1,13 +1,14 @@
 """Every method under input and predictions at their extremes, in four precisions: all that it keeps stays finite."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
 from test_contract import ALL, LATE, METHODS, batches, gradients, optimizers_of, ready, targets, tensors
 
-from nnunet_ssl.method import Labeled, Now, Unlabeled
+from nnunet_ssl.method import Labeled, Now
 from nnunet_ssl.methods.fixmatch_cta import FixMatchCTA
 from nnunet_ssl.methods.r_drop import RDrop
 
@@ -24,14 +25,19 @@ def constant(value):
     def change(labeled, unlabeled, form):
         return (
             Labeled(torch.full_like(labeled.image, value), labeled.target),
-            Unlabeled(torch.full_like(unlabeled.weak, value), torch.full_like(unlabeled.strong, value)),
+            replace(
+                unlabeled,
+                weak=torch.full_like(unlabeled.weak, value),
+                strong=torch.full_like(unlabeled.strong, value),
+            ),
         )
 
     return change
 
 
 def intense(labeled, unlabeled, form):
-    return Labeled(1e4 * labeled.image, labeled.target), Unlabeled(1e4 * unlabeled.weak, 1e4 * unlabeled.strong)
+    unlabeled = replace(unlabeled, weak=1e4 * unlabeled.weak, strong=1e4 * unlabeled.strong)
+    return Labeled(1e4 * labeled.image, labeled.target), unlabeled
 
 
 def relabeled(change):
@@ -40,7 +46,8 @@ def relabeled(change):
     def changed(labeled, unlabeled, form):
         dimensions, channels, regions = form
         numbers = torch.randint(channels + regions, (len(labeled.image), 1, *[16] * dimensions))
-        return Labeled(labeled.image, targets(change(numbers), channels, regions)), unlabeled
+        target = targets(change(numbers), channels, regions)
+        return Labeled(labeled.image, target), replace(unlabeled, target=target)
 
     return changed
 
@@ -76,7 +83,7 @@ def train(net, made, form, change, precision="float32", changed_steps=(0, 1), st
             labeled, unlabeled = change(labeled, unlabeled, form)
         for optimizer in optimizers:
             optimizer.zero_grad()
-        now = Now(step, step, LATE.fraction)
+        now = Now(step, step, LATE.fraction, LATE.phase)
         with autocast(precision):
             terms = made.losses(net, labeled, unlabeled, now)
             loss = sum(terms.values())
