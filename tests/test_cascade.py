@@ -31,6 +31,7 @@ from nnunet_ssl.preprocessing import preprocess_dataset
 CPU = torch.device("cpu")
 FIRST, SECOND = "3d_lowres", "3d_cascade_fullres"
 SHORT = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "save_every": 1, "seed": 0}
+OWN = {"CrossTeaching": SMALL_TRANSFORMER, "SelfTraining": {"num_epochs": 2}}  # the latter labels after one
 PLANS = ["-p", "nnUNetPlans_tiny", "-device", "cpu"]
 TRAINER = "nnUNetTrainerMeanTeacher"
 TRAINERS = sorted(  # without the baseline, and without ablations, whose code is that of their method
@@ -297,8 +298,8 @@ def second_stage(predicted, command, monkeypatch):
         if not model(predicted, trainer=trainer).exists():
             for folder in ("predicted_next_stage", "fold_0/predicted_next_stage"):
                 shutil.copytree(model(predicted) / folder, model(predicted, trainer=trainer) / folder)
-        small = SMALL_TRANSFORMER if trainer == "nnUNetTrainerCrossTeaching" else {}
-        command(run_training_entry, "7", SECOND, "0", "-tr", trainer, *PLANS, *options, **(SHORT | small | settings))
+        own = OWN.get(trainer.removeprefix("nnUNetTrainer"), {})
+        command(run_training_entry, "7", SECOND, "0", "-tr", trainer, *PLANS, *options, **(SHORT | own | settings))
         return model(predicted, SECOND, trainer)
 
     return train
@@ -309,7 +310,7 @@ def second_stage(predicted, command, monkeypatch):
 def test_every_trainer_trains_the_second_stage(second_stage, trainer):
     fold = second_stage(trainer) / "fold_0"
     checkpoint = torch.load(fold / "checkpoint_final.pth", map_location="cpu", weights_only=False)
-    assert checkpoint["current_epoch"] == 1
+    assert checkpoint["current_epoch"] == (2 if trainer == "nnUNetTrainerSelfTraining" else 1)
     assert np.isfinite(checkpoint["logging"]["train_losses"]).all()
     first = next(weights for name, weights in checkpoint["network_weights"].items() if weights.ndim == 5)
     assert first.shape[1] == 1 + 2  # the image, and a channel for each foreground class
