@@ -20,10 +20,9 @@ from nnunetv2.postprocessing.remove_connected_components import remove_all_but_l
 from nnunetv2.utilities.label_handling.label_handling import LabelManager, convert_labelmap_to_one_hot
 
 from nnunet_ssl.data.loader import UnlabeledPool
-from nnunet_ssl.data.raw import listed
-from nnunet_ssl.errors import InputError
 
 FOLDER = "pseudo_labels"
+LOST = "the network that made them is gone; train from the start, without --c."
 MAX_LOST = 0.01  # share of a structure that may lie outside its largest component in a labeled case
 Structure = int | tuple[int, ...]  # a label, or the labels of a region
 
@@ -97,13 +96,3 @@ def label_cases(
         aside.unlink(missing_ok=True)
         blosc2.asarray(np.ascontiguousarray(segmentation), urlpath=str(aside), mode="w")
         os.replace(aside, folder / f"{case}.b2nd")
-
-
-def check_labeled(folder: Path, cases: Iterable[str]) -> None:
-    """Raises `InputError` if a case has no pseudo-label in a folder."""
-    found = {name.removesuffix(".b2nd") for name in os.listdir(folder)} if folder.is_dir() else set()
-    if missing := sorted(set(cases) - found):
-        raise InputError(
-            f"{len(missing)} unlabeled case(s) have no pseudo-label in {folder} ({listed(missing, 5, ', ')}): the "
-            "network that made them is gone; train from the start, without --c."
-        )

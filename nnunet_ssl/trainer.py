@@ -30,7 +30,7 @@ from nnunet_ssl.networks.net import Net, Output, deep_supervision, unwrap
 from nnunet_ssl.networks.own_optimizer import MAX_GRADIENT_NORM, OwnOptimizer
 from nnunet_ssl.networks.teacher import Teacher
 from nnunet_ssl.progress import ProgressLogger
-from nnunet_ssl.pseudo_labels import FOLDER, check_labeled, label_cases, single_components
+from nnunet_ssl.pseudo_labels import FOLDER, LOST, label_cases, single_components
 from nnunet_ssl.random_state import seed_everything
 from nnunet_ssl.schedules import Restarted, phase_of
 
@@ -202,7 +202,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
             f"{len(files)} unlabeled cases: {len(cases)} of {folder.name}, {len(hidden)} with hidden labels"
         )
         if self._labels is not None:
-            check_labeled(self._labels, files)
+            check_predicted(self._labels, files, "unlabeled", LOST, "pseudo-label")
         return UnlabeledPool(files, predictions, self._labels)
 
     def _unlabeled_share(self) -> int:

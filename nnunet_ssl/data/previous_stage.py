@@ -28,11 +28,12 @@ def predictions_folder(shared_folder: str | Path, fold: int | str) -> Path:
     return model / f"fold_{fold}" / shared_folder.relative_to(model)
 
 
-def check_predicted(folder: str | Path, cases: Iterable[str], kind: str, remedy: str) -> None:
-    """Raises `InputError`, with what to do, for cases that have no prediction in a folder; `kind` names the cases."""
+def check_predicted(
+    folder: str | Path, cases: Iterable[str], kind: str, remedy: str, what: str = "first-stage prediction"
+) -> None:
+    """Raises `InputError`, with what to do, for cases that a folder lacks; `kind` names the cases, `what` the files."""
     found = {name.rpartition(".")[0] for name in os.listdir(folder)} if os.path.isdir(folder) else set()
     if missing := sorted(set(cases) - found):
         raise InputError(
-            f"{len(missing)} {kind} case(s) have no first-stage prediction in {folder} "
-            f"({listed(missing, 5, ', ')}): {remedy}"
+            f"{len(missing)} {kind} case(s) have no {what} in {folder} ({listed(missing, 5, ', ')}): {remedy}"
         )
