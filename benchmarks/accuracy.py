@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from postprocessing import write_rule
 from records import SUPERVISED, commit, make_table, read_measures, read_training, versions
 from rich.console import Console
 from steps import locked, run_command
@@ -322,13 +323,7 @@ def measure(workspace: Workspace, row: Row) -> dict[str, Any]:
             str(row), workspace.root_of(row),
         )  # fmt: skip
         partial.rename(predictions)
-    metrics = predictions / "metrics.json"
-    if not metrics.is_file():
-        workspace.run(
-            f"{row}: evaluation",
-            ["nnunet_ssl", "evaluate", str(workspace.raw / "labelsTs"), str(predictions), "-np", PROCESSES],
-            str(row),
-        )
+    metrics = evaluate(workspace, row, predictions)
     curve, seconds, peak = read_training(workspace.fold(row))
     return {
         "suite": suite.name,
@@ -346,9 +341,37 @@ def measure(workspace: Workspace, row: Row) -> dict[str, Any]:
         "overrides": row.overrides,
         "name": row.name,
         "definition": definition(suite),
-        "metrics": read_measures(json.loads(metrics.read_text(encoding="utf-8"))),
+        "metrics": metrics,
+        "largest_component": postprocess(workspace, row, predictions),
         "learning_curve": curve,
     }
+
+
+def evaluate(workspace: Workspace, row: Row, predictions: Path) -> dict[str, Any]:
+    """The measures of a folder of predictions."""
+    metrics = predictions / "metrics.json"
+    if not metrics.is_file():
+        workspace.run(
+            f"{row}: evaluation",
+            ["nnunet_ssl", "evaluate", str(workspace.raw / "labelsTs"), str(predictions), "-np", PROCESSES],
+            str(row),
+        )
+    return read_measures(json.loads(metrics.read_text(encoding="utf-8")))
+
+
+def postprocess(workspace: Workspace, row: Row, predictions: Path) -> dict[str, Any]:
+    """The structures (as labels) that nnU-Net's postprocessing cuts to their largest component, and the measures."""
+    folds = json.loads((workspace.preprocessed / "splits_final.json").read_text(encoding="utf-8"))
+    cases, out = folds[fold_of(workspace.suite, row.labeled)]["train"], predictions / "largest_component"
+    rule = predictions / "postprocessing.pkl"
+    structures = write_rule(rule, predictions, workspace.raw / "labelsTr", cases)
+    workspace.run(
+        f"{row}: largest component",
+        [*("nnUNetv2_apply_postprocessing", "-i", str(predictions), "-o", str(out), "-pp_pkl_file", str(rule)),
+         *("-np", PROCESSES)],
+        str(row),
+    )  # fmt: skip
+    return {"structures": structures, "metrics": evaluate(workspace, row, out)}
 
 
 def command_of(row: Row, workspace: Workspace) -> str:

@@ -54,6 +54,12 @@ class Group:
         """Mean over the seeds."""
         return statistics.fmean(record.dice for record in self.records)
 
+    @cached_property
+    def postprocessed(self) -> float | None:
+        """Mean Dice over the seeds after nnU-Net's postprocessing; None if a seed lacks it."""
+        values = [record.postprocessed for record in self.records]
+        return None if None in values else statistics.fmean(values)
+
     @property
     def spread(self) -> float | None:
         """Standard deviation (n - 1) of Dice over the seeds; None for one seed."""

@@ -35,7 +35,7 @@ _METRIC: dict[str, tuple[type, ...]] = {"mean": (*_NUMBER, type(None)), "per_cla
 
 
 _OPTIONAL: dict[str, tuple[type, ...]] = {
-    "name": (str,), "overrides": (dict,), "definition": (dict,), "learning_curve": (dict,)
+    "name": (str,), "overrides": (dict,), "definition": (dict,), "learning_curve": (dict,), "largest_component": (dict,)
 }  # fmt: skip
 LARGEST = 2**53  # of a number in a record
 ADVICE = "make the record again, or move it away"
@@ -54,6 +54,7 @@ class Record:
         name: of what the overrides or a change of the code make of the method.
         definition: what the figures of the suite rest on; records of two definitions are not compared.
         learning_curve: values per epoch, such as `pseudo_dice` by class.
+        largest_component: `metrics` after nnU-Net's postprocessing.
     """
 
     file: Path
@@ -74,11 +75,17 @@ class Record:
     overrides: dict[str, Any] = field(default_factory=dict)
     definition: dict[str, Any] = field(default_factory=dict)
     learning_curve: dict[str, list] = field(default_factory=dict)
+    largest_component: dict[str, Any] = field(default_factory=dict)
 
     @property
     def dice(self) -> float:
         """Mean over classes of the mean over cases."""
         return self.metrics["dice"]["mean"]
+
+    @property
+    def postprocessed(self) -> float | None:
+        """The same after nnU-Net's postprocessing; None where that was not measured."""
+        return self.largest_component["metrics"]["dice"]["mean"] if self.largest_component else None
 
 
 def read_records(folders: Sequence[Path]) -> list[Record]:
@@ -111,12 +118,10 @@ def read_record(file: Path) -> Record | None:
     require_keys(content, _NEEDED, file, advice=ADVICE)
     optional = {key: content[key] for key in _OPTIONAL if content.get(key)}
     require_keys(optional, {key: _OPTIONAL[key] for key in optional}, file, advice=ADVICE)
-    require_keys(content["metrics"], dict.fromkeys(METRICS, (dict,)), file, "metrics.", ADVICE)
-    for metric in METRICS:
-        _check_metric(content["metrics"][metric], file, f"metrics.{metric}.")
-    if "missed" in content["metrics"]:
-        require_keys(content["metrics"], {"missed": (dict,)}, file, "metrics.", ADVICE)
-        _check_numbers(content["metrics"]["missed"], file, "metrics.missed.", (int,))
+    _check_metrics(content["metrics"], file, "metrics.")
+    if postprocessed := optional.get("largest_component"):
+        require_keys(postprocessed, {"metrics": (dict,)}, file, "largest_component.", ADVICE)
+        _check_metrics(postprocessed["metrics"], file, "largest_component.metrics.")
     _check_numbers({key: content[key] for key, types in _NEEDED.items() if types != (int, str) and int in types}, file)
     _check_curves(optional.get("learning_curve", {}), file)
     if content["metrics"]["dice"]["mean"] is None:
@@ -126,6 +131,15 @@ def read_record(file: Path) -> Record | None:
     if isinstance(content["labeled"], str) and content["labeled"] != ALL:
         raise InputError(f"{file}: labeled is {content['labeled']!r}, not a number or {ALL!r}.")
     return Record(file=file, **{key: content[key] for key in _NEEDED}, **optional)
+
+
+def _check_metrics(metrics: dict[str, Any], file: Path, where: str) -> None:
+    require_keys(metrics, dict.fromkeys(METRICS, (dict,)), file, where, ADVICE)
+    for metric in METRICS:
+        _check_metric(metrics[metric], file, f"{where}{metric}.")
+    if "missed" in metrics:
+        require_keys(metrics, {"missed": (dict,)}, file, where, ADVICE)
+        _check_numbers(metrics["missed"], file, f"{where}missed.", (int,))
 
 
 def _check_metric(metric: dict[str, Any], file: Path, where: str) -> None:

@@ -95,6 +95,8 @@ def notes(comparison: Comparison) -> list[str]:
             found.append("All labels are no better than the few: there is no gap to close.")
         elif lower:
             found.append(f"The bounds lie {upper.dice - lower.dice:.3f} Dice apart.")
+    if alike := [row.group.label for row in comparison.rows if row.better and _is_postprocessing(row.group, lower)]:
+        found.append(f"The largest component alone gives the baseline as much: {', '.join(alike)}.")
     if missed := [f"{group.label} {group.missed}" for group in comparison.groups if group.missed]:
         found.append(f"Predictions without a class that is there (Dice 0, no distance), in all: {', '.join(missed)}.")
     return found
@@ -149,7 +151,8 @@ def duration(seconds: float) -> str:
 
 def _cells(group: Group | None, comparison: Comparison, label: str, several_devices: bool) -> dict[str, Any]:
     """The cells of a bound, or those that methods have in common with bounds."""
-    numbers = ("seeds", "dice", "gain", "closed", "corrected", "jaccard", "hd95", "asd", "time", "memory")
+    numbers = ("seeds", "dice", "postprocessed", "gain", "closed", "corrected")
+    numbers += ("jaccard", "hd95", "asd", "time", "memory")
     texts = ("paper", "verdict", "tone", "spread", "p", "cost")
     cells = dict.fromkeys(numbers, DASH) | dict.fromkeys(texts, "") | {"label": label, "bound": True}
     if group is None:
@@ -162,6 +165,7 @@ def _cells(group: Group | None, comparison: Comparison, label: str, several_devi
         "verdict": "one seed" if group.seeds == 1 else "",
         "dice": f"{group.dice:.3f}",
         "spread": "" if group.spread is None else f"± {group.spread:.3f}",
+        "postprocessed": _number(group.postprocessed, ".3f"),
         "jaccard": _number(group.metric("jaccard"), ".3f"),
         "hd95": _number(group.metric("hd95_mm"), ".2f"),
         "asd": _number(group.metric("asd_mm"), ".2f"),
@@ -169,6 +173,12 @@ def _cells(group: Group | None, comparison: Comparison, label: str, several_devi
         "cost": ", ".join(f"×{ratio:.1f}{on[device]}" for device, ratio in ratios.items()),
         "memory": _joined(f"{value / 1024:.1f} GB{on[device]}" for device, value in group.memory.items()),
     }
+
+
+def _is_postprocessing(group: Group, lower: Group) -> bool:
+    """Whether a method is no better than the baseline once both are postprocessed."""
+    values = (group.postprocessed, lower.postprocessed)
+    return None not in values and values[0] <= values[1]
 
 
 def _tone(row: Row) -> str:

@@ -54,6 +54,15 @@ def test_the_page_has_every_method_between_both_bounds(tmp_path):
     assert "higher, but one seed: no claim" in text
 
 
+@pytest.mark.parametrize(("after", "told"), [(0.70, True), (0.74, False), (None, False)])
+def test_a_gain_that_postprocessing_gives_the_baseline_too_is_told(tmp_path, after, told):
+    rows = {("supervised", 4): (0.6, 0.71), ("supervised", "all"): (0.8, 0.82), ("CPS", 4): (0.65, after)}
+    records = [content(*row, seed, dice, postprocessed=value) for row, (dice, value) in rows.items() for seed in SEEDS]
+    text = text_of(page_of(tmp_path, records))
+    assert "Better than the baseline: CPS +0.050." in text and "0.710" in text
+    assert ("The largest component alone gives the baseline as much: CPS." in text) == told
+
+
 def test_the_page_needs_nothing_from_elsewhere(tmp_path):
     page = page_of(tmp_path, everything())
     targets = re.findall(r"(?:src|href)=\"([^\"]*)\"", page)

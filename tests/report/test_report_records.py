@@ -36,6 +36,15 @@ def test_keys_that_may_be_absent(tmp_path):
     assert (found.learning_curve, found.name, found.overrides, found.definition) == ({}, None, {}, {})
 
 
+def test_measures_after_postprocessing(tmp_path):
+    record = content(postprocessed=0.7)
+    write(tmp_path / "good", record, content("CPS"))
+    assert [found.postprocessed for found in read_records([tmp_path / "good"])] == [None, pytest.approx(0.7)]
+    write(tmp_path / "bad", without(record, "largest_component", "metrics", "dice", "mean"))
+    with pytest.raises(InputError, match=r"lacks the key largest_component\.metrics\.dice\.mean"):
+        read_records([tmp_path / "bad"])
+
+
 @pytest.mark.parametrize(
     ("path", "named"),
     [(("seed",), "seed"), (("metrics",), "metrics"), (("metrics", "asd_mm"), "metrics.asd_mm"),
