@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nnunet_ssl.class_weights import count_channels
+from nnunet_ssl.losses.dice import weighted_dice
+from nnunet_ssl.method import Task
 from nnunet_ssl.networks.net import Output
 
 
@@ -35,6 +37,39 @@ def admitted_cross_entropy(logits: Tensor, labels: Tensor, admitted: Tensor, reg
     else:
         losses = F.cross_entropy(logits, labels, reduction="none")
     return (admitted * losses).mean()
+
+
+def admitted_supervised(output: Output, labels: Tensor, admitted: Tensor, task: Task) -> Tensor:
+    """nnU-Net's loss on pseudo-labels that count only where admitted, summed over the scales with nnU-Net's weights.
+
+    At each scale `admitted_cross_entropy` plus nnU-Net's Dice of the admitted voxels, without the background; -1 with
+    zero gradient for none. Lower scales take the nearest voxel's label, as nnU-Net does.
+
+    Args:
+        output: prediction, (B, C, *spatial) at full resolution.
+        labels, admitted: as in `admitted_cross_entropy`, at full resolution.
+    """
+    weights = task.scale_weights if len(output.pyramid) > 1 else (1.0,)
+    total = output.logits.new_zeros((), dtype=torch.float32)
+    for logits, weight in zip(output.pyramid, weights, strict=True):
+        if weight == 0:
+            continue
+        target, counted = (nearest(each, logits.shape[2:], output.regions) for each in (labels, admitted))
+        loss = admitted_cross_entropy(logits, target, counted, output.regions)
+        probs = Output([logits], output.regions).probs
+        if not output.regions:
+            foreground = torch.arange(1, probs.shape[1], device=probs.device).view(1, -1, *[1] * (target.ndim - 1))
+            probs, target, counted = probs[:, 1:], target[:, None] == foreground, counted[:, None]
+        dice = weighted_dice(probs * counted, target * counted, probs.new_ones(probs.shape[1]), task.batch_dice)
+        total = total + weight * (loss + dice)
+    return total
+
+
+def nearest(volume: Tensor, size: torch.Size, regions: bool) -> Tensor:
+    """Labels or a mask, (B, *spatial) or for regions (B, C, *spatial), at another resolution by the nearest voxel."""
+    channels = volume if regions else volume[:, None]
+    resized = F.interpolate(channels.float(), size, mode="nearest-exact").to(volume.dtype)
+    return resized if regions else resized[:, 0]
 
 
 def admitted_shares(labels: Tensor, admitted: Tensor, channels: tuple[str, ...], regions: bool) -> dict[str, Tensor]:

@@ -42,6 +42,7 @@ CASES = pytest.mark.parametrize(
 # networks of a size for tests, and thresholds that an untrained one can pass
 SMALL = {
     "CrossTeaching": SMALL_TRANSFORMER,
+    "CutMix": {"threshold": 0.2},
     "FixMatch": {"threshold": 0.4},
     "FixMatchCTA": {"threshold": 0.4},
 }
@@ -100,7 +101,7 @@ def ready(method, dimensions, channels, regions, network=tiny_network, **argumen
 
 
 # what takes the randomness out of a method, for those of its hyperparameters that it has
-QUIET = {"noise": 0.0, "dropout": 1e-9, "drop_path": 0.0, "perturb": False, "depth": 0}
+QUIET = {"noise": 0.0, "dropout": 1e-9, "drop_path": 0.0, "perturb": False, "depth": 0, "volume": 0}
 
 
 def quiet(method):
