@@ -105,8 +105,8 @@ class CutMix(TeacherStudent):
 def draw_boxes(image: Tensor, volume: float) -> Tensor:
     """A box for each patch of (B, channels, *spatial), as a mask (B, 1, *spatial), with that share of its volume.
 
-    A side's share of the patch's is the volume's to the power of an exponent; the exponents are uniform among those that
-    add to 1. Boxes lie within the patch and have whole voxels.
+    A side's share of the patch's is the volume's to the power of an exponent; the exponents are uniform among those
+    that add to 1. Boxes lie within the patch and have whole voxels.
     """
     patch = image.shape[2:]
     sides = volume ** torch.distributions.Dirichlet(torch.ones(len(patch))).sample((len(image),))
