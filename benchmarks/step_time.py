@@ -92,6 +92,7 @@ PASSES: dict[str, Passes] = {
     "nnUNetTrainerCrossTeaching": lambda t, x: [learning(n, x, 2) for n in (t.network, t.method.second.network)],
     "nnUNetTrainerFixMatch": lambda t, x: [*looking(t.network, x), learning(t.network, x, 2)],
     "nnUNetTrainerFixMatchCTA": lambda t, x: [*looking(t.network, x, 2), learning(t.network, x, 2)],
+    "nnUNetTrainerBCP": lambda t, x: [learning(t.network, x, 2), *looking(t.method.teacher, x)],
     "nnUNetTrainerCutMix": lambda t, x: [learning(t.network, x, 2), *looking(t.method.teacher, x)],
     "nnUNetTrainerSelfTraining": lambda t, x: [learning(t.network, x, 2)],
     "nnUNetTrainerRDrop": lambda t, x: [learning(t.network, x, 4)],

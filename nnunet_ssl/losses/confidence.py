@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nnunet_ssl.class_weights import count_channels
+from nnunet_ssl.distributed import mean_over_ranks
 from nnunet_ssl.losses.dice import weighted_dice
 from nnunet_ssl.method import Task
 from nnunet_ssl.networks.net import Output
@@ -39,7 +40,9 @@ def admitted_cross_entropy(logits: Tensor, labels: Tensor, admitted: Tensor, reg
     return (admitted * losses).mean()
 
 
-def admitted_supervised(output: Output, labels: Tensor, admitted: Tensor, task: Task) -> Tensor:
+def admitted_supervised(
+    output: Output, labels: Tensor, admitted: Tensor, task: Task, of_admitted: bool = False
+) -> Tensor:
     """nnU-Net's loss on pseudo-labels that count only where admitted, summed over the scales with nnU-Net's weights.
 
     At each scale `admitted_cross_entropy` plus nnU-Net's Dice of the admitted voxels, without the background; -1 with
@@ -48,6 +51,7 @@ def admitted_supervised(output: Output, labels: Tensor, admitted: Tensor, task: 
     Args:
         output: prediction, (B, C, *spatial) at full resolution.
         labels, admitted: as in `admitted_cross_entropy`, at full resolution.
+        of_admitted: the cross-entropy is a mean over the admitted voxels and not over all.
     """
     weights = task.scale_weights if len(output.pyramid) > 1 else (1.0,)
     total = output.logits.new_zeros((), dtype=torch.float32)
@@ -56,6 +60,8 @@ def admitted_supervised(output: Output, labels: Tensor, admitted: Tensor, task: 
             continue
         target, counted = (nearest(each, logits.shape[2:], output.regions) for each in (labels, admitted))
         loss = admitted_cross_entropy(logits, target, counted, output.regions)
+        if of_admitted:
+            loss = loss / mean_over_ranks(counted.float().mean()).clamp_min(1e-8)
         probs = Output([logits], output.regions).probs
         if not output.regions:
             foreground = torch.arange(1, probs.shape[1], device=probs.device).view(1, -1, *[1] * (target.ndim - 1))

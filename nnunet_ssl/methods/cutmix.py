@@ -34,6 +34,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from nnunet_ssl.boxes import random_boxes
 from nnunet_ssl.losses.confidence import admitted_shares, admitted_supervised, confidence
 from nnunet_ssl.losses.cross_entropy import hard_labels
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
@@ -47,6 +48,7 @@ class CutMix(TeacherStudent):
     Args:
         threshold: tau, confidence from which a pseudo-label counts.
         volume: v, share of a patch that its box takes.
+        probability: with which a patch gets a box.
         soft: teach probabilities with a squared error, on the weak view, as the paper does.
         ema_decay: alpha, limit of the teacher's decay per step.
         deploy_teacher: predict with the teacher instead of the student.
@@ -58,12 +60,13 @@ class CutMix(TeacherStudent):
     """
 
     views = ("weak", "strong")
-    presets = {"published": {"threshold": 0.97, "volume": 0.5, "soft": True}}
+    presets = {"published": {"threshold": 0.97, "volume": 0.5, "probability": 1.0, "soft": True}}
 
     def __init__(
         self,
         threshold: float = 0.95,
         volume: float = 0.25,
+        probability: float = 0.5,
         soft: bool = False,
         ema_decay: float = 0.99,
         deploy_teacher: bool = True,
@@ -73,8 +76,10 @@ class CutMix(TeacherStudent):
         super().__init__(ema_decay, deploy_teacher, weight=weight, rampup=rampup)
         check_range("threshold", threshold, 0, 1)
         check_range("volume", volume, 0, 1)
+        check_range("probability", probability, 0, 1)
         self.threshold = threshold
         self.volume = volume
+        self.probability = probability
         self.soft = soft
 
     def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
@@ -85,7 +90,7 @@ class CutMix(TeacherStudent):
         super().setup(net, new_net)
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
-        boxes = draw_boxes(unlabeled.weak, self.volume)
+        boxes = draw_boxes(unlabeled.weak, self.volume, self.probability)
         teacher = Output([cut(self.teacher(unlabeled.weak).logits, boxes)], net.regions)
         seg, student = net(labeled.image, cut(unlabeled.weak if self.soft else unlabeled.strong, boxes))
         return {
@@ -102,23 +107,17 @@ class CutMix(TeacherStudent):
         return admitted_supervised(student, labels, admitted, self.task)
 
 
-def draw_boxes(image: Tensor, volume: float) -> Tensor:
+def draw_boxes(image: Tensor, volume: float, probability: float = 1.0) -> Tensor:
     """A box for each patch of (B, channels, *spatial), as a mask (B, 1, *spatial), with that share of its volume.
+
+    A patch has its box with a probability, and none otherwise.
 
     A side's share of the patch's is the volume's to the power of an exponent; the exponents are uniform among those
     that add to 1. Boxes lie within the patch and have whole voxels.
     """
-    patch = image.shape[2:]
+    patch = torch.tensor(image.shape[2:])
     sides = volume ** torch.distributions.Dirichlet(torch.ones(len(patch))).sample((len(image),))
-    mask = torch.ones_like(image[:, :1], dtype=torch.bool)
-    for axis, size in enumerate(patch):
-        length = (sides[:, axis] * size).round()
-        start = ((size + 1 - length) * torch.rand(len(image))).floor()
-        place = torch.arange(size, device=image.device)
-        first, end = (edge.to(image.device)[:, None] for edge in (start, start + length))
-        shape = [len(image), 1, *(size if other == axis else 1 for other in range(len(patch)))]
-        mask &= ((place >= first) & (place < end)).view(shape)
-    return mask
+    return random_boxes(image, (sides * patch).round() * (torch.rand(len(image), 1) < probability))
 
 
 def cut(batch: Tensor, boxes: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ def ready(method, dimensions, channels, regions, network=tiny_network, **argumen
 
 
 # what takes the randomness out of a method, for those of its hyperparameters that it has
-QUIET = {"noise": 0.0, "dropout": 1e-9, "drop_path": 0.0, "perturb": False, "depth": 0, "volume": 0}
+QUIET = {"noise": 0.0, "dropout": 1e-9, "drop_path": 0.0, "perturb": False, "depth": 0, "volume": 0, "side": 0}
 
 
 def quiet(method):
@@ -214,7 +214,7 @@ def test_save_load_continue_equals_going_on_bit_for_bit(method):
 
 
 # they pair the patches of one rank: the joint loss is the mean over the ranks' own
-WITHIN_A_RANK = {"ICT"}
+WITHIN_A_RANK = {"BCP", "ICT"}
 
 
 def part_of(rank, labeled, unlabeled):

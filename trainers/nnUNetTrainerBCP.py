@@ -1,0 +1,8 @@
+from nnunet_ssl.methods.bcp import BCP
+from nnunet_ssl.trainer import SemiSupervisedTrainer
+
+
+class nnUNetTrainerBCP(SemiSupervisedTrainer):
+    """Bidirectional Copy-Paste, Bai et al., CVPR 2023."""
+
+    method = BCP
