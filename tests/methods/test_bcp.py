@@ -1,0 +1,161 @@
+"""BCP: what is pasted into what, both of its steps by hand, and its phases."""
+
+import pytest
+import torch
+from workbench import task, tiny_network
+
+from nnunet_ssl.method import Labeled, Now, Unlabeled
+from nnunet_ssl.methods.bcp import BCP, resized
+from nnunet_ssl.networks.net import Net, Output
+
+BEFORE, AFTER = Now(step=5, epoch=0, fraction=0.1), Now(step=90, epoch=9, fraction=0.9, phase=1)
+
+
+class Voxelwise(torch.nn.Module):
+    """Logits (x, -x): class 0 where the image is positive."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, image):
+        return torch.cat((self.w * image, -self.w * image), 1)
+
+
+def made(net, ignore_label=None, regions=False, **arguments):
+    """A method whose loss of nnU-Net keeps what it is called with in `method.seen`."""
+    method = BCP(**arguments)
+    method.task = task(2, 2, regions, scale_weights=(1.0,), ignore_label=ignore_label)
+    method.seen = []
+    method.supervised = lambda output, target: method.seen.append((output, target)) or output.logits.square().mean()
+    method.setup(net, None)
+    return method
+
+
+def streams(labeled=4, unlabeled=4):
+    """Labeled images are 100 with label 1, weak views -1 (pseudo-label 1, see `Voxelwise`) or 1, strong ones 7."""
+    image = torch.full((labeled, 1, 12, 12), 100.0)
+    weak = torch.ones(unlabeled, 1, 12, 12)
+    weak[..., :6] = -1
+    return Labeled(image, [torch.ones(labeled, 1, 12, 12)]), Unlabeled(weak, torch.full_like(weak, 7.0))
+
+
+def test_before_the_start_it_is_nnunets_own_step():
+    net = Net(tiny_network(2, 2), False)
+    method = made(net)
+    labeled, unlabeled = streams()
+    terms = method.losses(net, labeled, unlabeled, BEFORE)
+    assert list(terms) == ["supervised"]
+    assert method.seen[0][1] is labeled.target
+    torch.testing.assert_close(method.seen[0][0].logits, net.predict(labeled.image).logits)
+
+
+@pytest.mark.parametrize(("labeled", "unlabeled"), [(4, 4), (2, 5), (3, 1)])
+def test_boxes_go_both_ways_with_the_labels_of_both(labeled, unlabeled):
+    torch.manual_seed(0)
+    net = Net(Voxelwise(), False)
+    method = made(net, side=0.5, weight=3.0)
+    terms = method.losses(net, *streams(labeled, unlabeled), AFTER)
+    (seg, target), (mixed, [pasted]) = method.seen
+    assert len(seg.logits) == labeled and len(mixed.logits) == len(pasted) == unlabeled
+    from_labeled = mixed.logits[:, :1] == 100
+    assert ((mixed.logits[:, :1] == 7) | from_labeled).all()
+    box = 6 * 6
+    into_labeled = unlabeled // 2
+    counts = from_labeled.flatten(1).sum(1).tolist()
+    assert counts == [144 - box] * into_labeled + [box] * (unlabeled - into_labeled)
+    expected = torch.zeros(unlabeled, 1, 12, 12)
+    expected[..., :6] = 1  # pseudo-labels of the weak view
+    assert torch.equal(pasted, torch.where(from_labeled, 1.0, expected))
+    assert terms["mixed"].item() == pytest.approx(3 * mixed.logits.square().mean().item())
+    assert terms["supervised"].item() == pytest.approx(10000)
+    assert method.report["pseudo_foreground"] == 0.5
+
+
+def test_sides_of_the_boxes():
+    """Those of the paper's code: int(2/3 of the side), 0.289210, 0.440979 and 0.288889 of the volume."""
+    method = BCP()
+    for patch, lengths in (((112, 112, 80), (74, 74, 53)), ((256, 256), (170, 170)), ((40, 192, 192), (26, 128, 128))):
+        boxes = method.boxes(torch.zeros(1, 1, *patch))
+        share = torch.tensor(lengths).prod() / torch.tensor(patch).prod()
+        assert boxes.float().mean().item() == pytest.approx(share.item(), abs=1e-6)
+
+
+def test_the_teacher_is_the_student_when_its_phase_begins():
+    net = Net(tiny_network(2, 2, seed=0), False)
+    method = made(net)
+    with torch.no_grad():
+        for parameter in net.module.parameters():
+            parameter.add_(1)
+    method.begin_phase(net, 1)
+    assert method.phases == (0.5,)
+    for mine, theirs in zip(method.teacher.module.parameters(), net.module.parameters(), strict=True):
+        assert torch.equal(mine, theirs) and not mine.requires_grad
+
+
+LOGITS = torch.tensor([[[0.0, 2, 0, -1], [1, 0, 0, 3]]])
+LABELED = torch.tensor([[[True, True, False, False]]])
+
+
+def test_the_papers_loss_by_hand():
+    method = made(Net(Voxelwise(), False), literal=True)
+    target = torch.tensor([[[1.0, 0, 1, 1]]])
+    terms = method.apart(Output([LOGITS], False), target, LABELED, weight=1.0)
+    # cross-entropy 0.220095 and 0.355648; nnU-Net's Dice of the foreground 0.790222 and 0.851239
+    assert terms["supervised"].item() == pytest.approx(0.220095 - 0.790222, abs=1e-5)
+    assert terms["pseudo"].item() == pytest.approx(0.5 * (0.355648 - 0.851239), abs=1e-5)
+
+
+def test_ignored_voxels_do_not_count_in_the_papers_loss():
+    method = made(Net(Voxelwise(), False), ignore_label=2, literal=True)
+    terms = method.apart(Output([LOGITS], False), torch.tensor([[[1.0, 2, 1, 1]]]), LABELED, weight=1.0)
+    assert terms["supervised"].item() == pytest.approx(0.313262 - 2 * 0.731059 / 1.731059, abs=1e-5)
+
+
+def test_regions_of_the_papers_loss_and_of_pseudo_labels():
+    net = Net(Voxelwise(), True)
+    method = made(net, ignore_label=3, regions=True, literal=True)
+    target = torch.tensor([[[1.0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 0, 0]]])  # two regions, and what is ignored
+    terms = method.apart(Output([LOGITS], True), target, LABELED, weight=1.0)
+    # of the first voxel alone: channels (0 -> 1) and (1 -> 0)
+    assert terms["supervised"].item() == pytest.approx((0.693147 + 1.313262) / 2 - (1 / 1.5 + 0) / 2, abs=1e-5)
+    labels = method.pseudo_target(Output([LOGITS], True), target)
+    assert labels.tolist() == [[[0, 1, 0, 0], [1, 0, 0, 1], [0, 0, 0, 0]]]
+
+
+def test_the_papers_step_has_mixed_patches_alone():
+    torch.manual_seed(0)
+    net, seen = Net(Voxelwise(), False), []
+    method = made(net, side=0.5, **BCP.presets["published"])
+    network = net.network
+    net.network = lambda image: seen.append(image) or network(image)
+    labeled, unlabeled = streams()
+    assert list(method.losses(net, labeled, unlabeled, AFTER)) == ["supervised", "pseudo"]
+    assert seen[0].shape == (4, 1, 12, 12) and set(seen[0].unique().tolist()) == {-1, 1, 100}
+
+    numbered = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 12, 12)
+    method.losses(net, Labeled(numbered, [numbered]), unlabeled, BEFORE)
+    assert torch.equal(method.seen[-1][1][0], seen[1])  # labels are pasted as images are
+    for patch, number in zip(seen[1], range(4), strict=True):
+        assert (patch == number).sum() == 144 - 36 and (patch == (number - 1) % 4).sum() == 36
+
+
+def test_pseudo_labels_under_true_ones_do_not_matter():
+    method = made(Net(Voxelwise(), False), literal=True)
+    labels = torch.tensor([[[1.0, 0, 1, 1]]])
+    first = method.apart(Output([LOGITS], False), labels, LABELED, 1.0)["pseudo"]
+    second = method.apart(Output([LOGITS], False), torch.where(LABELED, 1 - labels, labels), LABELED, 1.0)["pseudo"]
+    assert torch.equal(first, second)
+
+
+def test_targets_of_lower_scales_are_the_nearest_voxels():
+    target = torch.arange(16.0).view(1, 1, 4, 4)
+    assert resized(target, target) is target
+    full, half = resized(target, [torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 2, 2)])
+    assert torch.equal(full, target) and half.flatten().tolist() == [5, 7, 13, 15]
+
+
+@pytest.mark.parametrize("arguments", [{"start": 0}, {"start": 1}, {"side": 1.1}, {"alpha": -1}])
+def test_values_out_of_range(arguments):
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))} = "):
+        BCP(**arguments)
