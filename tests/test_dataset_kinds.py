@@ -22,7 +22,7 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 from nnunetv2.inference.predict_from_raw_data import predict_entry_point
 from nnunetv2.run.run_training import run_training_entry
 from skimage import io
-from workbench import SMALL_TRANSFORMER, Dataset, InProcess, plan_fast, prepare
+from workbench import SMALL_TRANSFORMER, TWO_PHASES, Dataset, InProcess, plan_fast, prepare
 
 from nnunet_ssl import preprocessing
 from nnunet_ssl._bootstrap import trainers_folder
@@ -161,6 +161,7 @@ KINDS = {
 }
 # what a method cannot do, and its reason
 REFUSALS = {
+    ("batch of 1 and three stages", "CutMix"): "set unlabeled_batch_size to 2 or more",
     ("batch of 1 and three stages", "ICT"): "set unlabeled_batch_size to 2 or more",
     ("batch of 1 and three stages", "URPC"): "four stages or more",
 }
@@ -210,6 +211,8 @@ def settings(kind, trainer):
     chosen = dict(SHORT)
     if trainer == "CrossTeaching":
         chosen |= SMALL_TRANSFORMER
+    if trainer in TWO_PHASES:
+        chosen["num_epochs"] = 2
     if kind.unlabeled_batch is not None and trainer != "Supervised":
         chosen["unlabeled_batch_size"] = kind.unlabeled_batch
     return chosen

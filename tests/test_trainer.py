@@ -25,6 +25,7 @@ RESUMED = {
     "CrossTeaching": ", width: 48, layers: 2, heads: 2",
     "FixMatchCTA": ", threshold: 0.3, deploy_teacher: true",
     "SelfTraining": ", first_round: 0.7",
+    "BCP": "",
 }
 STOCK_KEYS = {
     "network_weights", "optimizer_state", "grad_scaler_state", "logging", "_best_ema", "current_epoch", "init_args",

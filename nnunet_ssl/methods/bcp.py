@@ -12,16 +12,18 @@ CVPR 2023.
     y' = argmax g(x_w)
     x_in,  y_in  = x_l, y outside of B and x_s, y' inside       for one half of the pairs
     x_out, y_out = x_s, y' outside of B and x_l, y inside       for the other half
-    L = L_sup(f(x_l), y) + w(r) L_sup(f([x_in; x_out]), [y_in; y_out])
+    x, y'' = x_in, y_in or x_out, y_out with probability p, else x_s, y'
+    L = L_sup(f(x_l), y) + w(r) L_sup(f(x), y'')
 
 L_sup is nnU-Net's loss over all scales. That true labels reach into unlabeled images, and pseudo-labels into labeled
-ones, keeps the student from believing all that the teacher says; that the pseudo-labels begin when the learning rate
-has come down to zero keeps it from holding on to those of a network in mid-training.
+ones, keeps the student from believing all that the teacher says. Patches as they are keep it from finding parts of a
+structure where the image as a whole has none. That the pseudo-labels begin when the learning rate has come down to zero
+keeps it from holding on to those of a network in mid-training.
 
 The paper's step (`literal`, preset "published") has mixed patches alone, from one view:
 
     until the start: L = L_sup(f(x), y) of labeled patches with boxes of other labeled ones
-    L = L_l + alpha L_u,  L_R = CE + Dice over the voxels R of [x_in; x_out] that are labeled (l) or not (u)
+    L = L_l + alpha L_u,  L_R = CE + Dice over the voxels R of x_in and x_out that are labeled (l) or not (u)
 
 with its own learning rates, and alpha = 0.5. It keeps the largest component of the pseudo-labels of each patch, which
 is wrong for structures of several parts and for patches that do not hold a whole image; use nnU-Net's postprocessing on
@@ -49,6 +51,7 @@ class BCP(TeacherStudent):
     Args:
         start: where the unlabeled patches come in, as a fraction of training.
         side: beta, share of each side of a patch that its box takes.
+        probability: with which a pair is mixed; otherwise its patch is the unlabeled one as it is.
         literal: the paper's step.
         alpha: weight of pseudo-labeled voxels in the paper's step.
         ema_decay: limit of the teacher's decay per step.
@@ -61,12 +64,13 @@ class BCP(TeacherStudent):
     """
 
     views = ("weak", "strong")
-    presets = {"published": {"start": 0.2, "literal": True}}
+    presets = {"published": {"start": 0.2, "probability": 1.0, "literal": True}}
 
     def __init__(
         self,
         start: float = 0.5,
         side: float = 2 / 3,
+        probability: float = 0.5,
         literal: bool = False,
         alpha: float = 0.5,
         ema_decay: float = 0.99,
@@ -77,9 +81,11 @@ class BCP(TeacherStudent):
         super().__init__(ema_decay, deploy_teacher, weight=weight, rampup=rampup)
         check_range("start", start, 0.01, 0.99)
         check_range("side", side, 0, 1)
+        check_range("probability", probability, 0, 1)
         check_range("alpha", alpha, 0)
         self.phases = (start,)
         self.side = side
+        self.probability = probability
         self.literal = literal
         self.alpha = alpha
 
@@ -96,8 +102,8 @@ class BCP(TeacherStudent):
             return {"supervised": self.supervised(net(x), resized(y, labeled.target))}
 
         pair = torch.arange(len(unlabeled.weak), device=y.device) % len(y)
-        inside = torch.arange(len(pair), device=y.device).view(-1, *[1] * (y.ndim - 1)) < len(pair) // 2
-        from_labeled = boxes ^ inside  # x_in has the box of the unlabeled patch
+        inside, chosen = (each.to(y.device).view(-1, *[1] * (y.ndim - 1)) for each in self.directions(len(pair)))
+        from_labeled = (boxes ^ inside) & chosen  # x_in has the box of the unlabeled patch
         pseudo = self.pseudo_target(self.teacher(unlabeled.weak), y)
         x = torch.where(from_labeled, labeled.image[pair], unlabeled.weak if self.literal else unlabeled.strong)
         y = torch.where(from_labeled, y[pair], pseudo)
@@ -113,6 +119,10 @@ class BCP(TeacherStudent):
         """B, as masks (B, 1, *spatial)."""
         lengths = torch.tensor([int(self.side * size) for size in image.shape[2:]])
         return random_boxes(image, lengths.expand(len(image), -1))
+
+    def directions(self, pairs: int) -> tuple[Tensor, Tensor]:
+        """Which pairs make x_in, and which are mixed at all."""
+        return torch.arange(pairs) < pairs // 2, torch.rand(pairs) < self.probability
 
     def pseudo_target(self, teacher: Output, target: Tensor) -> Tensor:
         """y' in the form of nnU-Net's target at full resolution; reports its share of foreground."""

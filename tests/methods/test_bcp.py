@@ -54,7 +54,7 @@ def test_before_the_start_it_is_nnunets_own_step():
 def test_boxes_go_both_ways_with_the_labels_of_both(labeled, unlabeled):
     torch.manual_seed(0)
     net = Net(Voxelwise(), False)
-    method = made(net, side=0.5, weight=3.0)
+    method = made(net, side=0.5, probability=1.0, weight=3.0)
     terms = method.losses(net, *streams(labeled, unlabeled), AFTER)
     (seg, target), (mixed, [pasted]) = method.seen
     assert len(seg.logits) == labeled and len(mixed.logits) == len(pasted) == unlabeled
@@ -70,6 +70,21 @@ def test_boxes_go_both_ways_with_the_labels_of_both(labeled, unlabeled):
     assert terms["mixed"].item() == pytest.approx(3 * mixed.logits.square().mean().item())
     assert terms["supervised"].item() == pytest.approx(10000)
     assert method.report["pseudo_foreground"] == 0.5
+
+
+def test_pairs_that_are_not_mixed_are_unlabeled_patches_as_they_are():
+    torch.manual_seed(0)
+    net = Net(Voxelwise(), False)
+    method, mixed = made(net), []
+    for _ in range(50):
+        method.losses(net, *streams(), AFTER)
+        mixed.append((method.seen[-1][0].logits[:, 0] == 100).flatten(1).any(1))
+    mixed = torch.stack(mixed).float()
+    assert mixed.mean().item() == pytest.approx(0.5, abs=0.1)
+    assert (mixed.mean(0) > 0.3).all()  # of both directions
+    method = made(net, probability=0.0)
+    method.losses(net, *streams(), AFTER)
+    assert (method.seen[-1][0].logits[:, 0] == 7).all()
 
 
 def test_sides_of_the_boxes():
