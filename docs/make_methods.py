@@ -14,6 +14,10 @@ from nnunet_ssl.report.comparison import LENGTH, gap_closed
 from nnunet_ssl.report.records import ALL, SUPERVISED
 
 FOLDER = Path(__file__).resolve().parent / "methods"
+FIGURES = (
+    "Final checkpoint, test cases; mean ± standard deviation over seeds. Largest component: Dice after nnU-Net's\n"
+    "postprocessing; distances and the gap closed are without it."
+)
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 
 
@@ -46,7 +50,7 @@ def measured(entry: Entry, runs: Sequence[dict[str, Any]]) -> str:
     settings = {setting(run) for run in runs if run["method"] in names}
     if not settings:
         return "## Our figures\n\nNot measured yet."
-    parts = ["## Our figures", "Final checkpoint, test cases; mean ± standard deviation over seeds."]
+    parts = ["## Our figures", FIGURES]
     for suite, labeled, iterations in sorted(settings, key=lambda s: (s[0], s[2], str(s[1]).rjust(9))):
         lower, upper = (
             [r for r in runs if setting(r) == (suite, number, iterations) and kind(r) == (SUPERVISED, "default")]
@@ -61,7 +65,7 @@ def measured(entry: Entry, runs: Sequence[dict[str, Any]]) -> str:
         rows += [line(f"{SUPERVISED}, all labeled", upper, lower, upper)]
         parts += [
             f"### {suite}, {labeled} labeled, {iterations} iterations",
-            table(("training", "seeds", "Dice %", "HD95 mm", "gap closed"), rows),
+            table(("training", "seeds", "Dice %", "largest component", "HD95 mm", "gap closed"), rows),
         ]
     return "\n\n".join(parts)
 
@@ -80,16 +84,18 @@ def kind(run: dict[str, Any]) -> tuple[str, str]:
 def line(name: str, runs: list[dict], lower: list[dict], upper: list[dict]) -> tuple[str, ...]:
     """A row of the table; the share of the gap between the bounds is that of the mean Dice."""
     if not runs:
-        return name, "0", "not measured yet", "", ""
+        return name, "0", "not measured yet", "", "", ""
     low, mid, high = (statistics.fmean(dices) if (dices := values(r, "dice")) else None for r in (lower, runs, upper))
     bound = runs in (lower, upper)
     closed = None if bound or low is None or high is None else gap_closed(mid, low, high)
     gap = "" if closed is None else f"{closed:.0%}"
     seeds = " ".join(str(run["seed"]) for run in sorted(runs, key=lambda run: run["seed"]))
-    return name, seeds, spread(values(runs, "dice"), 100, 2), spread(values(runs, "hd95_mm"), 1, 2), gap
+    postprocessed = [run["largest_component"] for run in runs if run.get("largest_component")]
+    largest = spread(values(postprocessed, "dice"), 100, 2) if len(postprocessed) == len(runs) else ""
+    return name, seeds, spread(values(runs, "dice"), 100, 2), largest, spread(values(runs, "hd95_mm"), 1, 2), gap
 
 
-def values(runs: list[dict], metric: str) -> list[float]:
+def values(runs: Sequence[dict[str, Any]], metric: str) -> list[float]:
     """The means of the runs that have one; a distance has none where no prediction held the class."""
     return [mean for run in runs if (mean := run["metrics"][metric]["mean"]) is not None]
 
