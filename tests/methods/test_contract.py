@@ -47,6 +47,13 @@ SMALL = {
     "FixMatchCTA": {"threshold": 0.4},
 }
 ALL = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+PRESETS = [
+    pytest.param(method, values, id=f"{method.__name__}-{name}")
+    for method in METHODS
+    for name, values in method.presets.items()
+    if values
+]
+EARLY = Now(step=0, epoch=0, fraction=0.0)
 LATE = Now(step=900, epoch=9, fraction=0.9, phase=1)  # every ramp-up is well on its way
 
 
@@ -121,6 +128,17 @@ def gradients(net):
 
 def unsupervised(terms):
     return sum(term for name, term in terms.items() if not name.startswith("supervised"))
+
+
+@pytest.mark.parametrize("regions", [False, True])
+@pytest.mark.parametrize(("method", "values"), PRESETS)
+def test_steps_of_presets_are_finite(method, values, regions):
+    for now in (EARLY, LATE):
+        net, made = ready(method, 2, 3, regions, **values)
+        terms = made.losses(net, *batches(2, 3, regions), now)
+        assert "supervised" in terms and all(torch.isfinite(term) for term in terms.values())
+        sum(terms.values()).backward()
+        assert all(torch.isfinite(gradient).all() for gradient in gradients(net).values())
 
 
 @CASES
