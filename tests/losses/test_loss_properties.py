@@ -16,7 +16,13 @@ from workbench import task
 import nnunet_ssl.losses
 from nnunet_ssl.class_weights import DifficultyWeights, DistributionWeights, agreement, count_channels
 from nnunet_ssl.data.intensity import OPERATIONS
-from nnunet_ssl.losses.confidence import admitted_cross_entropy, admitted_shares, confidence
+from nnunet_ssl.losses.confidence import (
+    admitted_cross_entropy,
+    admitted_shares,
+    admitted_supervised,
+    confidence,
+    nearest,
+)
 from nnunet_ssl.losses.consistency import masked_mse
 from nnunet_ssl.losses.cross_entropy import cross_entropy, hard_labels
 from nnunet_ssl.losses.dice import squared_dice, weighted_dice
@@ -177,6 +183,29 @@ def test_admitted_shares(case):
         assert all(0 <= share <= 1 for share in shares.values())
         assert threshold != 0 or shares["admitted"] == 1
         assert threshold <= 1 or not any(shares.values())
+
+
+@covers(admitted_supervised, nearest)
+def test_admitted_supervised(case):
+    """Over two scales: always finite, and -1 where all is right and where nothing counts."""
+    channels, dimensions = case.first.shape[1], case.first.ndim - 2
+    admitted = case.valid[:, None].expand_as(case.labels) if case.regions else case.valid
+    half = case.second[(..., *[slice(None, None, 2)] * dimensions)]
+    size = half.shape[2:]
+    assert torch.equal(nearest(case.labels, case.first.shape[2:], case.regions), case.labels)
+    small = nearest(case.labels, size, case.regions)
+    assert small.shape[-dimensions:] == size and small.dtype == case.labels.dtype
+    for batch_dice, of_admitted in ((False, False), (True, False), (True, True)):
+        known = task(dimensions, channels, case.regions, batch_dice=batch_dice, scale_weights=(0.75, 0.25))
+        output = Output([case.first, half], case.regions)
+        loss = admitted_supervised(output, case.labels, admitted, known, of_admitted)
+        assert check_finite(loss, case.first, case.second) >= -1 - 1e-4
+        nothing = admitted_supervised(output, case.labels, torch.zeros_like(admitted), known, of_admitted)
+        gradients = torch.autograd.grad(nothing, (case.first, case.second))
+        assert not any(gradient.any() for gradient in gradients)
+        close(nothing.detach(), torch.tensor(-1.0))
+        perfect = Output([12e4 * (case.onehot - 0.5)], case.regions)
+        close(admitted_supervised(perfect, case.labels, admitted, known, of_admitted), torch.tensor(-1.0))
 
 
 @covers(masked_mse)
