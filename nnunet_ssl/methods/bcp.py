@@ -93,14 +93,9 @@ class BCP(TeacherStudent):
         self.teacher.copy_weights(net)
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
-        y = (labeled.target[0] if isinstance(labeled.target, list) else labeled.target).float()
-        boxes = self.boxes(labeled.image if now.phase == 0 else unlabeled.weak)
         if now.phase == 0:
-            if not self.literal:
-                return {"supervised": self.supervised(net(labeled.image), labeled.target)}
-            x, y = (torch.where(boxes, each.roll(1, 0), each) for each in (labeled.image, y))
-            return {"supervised": self.supervised(net(x), resized(y, labeled.target))}
-
+            return {"supervised": self.first_stage(net, labeled)}
+        y, boxes = full_resolution(labeled.target), self.boxes(unlabeled.weak)
         pair = torch.arange(len(unlabeled.weak), device=y.device) % len(y)
         inside, chosen = (each.to(y.device).view(-1, *[1] * (y.ndim - 1)) for each in self.directions(len(pair)))
         from_labeled = (boxes ^ inside) & chosen  # x_in has the box of the unlabeled patch
@@ -114,6 +109,14 @@ class BCP(TeacherStudent):
             "supervised": self.supervised(seg, labeled.target),
             "mixed": self.ramped_weight(now) * self.supervised(mixed, resized(y, labeled.target)),
         }
+
+    def first_stage(self, net: Net, labeled: Labeled) -> Tensor:
+        """nnU-Net's own loss; in the paper's step, of patches with boxes of the ones before."""
+        if not self.literal:
+            return self.supervised(net(labeled.image), labeled.target)
+        boxes = self.boxes(labeled.image)
+        x, y = (torch.where(boxes, each.roll(1, 0), each) for each in (labeled.image, full_resolution(labeled.target)))
+        return self.supervised(net(x), resized(y, labeled.target))
 
     def boxes(self, image: Tensor) -> Tensor:
         """B, as masks (B, 1, *spatial)."""
@@ -141,6 +144,11 @@ class BCP(TeacherStudent):
             parts = [part[:, None].expand_as(labels) for part in parts]
         known, guessed = (admitted_supervised(mixed, labels, part, self.task, of_admitted=True) for part in parts)
         return {"supervised": known, "pseudo": weight * self.alpha * guessed}
+
+
+def full_resolution(target: Tensor | list[Tensor]) -> Tensor:
+    """nnU-Net's target at the resolution of the image, (B, channels, *spatial), as float."""
+    return (target[0] if isinstance(target, list) else target).float()
 
 
 def resized(target: Tensor, like: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
