@@ -20,3 +20,8 @@ def random_boxes(image: Tensor, lengths: Tensor) -> Tensor:
         shape = [len(image), 1, *(size if other == axis else 1 for other in range(len(patch)))]
         mask &= ((place >= first) & (place < end)).view(shape)
     return mask
+
+
+def cut(batch: Tensor, boxes: Tensor) -> Tensor:
+    """(B, C, *spatial) with each box (B, 1, *spatial) taken from the entry before, the first's from the last."""
+    return torch.where(boxes, batch.roll(1, 0), batch)

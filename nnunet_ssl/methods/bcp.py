@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nnunet_ssl.boxes import random_boxes
+from nnunet_ssl.boxes import cut, random_boxes
 from nnunet_ssl.losses.confidence import admitted_supervised
 from nnunet_ssl.losses.cross_entropy import hard_labels
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
@@ -115,7 +115,7 @@ class BCP(TeacherStudent):
         if not self.literal:
             return self.supervised(net(labeled.image), labeled.target)
         boxes = self.boxes(labeled.image)
-        x, y = (torch.where(boxes, each.roll(1, 0), each) for each in (labeled.image, full_resolution(labeled.target)))
+        x, y = (cut(each, boxes) for each in (labeled.image, full_resolution(labeled.target)))
         return self.supervised(net(x), resized(y, labeled.target))
 
     def boxes(self, image: Tensor) -> Tensor:

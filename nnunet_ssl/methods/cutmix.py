@@ -5,7 +5,7 @@ perturbations", BMVC 2020.
 
     f, g          student and teacher; g is the moving average of f
     x_w, x_s      weak and strong view of the unlabeled patches: one geometry, x_s with nnU-Net's intensity changes
-    B             a box for each patch, with the share v of its volume
+    B             a box for a patch, with the share v of its volume, or none with probability 1 - p
     cut(t)        t outside of B, inside B the t of another patch of the batch
     q = cut(g(x_w)),  y' = argmax q,  M = [max q >= tau]
 
@@ -34,7 +34,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from nnunet_ssl.boxes import random_boxes
+from nnunet_ssl.boxes import cut, random_boxes
 from nnunet_ssl.losses.confidence import admitted_shares, admitted_supervised, confidence
 from nnunet_ssl.losses.cross_entropy import hard_labels
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
@@ -118,8 +118,3 @@ def draw_boxes(image: Tensor, volume: float, probability: float = 1.0) -> Tensor
     patch = torch.tensor(image.shape[2:])
     sides = volume ** torch.distributions.Dirichlet(torch.ones(len(patch))).sample((len(image),))
     return random_boxes(image, (sides * patch).round() * (torch.rand(len(image), 1) < probability))
-
-
-def cut(batch: Tensor, boxes: Tensor) -> Tensor:
-    """(B, C, *spatial) with each box (B, 1, *spatial) taken from the entry before, the first's from the last."""
-    return torch.where(boxes, batch.roll(1, 0), batch)
