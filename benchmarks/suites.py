@@ -85,6 +85,11 @@ SUITES = {
             **ACDC, name="acdc-mini", labeled=(3, 7), spacing=(10.0, 3.0, 3.0), features=(8, 16, 32, 64),
             patch=(64, 64), batch=8, iterations=8000, iterations_per_epoch=100,
         ),
+        # The same images, but a patch holds nearly the whole slice, as with nnU-Net's own plans of ACDC.
+        Suite(
+            **ACDC, name="acdc-whole", labeled=(3, 7), spacing=(10.0, 3.0, 3.0), features=(8, 16, 32, 64, 128),
+            patch=(112, 112), batch=4, iterations=8000, iterations_per_epoch=100,
+        ),
         # Smaller than the demo's, so that the same noise hides more of each organ (the smallest has some 450 voxels),
         # and with twice its variation, so that two cases do not tell of all others.
         Suite(
