@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 # Okabe and Ito's palette for all kinds of color vision, the colors that show on gray first.
 COLORS = ("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#D55E00", "#0072B2")
 
-_PANEL_INCHES = 2.6
+_PANEL_INCHES, _LINE_INCHES = 2.6, 0.15
 _INK, _FAINT = "#222222", "#777777"
 
 
@@ -41,8 +41,9 @@ def comparison_picture(path: Path, rows: list[Row], classes: dict[str, tuple[int
     height, width = rows[0].image.shape
     panel_height = _PANEL_INCHES * height / width
     row_height, head, foot = panel_height + 0.38, 0.75 if title else 0.4, 0.5
+    margin = 0.2 + _LINE_INCHES * max(1 + row.case.count("\n") for row in rows)
     figure = Figure(
-        figsize=(0.35 + len(columns) * (_PANEL_INCHES + 0.08), head + len(rows) * row_height + foot),
+        figsize=(margin + len(columns) * (_PANEL_INCHES + 0.08), head + len(rows) * row_height + foot),
         dpi=150,
         facecolor="white",
     )
@@ -52,7 +53,7 @@ def comparison_picture(path: Path, rows: list[Row], classes: dict[str, tuple[int
         low, high = np.percentile(row.image, (0.5, 99.5))
         segmentations = [None, row.reference, *row.predictions.values()]
         for c, (column, segmentation) in enumerate(zip(columns, segmentations, strict=True)):
-            left = 0.35 + c * (_PANEL_INCHES + 0.08)
+            left = margin + c * (_PANEL_INCHES + 0.08)
             bottom = total_height - head - r * row_height - panel_height
             box = (left / total_width, bottom / total_height, _PANEL_INCHES / total_width, panel_height / total_height)
             axes = figure.add_axes(box)

@@ -1,5 +1,7 @@
 """The comparison picture, read back: size, colors of the classes, and where a prediction differs."""
 
+from dataclasses import replace
+
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
@@ -53,6 +55,11 @@ def test_region_is_outlined_as_one(tmp_path):
     one_label, two_labels = row("right"), row("right")
     one_label.reference[one_label.reference == 3] = 2
     assert np.array_equal(draw(tmp_path / "a.png", [one_label]), draw(tmp_path / "b.png", [two_labels]))
+
+
+def test_a_label_of_two_lines_is_not_cut_by_the_edge(tmp_path):
+    picture = draw(tmp_path / "two.png", [replace(row("right"), case="best\ncase")])
+    assert (picture[:, :3, :3] == 1).all()
 
 
 def test_no_partial_file_stays(tmp_path):
