@@ -15,7 +15,7 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunet_ssl.method import Task
 
 SMALL_TRANSFORMER = {"width": 48, "layers": 2, "heads": 2}  # of cross teaching
-TWO_PHASES = ("BCP", "SelfTraining")  # trainers whose second phase needs a second epoch
+TWO_PHASES = ("BCP", "CutMix", "SelfTraining")  # trainers whose second phase needs a second epoch
 
 
 def tiny_network(dimensions: int, channels: int, seed: int = 0) -> PlainConvUNet:

@@ -9,12 +9,16 @@ perturbations", BMVC 2020.
     cut(t)        t outside of B, inside B the t of another patch of the batch
     q = cut(g(x_w)),  y' = argmax q,  M = [max q >= tau]
 
+    until the start: L = L_sup(f(x_l), y); then g <- f, and the learning rate starts anew
     L = L_sup(f(x_l), y) + w(r) sum_s w_s [mean M CE(f_s(cut(x_s)), y') + Dice_M(f_s(cut(x_s)), y')]
 
 The sum over scales s, its weights and the Dice (of the admitted voxels, M) are nnU-Net's. The box takes away the
-surroundings that the teacher saw, so that the student has to know a structure by what is left of it.
+surroundings that the teacher saw, so that the student has to know a structure by what is left of it. That the
+pseudo-labels begin when the learning rate has come down to zero keeps it from holding on to those of a network in
+mid-training.
 
-The paper teaches probabilities, on the weak view and with a box of half the image (preset "published"):
+The paper teaches probabilities from the first step on, on the weak view and with a box of half the image (preset
+"published"):
 
     L = L_sup(f(x_l), y) + mean M  mean |softmax f(cut(x_w)) - q|^2
 
@@ -46,6 +50,7 @@ class CutMix(TeacherStudent):
     """A teacher's confident pseudo-labels for patches with a box of another patch pasted into them.
 
     Args:
+        start: where the unlabeled patches come in, as a fraction of training; 0 for the first step.
         threshold: tau, confidence from which a pseudo-label counts.
         volume: v, share of a patch that its box takes.
         probability: with which a patch gets a box.
@@ -60,10 +65,11 @@ class CutMix(TeacherStudent):
     """
 
     views = ("weak", "strong")
-    presets = {"published": {"threshold": 0.97, "volume": 0.5, "probability": 1.0, "soft": True}}
+    presets = {"published": {"start": 0.0, "threshold": 0.97, "volume": 0.5, "probability": 1.0, "soft": True}}
 
     def __init__(
         self,
+        start: float = 0.5,
         threshold: float = 0.95,
         volume: float = 0.25,
         probability: float = 0.5,
@@ -74,9 +80,11 @@ class CutMix(TeacherStudent):
         rampup: float = 0.0,
     ):
         super().__init__(ema_decay, deploy_teacher, weight=weight, rampup=rampup)
+        check_range("start", start, 0, 0.99)
         check_range("threshold", threshold, 0, 1)
         check_range("volume", volume, 0, 1)
         check_range("probability", probability, 0, 1)
+        self.phases = (start,) if start else ()
         self.threshold = threshold
         self.volume = volume
         self.probability = probability
@@ -89,7 +97,12 @@ class CutMix(TeacherStudent):
             )
         super().setup(net, new_net)
 
+    def begin_phase(self, net: Net, phase: int) -> None:
+        self.teacher.copy_weights(net)
+
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
+        if self.phases and now.phase == 0:
+            return {"supervised": self.supervised(net(labeled.image), labeled.target)}
         boxes = draw_boxes(unlabeled.weak, self.volume, self.probability)
         teacher = Output([cut(self.teacher(unlabeled.weak).logits, boxes)], net.regions)
         seg, student = net(labeled.image, cut(unlabeled.weak if self.soft else unlabeled.strong, boxes))

@@ -13,7 +13,7 @@ from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.cutmix import CutMix, draw_boxes
 from nnunet_ssl.networks.net import Net, Output
 
-NOW = Now(step=5, epoch=0, fraction=0.5)
+BEFORE, NOW = Now(step=5, epoch=0, fraction=0.1), Now(step=90, epoch=9, fraction=0.9, phase=1)
 
 
 @pytest.mark.parametrize("patch", [(200, 160), (64, 80, 48)])
@@ -145,6 +145,27 @@ def test_the_paper_teaches_on_the_weak_view():
         method.losses(net, Labeled(weak, torch.zeros(1)), Unlabeled(weak, weak + 1), NOW)
         net.network = network
     assert [images[2:].mean().item() for images in seen] == [1, 0]
+
+
+def test_until_the_start_nnunets_loss_alone_then_the_student_is_the_teacher():
+    net, weak = Net(Voxelwise(), False), torch.randn(2, 1, 16, 16)
+    method, labeled, unlabeled = made(net), Labeled(weak, torch.zeros(1)), Unlabeled(weak, weak)
+    assert method.phases == (0.5,)
+    assert set(method.losses(net, labeled, unlabeled, BEFORE)) == {"supervised"}
+    with torch.no_grad():
+        for parameter in net.module.parameters():
+            parameter.add_(1)
+    method.begin_phase(net, 1)
+    for mine, theirs in zip(method.teacher.module.parameters(), net.module.parameters(), strict=True):
+        assert torch.equal(mine, theirs) and not mine.requires_grad
+    assert set(method.losses(net, labeled, unlabeled, NOW)) == {"supervised", "pseudo"}
+
+
+def test_the_paper_starts_with_the_first_step():
+    net, weak = Net(Voxelwise(), False), torch.randn(2, 1, 16, 16)
+    method = made(net, **CutMix.presets["published"])
+    assert method.phases == ()
+    assert "pseudo" in method.losses(net, Labeled(weak, torch.zeros(1)), Unlabeled(weak, weak), BEFORE)
 
 
 def test_one_patch_has_no_partner():
