@@ -104,19 +104,21 @@ class Method(nn.Module):
 
     Attributes:
         views: the views of each unlabeled patch that `losses` reads, of "weak", "strong" and "target". With "target",
-            at the start of each phase the student as it is then labels all unlabeled cases; no unlabeled patch comes
-            before.
+            which needs `labeled_first`, at the start of each phase the student as it is then labels all unlabeled
+            cases.
         presets: named sets of hyperparameters that differ from the defaults; "published" is the paper's.
         task: what is known of the data set; set by the trainer before `setup`.
         supervised: nnU-Net's own loss over all scales, called with an `Output` and a target; set by the trainer.
         phases: fractions of training at which another phase begins: nnU-Net's learning rate starts anew and comes down
             again by the next one, and the optimizer forgets its momentum.
+        labeled_first: whether there are no unlabeled patches before the first of `phases`.
         report: figures to log per epoch beside the losses (scalar tensors or floats), filled anew by each step.
     """
 
     views: ClassVar[tuple[str, ...]] = ("weak",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {"published": {}}
     phases: tuple[float, ...] = ()
+    labeled_first: bool = False
     task: Task
     supervised: Callable[[Output, Tensor | list[Tensor]], Tensor]
 

@@ -59,7 +59,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         self.hyperparameters = type(self).method.hyperparameters() | self.defaults | self.settings.method
         self.logger.local_logger = ProgressLogger()
         self._iteration = 0  # within the epoch
-        self._labels: Path | None = None  # the pseudo-labels that the loaders read
+        self._loaders_phase = 0  # the one that the loaders were made for
 
     # ------------------------------------------------------------------ set-up
 
@@ -160,16 +160,16 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         return datasets
 
     def join_streams(self, labeled: nnUNetDataLoader) -> Iterator[dict]:
-        """Each training batch also carries an unlabeled one, made by the same workers, unless it lacks its target."""
+        """Each training batch also carries an unlabeled one, made by the same workers, unless it is not read yet."""
         views = Views(labeled.transforms, type(self).method.views)
-        pool = self._unlabeled_pool()
-        if "target" in views.views and pool.labels is None:
+        pool = self._unlabeled_pool(self._labels_of(self._loaders_phase) if "target" in views.views else None)
+        if self.method.labeled_first and self._loaders_phase == 0:
             return labeled
         unlabeled = UnlabeledLoader(pool, self._unlabeled_share(), labeled, views, self.label_manager)
         return TwoStreamLoader(labeled, unlabeled)
 
-    def _unlabeled_pool(self) -> UnlabeledPool:
-        """The unlabeled folder and the cases whose labels this fold hides.
+    def _unlabeled_pool(self, labels: Path | None = None) -> UnlabeledPool:
+        """The unlabeled folder and the cases whose labels this fold hides, with the pseudo-labels of a folder.
 
         Raises:
             InputError: there is no unlabeled case, or one of them is also labeled or validated on, or, in the second
@@ -201,9 +201,9 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         self.print_to_log_file(
             f"{len(files)} unlabeled cases: {len(cases)} of {folder.name}, {len(hidden)} with hidden labels"
         )
-        if self._labels is not None:
-            check_predicted(self._labels, files, "unlabeled", LOST, "pseudo-label")
-        return UnlabeledPool(files, predictions, self._labels)
+        if labels is not None:
+            check_predicted(labels, files, "unlabeled", LOST, "pseudo-label")
+        return UnlabeledPool(files, predictions, labels)
 
     def _unlabeled_share(self) -> int:
         """This rank's part of the unlabeled batch.
@@ -224,8 +224,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
     def on_train_start(self) -> None:
         if not self.was_initialized:
             self.initialize()
-        if "target" in type(self).method.views and not self._phase_begins():
-            self._labels = self._labels_of_phase()
+        self._loaders_phase = self._phase - self._phase_begins()  # a phase that begins makes its own
         super().on_train_start()
         if not self.resumed:
             for module in self.method.modules():
@@ -233,26 +232,38 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
                     module.copy_weights(self.net)
 
     def on_train_epoch_start(self) -> None:
-        if "target" in type(self).method.views and self._phase_begins():
-            self._label_cases()
+        if self.method.labeled_first and self._phase_begins():
+            if "target" in type(self).method.views:
+                self._label_cases()
+            self._renew_loaders()
         super().on_train_epoch_start()
         self.method.train()
         self._iteration = len(self.earlier["train"])
+
+    @property
+    def _phase(self) -> int:
+        return phase_of(self.current_epoch, self.phase_starts)
 
     def _phase_begins(self) -> bool:
         """Whether the epoch at hand, of which no step is taken, is the first of a phase."""
         return self.current_epoch in self.phase_starts and not self.earlier["train"]
 
-    def _labels_of_phase(self) -> Path | None:
-        phase = phase_of(self.current_epoch, self.phase_starts)
+    def _labels_of(self, phase: int) -> Path | None:
         return Path(self.output_folder) / FOLDER / f"phase_{phase}" if phase else None
 
+    def _renew_loaders(self) -> None:
+        """They give what the phase at hand reads."""
+        self._loaders_phase = self._phase
+        self._train_steps.end_workers()
+        self._validation_steps.end_workers()
+        self._train_steps.loader, self._validation_steps.loader = self.get_dataloaders()
+
     def _label_cases(self) -> None:
-        """The student labels all unlabeled cases, and the loaders start anew with these labels.
+        """The student labels all unlabeled cases for the phase that begins.
 
         A run that is stopped meanwhile labels all of them again when it goes on.
         """
-        self._labels, folder = None, self._labels_of_phase()
+        folder = self._labels_of(self._phase)
         if self.local_rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
@@ -277,17 +288,12 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
             label_cases(predictor, pool, mine, single, folder, between)
         if self.is_ddp:
             dist.barrier()
-        self._labels = folder
-        self._train_steps.end_workers()
-        self._validation_steps.end_workers()
-        self._train_steps.loader, self._validation_steps.loader = self.get_dataloaders()
 
     def _begin_phase(self) -> None:
         for optimizer in self.optimizers:
             optimizer.state.clear()
-        phase = phase_of(self.current_epoch, self.phase_starts)
-        self.method.begin_phase(self.net, phase)
-        self.print_to_log_file(f"phase {phase} begins")
+        self.method.begin_phase(self.net, self._phase)
+        self.print_to_log_file(f"phase {self._phase} begins")
 
     def train_step(self, batch: dict) -> dict[str, Tensor]:
         """One step; returns the total loss, its terms and the method's report, all still on the device."""
@@ -297,7 +303,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         )
         step = self.current_epoch * self.num_iterations_per_epoch + self._iteration
         fraction = step / (self.num_epochs * self.num_iterations_per_epoch)
-        now = Now(step, self.current_epoch, fraction, phase_of(self.current_epoch, self.phase_starts))
+        now = Now(step, self.current_epoch, fraction, self._phase)
         if self._iteration == 0 and self.current_epoch in self.phase_starts:
             self._begin_phase()  # not before: a run that is stopped ahead of this step begins it when it goes on
 

@@ -12,6 +12,7 @@ from test_trainer import CPU, SHORT, Interrupted, interrupt_after, trainer_of
 
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.networks.net import unwrap
+from nnunet_ssl.trainer import SemiSupervisedTrainer
 
 
 @pytest.fixture
@@ -137,3 +138,22 @@ def test_a_resume_without_the_pseudo_labels_says_so(dataset, monkeypatch):
     resumed.load_checkpoint(f"{resumed.output_folder}/checkpoint_latest.pth")
     with pytest.raises(InputError, match=r"have no pseudo-label in .*phase_1 .*train from the start"):
         resumed.run_training()
+
+
+@pytest.mark.parametrize("name", ["BCP", "CutMix"])
+def test_no_unlabeled_patch_comes_before_it_is_read(name, dataset, monkeypatch):
+    monkeypatch.setenv("nnUNet_ssl_config", f"{{{SHORT}}}")
+    trainer = trainer_of(dataset, f"nnUNetTrainer{name}")
+    keys, step, base = [], SemiSupervisedTrainer.train_step, SemiSupervisedTrainer
+    monkeypatch.setattr(base, "train_step", lambda self, batch: keys.append({*batch}) or step(self, batch))
+    with monkeypatch.context() as patched:
+        patched.setattr(type(trainer), "on_epoch_end", interrupt_after(1), raising=False)
+        with pytest.raises(Interrupted):
+            trainer.run_training()
+    first = {"data", "target", "keys"}
+    assert trainer.phase_starts == [2] and keys == [first] * 2
+    resumed = trainer_of(dataset, f"nnUNetTrainer{name}", resume=True)
+    resumed.load_checkpoint(f"{resumed.output_folder}/checkpoint_latest.pth")
+    resumed.run_training()
+    later = first | {"unlabeled_weak", "unlabeled_strong"}
+    assert keys == [first] * 4 + [later] * 2

@@ -64,6 +64,7 @@ class BCP(TeacherStudent):
     """
 
     views = ("weak", "strong")
+    labeled_first = True
     presets = {"published": {"start": 0.2, "probability": 1.0, "literal": True}}
 
     def __init__(

@@ -84,7 +84,7 @@ class CutMix(TeacherStudent):
         check_range("threshold", threshold, 0, 1)
         check_range("volume", volume, 0, 1)
         check_range("probability", probability, 0, 1)
-        self.phases = (start,) if start else ()
+        self.phases, self.labeled_first = ((start,), True) if start else ((), False)
         self.threshold = threshold
         self.volume = volume
         self.probability = probability
@@ -101,7 +101,7 @@ class CutMix(TeacherStudent):
         self.teacher.copy_weights(net)
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
-        if self.phases and now.phase == 0:
+        if self.labeled_first and now.phase == 0:
             return {"supervised": self.supervised(net(labeled.image), labeled.target)}
         boxes = draw_boxes(unlabeled.weak, self.volume, self.probability)
         teacher = Output([cut(self.teacher(unlabeled.weak).logits, boxes)], net.regions)

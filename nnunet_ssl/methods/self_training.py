@@ -45,6 +45,7 @@ class SelfTraining(Method):
     """
 
     views = ("strong", "target")
+    labeled_first = True
 
     def __init__(self, rounds: int = 1, first_round: float = 0.5, weight: float = 1.0):
         super().__init__()
