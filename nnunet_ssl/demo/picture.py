@@ -38,23 +38,23 @@ def comparison_picture(path: Path, rows: list[Row], classes: dict[str, tuple[int
     """
     columns = ["Image", "Reference", *rows[0].predictions]
     colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(classes)}
-    height, width = rows[0].image.shape
-    panel_height = _PANEL_INCHES * height / width
-    row_height, head, foot = panel_height + 0.38, 0.75 if title else 0.4, 0.5
+    heights = [_PANEL_INCHES * row.image.shape[0] / row.image.shape[1] for row in rows]
+    gap, head, foot = 0.38, 0.75 if title else 0.4, 0.5
     margin = 0.2 + _LINE_INCHES * max(1 + row.case.count("\n") for row in rows)
     figure = Figure(
-        figsize=(margin + len(columns) * (_PANEL_INCHES + 0.08), head + len(rows) * row_height + foot),
+        figsize=(margin + len(columns) * (_PANEL_INCHES + 0.08), head + sum(heights) + len(rows) * gap + foot),
         dpi=150,
         facecolor="white",
     )
     FigureCanvasAgg(figure)
     total_width, total_height = figure.get_size_inches()
-    for r, row in enumerate(rows):
+    bottom = total_height - head + gap
+    for r, (row, panel_height) in enumerate(zip(rows, heights, strict=True)):
+        bottom -= gap + panel_height
         low, high = np.percentile(row.image, (0.5, 99.5))
         segmentations = [None, row.reference, *row.predictions.values()]
         for c, (column, segmentation) in enumerate(zip(columns, segmentations, strict=True)):
             left = margin + c * (_PANEL_INCHES + 0.08)
-            bottom = total_height - head - r * row_height - panel_height
             box = (left / total_width, bottom / total_height, _PANEL_INCHES / total_width, panel_height / total_height)
             axes = figure.add_axes(box)
             axes.set_axis_off()
