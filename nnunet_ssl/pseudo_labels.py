@@ -20,6 +20,7 @@ from nnunetv2.postprocessing.remove_connected_components import remove_all_but_l
 from nnunetv2.utilities.label_handling.label_handling import LabelManager, convert_labelmap_to_one_hot
 
 from nnunet_ssl.data.loader import UnlabeledPool
+from nnunet_ssl.errors import InputError
 
 FOLDER = "pseudo_labels"
 LOST = "the network that made them is gone; train from the start, without --c."
@@ -79,6 +80,9 @@ def label_cases(
         cases: those of the pool to label.
         single: structures of which only the largest component stays, see `single_components`.
         between: called before each case; may end the training.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written.
     """
     labels = predictor.label_manager
     aside = folder / f".{os.getpid()}.partial"
@@ -94,5 +98,12 @@ def label_cases(
         for structure in single:
             segmentation = remove_all_but_largest_component_from_segmentation(segmentation, structure)
         aside.unlink(missing_ok=True)
-        blosc2.asarray(np.ascontiguousarray(segmentation), urlpath=str(aside), mode="w")
+        try:
+            blosc2.asarray(np.ascontiguousarray(segmentation), urlpath=str(aside), mode="w")
+        except RuntimeError as error:  # blosc2 gives no reason
+            aside.unlink(missing_ok=True)
+            raise InputError(
+                f"{case}: its pseudo-label cannot be written to {folder} ({error}). Make room or give the right to "
+                "write; --c labels all cases again."
+            ) from error
         os.replace(aside, folder / f"{case}.b2nd")

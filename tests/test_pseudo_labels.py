@@ -1,5 +1,7 @@
 """Pseudo-labels of whole cases: which structures are one component, what is written, what is missed."""
 
+import resource
+import signal
 from types import SimpleNamespace
 
 import blosc2
@@ -139,3 +141,20 @@ def test_it_ends_between_two_cases(pool, tmp_path):
         check_predicted(folder, pool.identifiers, "unlabeled", LOST, "pseudo-label")
     with pytest.raises(InputError, match="2 unlabeled"):
         check_predicted(tmp_path / "none", pool.identifiers, "unlabeled", LOST, "pseudo-label")
+
+
+def test_a_full_disk_names_the_case_and_leaves_no_part(pool, tmp_path):
+    """A real limit on the size of files stands for the full disk."""
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    label_cases(Predictor(CLASSES), pool, ["case_1"], [], folder)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"case_2: .* cannot be written .*labels.* --c labels all cases again"):
+            label_cases(Predictor(CLASSES), pool, ["case_2"], [], folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [file.name for file in folder.iterdir()] == ["case_1.b2nd"]
