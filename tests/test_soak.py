@@ -72,9 +72,9 @@ def test_nothing_grows(phantom_2d_regions, tmp_path, monkeypatch, capsys, cases,
     pool_of, train_step = trainer._unlabeled_pool, trainer.train_step
     seconds, looks, waited, every = [], [], {}, EPOCH * epochs // LOOKS
 
-    def timed_pool():
+    def timed_pool(*arguments):
         started = time.perf_counter()
-        pool = pool_of()
+        pool = pool_of(*arguments)
         waited["pool"] = time.perf_counter() - started
         assert len(pool.identifiers) == cases
         return pool
