@@ -224,7 +224,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
     def on_train_start(self) -> None:
         if not self.was_initialized:
             self.initialize()
-        self._loaders_phase = self._phase - self._phase_begins()  # a phase that begins makes its own
+        self._loaders_phase = 0 if self._phase_begins() else self._phase  # a phase that begins makes its own
         super().on_train_start()
         if not self.resumed:
             for module in self.method.modules():

@@ -157,3 +157,19 @@ def test_no_unlabeled_patch_comes_before_it_is_read(name, dataset, monkeypatch):
     resumed.run_training()
     later = first | {"unlabeled_weak", "unlabeled_strong"}
     assert keys == [first] * 4 + [later] * 2
+
+
+def test_a_phase_that_begins_needs_no_labels_of_the_one_before(dataset, monkeypatch):
+    settings = SHORT.replace("num_epochs: 3", "num_epochs: 4")
+    monkeypatch.setenv("nnUNet_ssl_config", f"{{{settings}, rounds: 2}}")
+    trainer = trainer_of(dataset, "nnUNetTrainerSelfTraining")
+    with monkeypatch.context() as patched:
+        patched.setattr(type(trainer), "on_epoch_end", interrupt_after(3), raising=False)
+        with pytest.raises(Interrupted):
+            trainer.run_training()
+    folder = Path(trainer.output_folder) / "pseudo_labels"
+    shutil.rmtree(folder / "phase_1")
+    resumed = trainer_of(dataset, "nnUNetTrainerSelfTraining", resume=True)
+    resumed.load_checkpoint(f"{resumed.output_folder}/checkpoint_latest.pth")
+    resumed.run_training()
+    assert [phase.name for phase in folder.iterdir()] == ["phase_2"]
