@@ -90,9 +90,6 @@ class BCP(TeacherStudent):
         self.literal = literal
         self.alpha = alpha
 
-    def begin_phase(self, net: Net, phase: int) -> None:
-        self.teacher.copy_weights(net)
-
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
         if now.phase == 0:
             return {"supervised": self.first_stage(net, labeled)}

@@ -84,7 +84,8 @@ class CutMix(TeacherStudent):
         check_range("threshold", threshold, 0, 1)
         check_range("volume", volume, 0, 1)
         check_range("probability", probability, 0, 1)
-        self.phases, self.labeled_first = ((start,), True) if start else ((), False)
+        self.phases = (start,) if start else ()
+        self.labeled_first = bool(self.phases)
         self.threshold = threshold
         self.volume = volume
         self.probability = probability
@@ -96,9 +97,6 @@ class CutMix(TeacherStudent):
                 "CutMix pastes between unlabeled patches: set unlabeled_batch_size to 2 or more for each GPU."
             )
         super().setup(net, new_net)
-
-    def begin_phase(self, net: Net, phase: int) -> None:
-        self.teacher.copy_weights(net)
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
         if self.labeled_first and now.phase == 0:

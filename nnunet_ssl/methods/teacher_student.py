@@ -12,7 +12,7 @@ from nnunet_ssl.networks.teacher import Teacher
 
 
 class TeacherStudent(RampedMethod):
-    """Keeps an EMA teacher of the student.
+    """Keeps an EMA teacher of the student; where the method has phases, each begins with the student's weights.
 
     Args:
         ema_decay: alpha, limit of the teacher's decay per step.
@@ -31,6 +31,9 @@ class TeacherStudent(RampedMethod):
 
     def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
         self.teacher = Teacher(net, self.ema_decay)
+
+    def begin_phase(self, net: Net, phase: int) -> None:
+        self.teacher.copy_weights(net)
 
     def after_step(self, net: Net, now: Now) -> None:
         self.teacher.update(net, now.step)
