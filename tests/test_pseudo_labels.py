@@ -1,7 +1,5 @@
 """Pseudo-labels of whole cases: which structures are one component, what is written, what is missed."""
 
-import resource
-import signal
 from types import SimpleNamespace
 
 import blosc2
@@ -9,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from workbench import file_size_limit
 
 from nnunet_ssl.data.loader import UnlabeledPool
 from nnunet_ssl.data.previous_stage import check_predicted
@@ -144,17 +143,10 @@ def test_it_ends_between_two_cases(pool, tmp_path):
 
 
 def test_a_full_disk_names_the_case_and_leaves_no_part(pool, tmp_path):
-    """A real limit on the size of files stands for the full disk."""
     folder = tmp_path / "labels"
     folder.mkdir()
     label_cases(Predictor(CLASSES), pool, ["case_1"], [], folder)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
-    try:
-        with pytest.raises(InputError, match=r"case_2: .* cannot be written .*labels.* --c labels all cases again"):
-            label_cases(Predictor(CLASSES), pool, ["case_2"], [], folder)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    message = r"case_2: .* cannot be written .*labels.* --c labels all cases again"
+    with file_size_limit(64), pytest.raises(InputError, match=message):
+        label_cases(Predictor(CLASSES), pool, ["case_2"], [], folder)
     assert [file.name for file in folder.iterdir()] == ["case_1.b2nd"]

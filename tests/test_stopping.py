@@ -3,7 +3,6 @@
 import errno
 import os
 import random
-import resource
 import shutil
 import signal
 import time
@@ -16,7 +15,7 @@ import torch
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 from torch import distributed as dist
 from torch import multiprocessing as mp
-from workbench import assert_same
+from workbench import assert_same, file_size_limit
 
 from nnunet_ssl.checkpoints import read_checkpoint, write_checkpoint
 from nnunet_ssl.errors import InputError
@@ -151,19 +150,12 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
 
 
 def test_a_file_that_the_system_cuts_off_leaves_the_last_one_whole(tmp_path):
-    """A real limit on the size of files stands for the full disk."""
     file = tmp_path / "checkpoint_latest.pth"
     write_checkpoint(CONTENT, str(file))
     before = file.read_bytes()
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
-    try:
-        with pytest.raises(InputError, match="checkpoint_latest.pth cannot be written: File too large.*--c"):
-            write_checkpoint(CONTENT, str(file))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    message = "checkpoint_latest.pth cannot be written: File too large.*--c"
+    with file_size_limit(len(before) // 2), pytest.raises(InputError, match=message):
+        write_checkpoint(CONTENT, str(file))
     assert file.read_bytes() == before and os.listdir(tmp_path) == [file.name]
 
 

@@ -1,8 +1,11 @@
 """Tiny networks and prepared datasets for the tests."""
 
 import json
+import resource
 import shutil
+import signal
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +19,19 @@ from nnunet_ssl.method import Task
 
 SMALL_TRANSFORMER = {"width": 48, "layers": 2, "heads": 2}  # of cross teaching
 TWO_PHASES = ("BCP", "CutMix", "SelfTraining")  # trainers whose second phase needs a second epoch
+
+
+@contextmanager
+def file_size_limit(bytes_at_most):
+    """A real limit on the size of files stands for a full disk."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_at_most, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def tiny_network(dimensions: int, channels: int, seed: int = 0) -> PlainConvUNet:
