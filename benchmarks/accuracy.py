@@ -28,14 +28,16 @@ from pathlib import Path
 from typing import Any
 
 from postprocessing import write_rule
-from records import SUPERVISED, commit, make_table, read_measures, read_training, versions
+from records import commit, make_table, read_measures, read_training, versions
 from rich.console import Console
 from steps import locked, run_command
-from suites import ALL, SUITES, Suite, edit_plans, fold_of, make_folds
+from suites import SUITES, Suite, edit_plans, fold_of, make_folds
 
 from nnunet_ssl.demo.phantom import write_phantom
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import write_json
+from nnunet_ssl.report.comparison import make_sections
+from nnunet_ssl.report.records import ALL, SUPERVISED, read_record
 from nnunet_ssl.runner.local import interrupted_by_signals
 from nnunet_ssl.runner.plan import BASELINE, Experiment, Run, overrides_by_method
 from nnunet_ssl.settings import VARIABLE, parse_overrides
@@ -154,7 +156,8 @@ def run_suite(suite: Suite, asked: argparse.Namespace) -> None:
                 write_json(measure(workspace, row), record_file(row, suite, asked.out))
     console = Console(highlight=False)
     console.width = max(console.width, 100)  # in a log, too, no cell is cut
-    console.print(make_table([recorded(row, suite, asked.out) for row in rows]))
+    [section] = make_sections([read_record(record_file(row, suite, asked.out)) for row in rows])
+    console.print(make_table(section))
 
 
 def make_rows(suite: Suite, asked: argparse.Namespace) -> list[Row]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import re
-import statistics
 import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -14,8 +13,8 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from nnunet_ssl.report.comparison import gap_closed
-from nnunet_ssl.report.records import ALL, METRICS, SUPERVISED
+from nnunet_ssl.report.comparison import Group, Section
+from nnunet_ssl.report.records import METRICS
 
 NUMBER = r"(-?[\d.]+(?:e[+-]?\d+)?|nan|-?inf)"
 CURVES = {
@@ -85,53 +84,40 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(package) for name, package in packages.items()}
 
 
-def make_table(records: Sequence[dict[str, Any]]) -> Table:
-    """One row for each labeled number, method and name: means over the seeds, the standard deviation (n - 1) of Dice.
+def make_table(section: Section) -> Table:
+    """Means over the seeds, the standard deviation (n - 1) of Dice; the upper bound is the last row.
 
     "Largest comp." is Dice after nnU-Net's postprocessing; gap and distances are without it.
-
-    Args:
-        records: the bounds among them.
     """
-    groups: dict[tuple, list[dict]] = {}
-    for record in records:
-        groups.setdefault((record["labeled"], record["method"], record["name"] or record["preset"]), []).append(record)
-    bounds = {labeled: _dice(group) for (labeled, method, _), group in groups.items() if method == SUPERVISED}
-    table = Table(title=f"{records[0]['suite']}, {records[0]['iterations']} iterations, test cases", box=SIMPLE)
+    table = Table(title=f"{section.title}, test cases", box=SIMPLE)
     titles = ("method", "labeled", "seeds", "Dice", "largest comp.", "HD95 mm", "gap closed", "training s", "peak MB")
     for column in titles:
         table.add_column(column, justify="left" if column == "method" else "right")
-    for (labeled, method, name), group in groups.items():
-        dice = _dice(group)
-        spread = statistics.stdev(r["metrics"]["dice"]["mean"] for r in group) if len(group) > 1 else None
-        share = None if method == SUPERVISED else gap_closed(dice, bounds[labeled], bounds[ALL])
-        table.add_row(
-            method if name == "default" else f"{method} ({name})",
-            str(labeled),
-            str(len(group)),
-            f"{dice:.4f}" + ("" if spread is None else f" ± {spread:.4f}"),
-            _cell(_postprocessed(group), ".4f"),
-            _cell([r["metrics"]["hd95_mm"]["mean"] for r in group], ".2f"),
-            "-" if share is None else f"{share:.0%}",
-            _cell([r["wall_seconds"] for r in group], ".0f"),
-            _cell([r["peak_memory_mb"] for r in group], ".0f"),
-        )
+    for comparison in section.comparisons:
+        if comparison.lower:
+            table.add_row(*_cells(comparison.lower))
+        for row in comparison.rows:
+            table.add_row(*_cells(row.group, row.closed))
+    if upper := section.comparisons[-1].upper:
+        table.add_row(*_cells(upper))
     return table
 
 
-def _dice(group: Sequence[dict[str, Any]]) -> float:
-    return statistics.fmean(record["metrics"]["dice"]["mean"] for record in group)
+def _cells(group: Group, closed: float | None = None) -> tuple[str, ...]:
+    return (
+        group.label,
+        str(group.first.labeled),
+        str(group.seeds),
+        f"{group.dice:.4f}" + ("" if group.spread is None else f" ± {group.spread:.4f}"),
+        _cell(group.postprocessed, ".4f"),
+        _cell(group.metric("hd95_mm"), ".2f"),
+        _cell(closed, ".0%"),
+        *(_cell(next(iter(of.values()), None), ".0f") for of in (group.seconds, group.memory)),
+    )
 
 
-def _postprocessed(group: Sequence[dict[str, Any]]) -> list[float]:
-    """Dice by seed after postprocessing, none where a record is from before that was measured."""
-    found = [record.get("largest_component") for record in group]
-    return [each["metrics"]["dice"]["mean"] for each in found] if all(found) else []
-
-
-def _cell(values: Sequence[float | None], form: str) -> str:
-    present = [value for value in values if value is not None]
-    return f"{statistics.fmean(present):{form}}" if present else "-"
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"
 
 
 def _finite(text: str) -> float | None:

@@ -4,10 +4,13 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from accuracy_records import content, write
 
 from nnunet_ssl import catalog
 from nnunet_ssl.catalog import Facts, Figure, documented_arguments, find_entry, page, read_catalog, read_facts
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.report.comparison import make_sections
+from nnunet_ssl.report.records import read_records
 
 ROOT = Path(__file__).resolve().parents[1]
 ENTRIES = read_catalog()
@@ -152,49 +155,45 @@ def test_the_pages_are_current(make_methods):
     assert stale == [], "run: python docs/make_methods.py"
 
 
-def result(method, labeled, seed, dice, hd95, preset="default", name=None, postprocessed=None, **overrides):
-    """What a record of the accuracy benchmark has of a run."""
-    largest = {} if postprocessed is None else {"largest_component": {"metrics": {"dice": {"mean": postprocessed}}}}
-    return {
-        **{"suite": "la", "method": method, "preset": preset, "labeled": labeled, "seed": seed, "iterations": 1000},
-        **{"name": name, "overrides": {"num_epochs": 4} | overrides},
-        "metrics": {"dice": {"mean": dice}, "hd95_mm": {"mean": hd95}},
-    } | largest
+def figures(make_methods, folder, name, *records):
+    """The lines of a method's own figures."""
+    return make_methods.measured(BY_NAME[name], make_sections(read_records([write(folder, *records)]))).splitlines()
 
 
-def test_our_figures_stand_between_both_bounds(make_methods):
-    runs = [
-        result("supervised", 8, 0, 0.80, 10.0, postprocessed=0.81),
-        result("supervised", 8, 1, 0.84, 14.0, postprocessed=0.85),
-        result("supervised", 8, 0, 0.99, 1.0, initial_lr=0.1),
-        result("supervised", "all", 0, 0.92, 4.0),
-        result("MeanTeacher", 8, 0, 0.83, None, postprocessed=0.84),
-        result("MeanTeacher", 8, 1, 0.87, 6.0),
-        result("MeanTeacher", 8, 0, 0.77, 9.0, "published"),
-        result("MeanTeacher", 8, 0, 0.92, 4.0, name="strong", weight=10.0),
-        result("MeanTeacher", 16, 0, 0.90, 4.0),
-        result("UAMT", 8, 0, 0.1, 1.0),
-    ]
-    lines = make_methods.measured(BY_NAME["MeanTeacher"], runs).splitlines()
+def test_our_figures_stand_between_both_bounds(make_methods, tmp_path):
+    lines = figures(
+        make_methods, tmp_path, "MeanTeacher",
+        content("supervised", 8, 0, 0.80, postprocessed=0.81),
+        content("supervised", 8, 1, 0.84, postprocessed=0.85),
+        content("supervised", 8, 0, 0.99, overrides={"initial_lr": 0.1}, name="fast"),
+        content("supervised", "all", 0, 0.92),
+        content("MeanTeacher", 8, 0, 0.83, postprocessed=0.84),
+        content("MeanTeacher", 8, 1, 0.87),
+        content("MeanTeacher", 8, 0, 0.77, preset="published"),
+        content("MeanTeacher", 8, 0, 0.92, name="strong", overrides={"weight": 10.0}),
+        content("MeanTeacher", 16, 0, 0.90),
+        content("UAMT", 8, 0, 0.1),
+    )  # fmt: skip
     assert [line for line in lines if line.startswith("#")] == [
         "## Our figures",
-        "### la, 8 labeled, 1000 iterations",
-        "### la, 16 labeled, 1000 iterations",
+        "### tiny, 10 iterations, 8 labeled",
+        "### tiny, 10 iterations, 16 labeled",
     ]
     assert lines[9:14] == [
-        "| supervised, 8 labeled | 0 1 | 82.00 ± 2.83 | 83.00 ± 2.83 | 12.00 ± 2.83 |  |",
-        "| MeanTeacher, default | 0 1 | 85.00 ± 2.83 |  | 6.00 | 30% |",  # only one seed was postprocessed
-        "| MeanTeacher, published | 0 | 77.00 |  | 9.00 | -50% |",
-        "| MeanTeacher, strong {weight: 10} | 0 | 92.00 |  | 4.00 | 100% |",
-        "| supervised, all labeled | 0 | 92.00 |  | 4.00 |  |",
+        "| supervised, 8 labeled | 0 1 | 82.00 ± 2.83 | 83.00 ± 2.83 | 8.20 ± 0.28 |  |",
+        "| MeanTeacher (strong) {weight: 10} | 0 | 92.00 |  | 9.20 | 100% |",
+        "| MeanTeacher | 0 1 | 85.00 ± 2.83 |  | 8.50 ± 0.28 | 30% |",  # only one seed was postprocessed
+        "| MeanTeacher (published) | 0 | 77.00 |  | 7.70 | -50% |",
+        "| supervised, all labeled | 0 | 92.00 |  | 9.20 |  |",
     ]
 
 
-def test_missing_figures_are_said(make_methods):
-    assert "Not measured yet." in make_methods.measured(BY_NAME["CPS"], [result("UAMT", 8, 0, 0.5, 1.0)])
-    alone = make_methods.measured(BY_NAME["UAMT"], [result("UAMT", 8, 0, 0.5, 1.0)])
-    assert "| supervised, all labeled | 0 | not measured yet |  |  |  |" in alone
-    assert "| UAMT, default | 0 | 50.00 |  | 1.00 |  |" in alone
+def test_missing_figures_are_said(make_methods, tmp_path):
+    alone = content("UAMT", 8, 0, 0.5)
+    assert figures(make_methods, tmp_path, "CPS", alone)[-1] == "Not measured yet."
+    lines = figures(make_methods, tmp_path, "UAMT", alone)
+    assert "| supervised, all labeled | 0 | not measured yet |  |  |  |" in lines
+    assert "| UAMT | 0 | 50.00 |  | 5.00 |  |" in lines
 
 
 def test_text_of_values_and_cells():

@@ -16,6 +16,7 @@ import pytest
 import records
 import steps
 import suites
+from accuracy_records import content, write
 from acvl_utils.morphology.morphology_helper import remove_all_but_largest_component
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
@@ -25,6 +26,8 @@ from nnunet_ssl.data.protocols import choose, published
 from nnunet_ssl.data.splits import check_fold
 from nnunet_ssl.demo.phantom import ORGANS, phantom_case
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.report.comparison import make_sections
+from nnunet_ssl.report.records import read_records
 
 TINY = suites.Suite(
     name="tiny", data="phantom", classes=("liver", "kidney"), configuration="3d_fullres", spacing=(4.0, 4.0, 4.0),
@@ -58,16 +61,6 @@ def asked(tmp_path: Path, **changes) -> argparse.Namespace:
     options = {"methods": [], "labeled": None, "seeds": [0], "device": "cpu", "preset": "default", "config": ""}
     places = {"source": None, "work": tmp_path / "work", "out": tmp_path / "out"}
     return argparse.Namespace(**options | places | {"iterations": None, "name": None} | changes)
-
-
-def record(method: str, labeled, seed: int, dice: float, **changes) -> dict:
-    means = {name: {"mean": value} for name, value in (("dice", dice), ("hd95_mm", 5.0))}
-    row = {"suite": "tiny", "method": method, "labeled": labeled, "seed": seed, "preset": "default", "name": None}
-    return row | {"iterations": 4, "metrics": means, "wall_seconds": 2.0, "peak_memory_mb": None} | changes
-
-
-def postprocessed(dice: float) -> dict:
-    return {"largest_component": {"metrics": {"dice": {"mean": dice}}}}
 
 
 @pytest.mark.parametrize("suite", [*suites.SUITES.values(), TINY], ids=lambda suite: suite.name)
@@ -217,34 +210,36 @@ def test_logs_of_a_resumed_training():
     assert records.read_logs([""])[1:] == (None, None)
 
 
-def test_table_has_means_over_seeds_and_shares_of_the_gap():
-    rows = [
-        record("supervised", 1, 0, 0.70, **postprocessed(0.75)),
-        record("supervised", 1, 1, 0.74, **postprocessed(0.77)),
-        record("CPS", 1, 0, 0.80, **postprocessed(0.8)), record("CPS", 1, 1, 0.80),
-        record("CPS", 1, 0, 0.68, preset="published"),
-        record("supervised", "all", 0, 0.92), record("supervised", "all", 1, 0.92),
-    ]  # fmt: skip
+def test_table_has_means_over_seeds_and_shares_of_the_gap(tmp_path):
+    folder = write(
+        tmp_path,
+        content("supervised", 1, 0, 0.70, postprocessed=0.75),
+        content("supervised", 1, 1, 0.74, postprocessed=0.77),
+        content("CPS", 1, 0, 0.80, postprocessed=0.8), content("CPS", 1, 1, 0.80, wall_seconds=170.0),
+        content("CPS", 1, 0, 0.68, preset="published"),
+        content("supervised", "all", 0, 0.92), content("supervised", "all", 1, 0.92, peak_memory_mb=7.0),
+    )  # fmt: skip
+    [section] = make_sections(read_records([folder]))
     console = Console(width=120)
     with console.capture() as capture:
-        console.print(records.make_table(rows))
+        console.print(records.make_table(section))
     lines = [line.split() for line in capture.get().splitlines() if line.strip()][3:]
     assert lines == [
-        ["supervised", "1", "2", "0.7200", "±", "0.0283", "0.7600", "5.00", "-", "2", "-"],
-        ["CPS", "1", "2", "0.8000", "±", "0.0000", "-", "5.00", "40%", "2", "-"],  # one seed lacks it
-        ["CPS", "(published)", "1", "1", "0.6800", "-", "5.00", "-20%", "2", "-"],
-        ["supervised", "all", "2", "0.9200", "±", "0.0000", "-", "5.00", "-", "2", "-"],
+        ["supervised", "1", "2", "0.7200", "±", "0.0283", "0.7600", "7.20", "-", "60", "-"],
+        ["CPS", "1", "2", "0.8000", "±", "0.0000", "-", "8.00", "40%", "160", "-"],  # one seed lacks it
+        ["CPS", "(published)", "1", "1", "0.6800", "-", "6.80", "-20%", "150", "-"],
+        ["supervised", "all", "2", "0.9200", "±", "0.0000", "-", "9.20", "-", "60", "7"],
     ]
 
 
 def test_a_record_of_other_overrides_or_another_suite_is_no_record_of_the_row(tmp_path):
     row = accuracy.make_rows(TINY, asked(tmp_path))[0]
     assert accuracy.recorded(row, TINY, tmp_path) is None
-    content = {"overrides": row.overrides, "definition": accuracy.definition(TINY)}
-    accuracy.write_json(content, accuracy.record_file(row, TINY, tmp_path))
-    assert accuracy.recorded(row, TINY, tmp_path) == content
+    made = {"overrides": row.overrides, "definition": accuracy.definition(TINY)}
+    accuracy.write_json(made, accuracy.record_file(row, TINY, tmp_path))
+    assert accuracy.recorded(row, TINY, tmp_path) == made
     more_numbers = dataclasses.replace(TINY, labeled=(1, 2, 3))
-    assert accuracy.recorded(row, more_numbers, tmp_path) == content
+    assert accuracy.recorded(row, more_numbers, tmp_path) == made
     with pytest.raises(InputError, match="batch 2, not 3"):
         accuracy.recorded(row, dataclasses.replace(TINY, batch=3), tmp_path)
     longer = dataclasses.replace(row, overrides=row.overrides | {"weight": 1.0})
@@ -289,34 +284,35 @@ def test_a_run_where_the_bounds_are_there_and_the_same_again(tmp_path, monkeypat
     monkeypatch.setenv("nnUNet_ssl_config", "{num_epochs: 77}")  # of the caller's shell; not for the benchmark
     options = asked(tmp_path, methods=["MeanTeacher"])
     for row, dice in zip(accuracy.make_rows(TINY, asked(tmp_path)), (-1.0, 2.0), strict=True):
-        rest = {"overrides": row.overrides, "definition": accuracy.definition(TINY)}
-        accuracy.write_json(
-            record("supervised", row.labeled, 0, dice, **rest), accuracy.record_file(row, TINY, options.out)
-        )
+        bound = content(
+            labeled=row.labeled, iterations=4, per_case={"phantom_004": dict.fromkeys(TINY.classes, dice)},
+            definition=accuracy.definition(TINY),
+        )  # fmt: skip
+        accuracy.write_json(bound | {"overrides": row.overrides}, accuracy.record_file(row, TINY, options.out))
     accuracy.run_suite(TINY, options)
     trained = [file.parents[1].name for file in options.work.glob("**/checkpoint_final.pth")]
     assert trained == ["nnUNetTrainerMeanTeacher__nnUNetPlans_bench__3d_fullres"]
     files = {file.name: file for file in options.out.iterdir()}
     assert len(files) == 3
-    content = json.loads(files["tiny_1_MeanTeacher_default_4_seed0.json"].read_text(encoding="utf-8"))
-    assert set(content) == {
+    made = json.loads(files["tiny_1_MeanTeacher_default_4_seed0.json"].read_text(encoding="utf-8"))
+    assert set(made) == {
         "suite", "method", "preset", "labeled", "seed", "device", "iterations", "wall_seconds", "peak_memory_mb",
         "commit", "versions", "command", "overrides", "name", "definition", "metrics", "learning_curve",
         "largest_component",
     }  # fmt: skip
-    assert (content["method"], content["labeled"], content["iterations"]) == ("MeanTeacher", 1, 4)
-    assert set(content["metrics"]) == {"dice", "jaccard", "hd95_mm", "asd_mm", "missed"}
-    dice = content["metrics"]["dice"]
+    assert (made["method"], made["labeled"], made["iterations"]) == ("MeanTeacher", 1, 4)
+    assert set(made["metrics"]) == {"dice", "jaccard", "hd95_mm", "asd_mm", "missed"}
+    dice = made["metrics"]["dice"]
     assert 0 <= dice["mean"] <= 1 and set(dice["per_class"]) == set(TINY.classes)
     assert list(dice["per_case"]) == ["phantom_004"]
-    largest = content["largest_component"]
-    assert set(largest["metrics"]) == set(content["metrics"]) and [2] in largest["structures"]  # the kidney is one
-    made = options.work / "tiny" / "predictions" / "1_MeanTeacher_default_4_seed0" / "largest_component"
-    kidney = SimpleITKIO().read_seg(str(made / "phantom_004.nii.gz"))[0][0] == 2
+    largest = made["largest_component"]
+    assert set(largest["metrics"]) == set(made["metrics"]) and [2] in largest["structures"]  # the kidney is one
+    kept = options.work / "tiny" / "predictions" / "1_MeanTeacher_default_4_seed0" / "largest_component"
+    kidney = SimpleITKIO().read_seg(str(kept / "phantom_004.nii.gz"))[0][0] == 2
     assert kidney.sum() == remove_all_but_largest_component(kidney).sum()
-    assert [len(values) for values in content["learning_curve"].values()] == [2, 2, 2, 2]
-    assert content["wall_seconds"] == pytest.approx(sum(content["learning_curve"]["epoch_seconds"]))
-    assert str(tmp_path) not in json.dumps(content)
+    assert [len(values) for values in made["learning_curve"].values()] == [2, 2, 2, 2]
+    assert made["wall_seconds"] == pytest.approx(sum(made["learning_curve"]["epoch_seconds"]))
+    assert str(tmp_path) not in json.dumps(made)
 
     base = options.work / "tiny" / "nnUNet_preprocessed" / accuracy.DATASET
     folds = json.loads((base / "splits_final.json").read_text(encoding="utf-8"))
