@@ -7,17 +7,19 @@ Simplifying Semi-Supervised Learning with Consistency and Confidence", NeurIPS 2
     q = softmax f(x_w),  y' = argmax q,  M = [max q >= tau]                          without gradient
     L = L_sup(f(x_l), y) + w(r) mean M CE(f(x_s), y')
 
-The mean divides by all voxels, admitted or not, so that the term grows with confidence. tau = 0.95 and the constant
-weight 1 are the paper's. For regions each channel has its own y', confidence max(p, 1 - p) and M, and CE is binary.
+The mean divides by all voxels, admitted or not, so that the term grows with confidence. tau = 0.95 is the paper's; its
+constant weight of 1 (preset "published") holds the student at the pseudo-labels of a network in mid-training, so that
+the default is the medical code's w(r) = 0.1 exp(-5 (1 - r)^2). For regions each channel has its own y', confidence
+max(p, 1 - p) and M, and CE is binary.
 
 nnU-Net's intensity changes have their own probabilities, with which a third of the strong views of images with one
 channel equal the weak ones; the paper changes every image, as FixMatchCTA does. The paper takes seven times as many
 unlabeled images (`unlabeled_batch_size` here) and predicts with a moving average of the weights, which
 `deploy_teacher` gives; the student makes the pseudo-labels either way.
 
-The medical code (SSL4MIS) has this form on a branch, with w(r) = 0.1 exp(-5 (1 - r)^2) (preset "ssl4mis") and strong
-views of labeled patches, which we leave to nnU-Net. Its main script thresholds 1 - min q / max q, a test of the least
-likely class, and trains rejected voxels as background instead of leaving them out. We follow the paper.
+The medical code (SSL4MIS, preset "ssl4mis", which is the default) has this form on a branch, with strong views of
+labeled patches, which we leave to nnU-Net. Its main script thresholds 1 - min q / max q, a test of the least likely
+class, and trains rejected voxels as background instead of leaving them out. We follow the paper.
 """
 
 from __future__ import annotations
@@ -40,25 +42,23 @@ class FixMatch(RampedMethod):
         threshold: tau, confidence from which a pseudo-label counts.
         deploy_teacher: predict with a moving average of the weights instead of the student.
         ema_decay: alpha, limit of the decay of that average per step.
-        weight: lambda, weight of the pseudo-label term at the end of the ramp-up.
-        rampup: rho, length of the ramp-up as a fraction of training; 0 for a constant weight.
+        ramped: see `RampedMethod`.
 
     Raises:
         ValueError: a value is out of range.
     """
 
     views = ("weak", "strong")
-    presets = {"published": {}, "ssl4mis": {"weight": 0.1, "rampup": 1.0}}
+    presets = {"published": {"weight": 1.0, "rampup": 0.0}, "ssl4mis": {}}
 
     def __init__(
         self,
         threshold: float = 0.95,
         deploy_teacher: bool = False,
         ema_decay: float = 0.999,
-        weight: float = 1.0,
-        rampup: float = 0.0,
+        **ramped,
     ):
-        super().__init__(weight, rampup)
+        super().__init__(**ramped)
         check_range("threshold", threshold, 0, 1)
         check_range("ema_decay", ema_decay, 0, 1)
         self.threshold = threshold

@@ -40,7 +40,7 @@ class FixMatchCTA(FixMatch):
     """
 
     views = ("weak",)
-    presets = {"published": {}, "ssl4mis": {"weight": 0.1, "rampup": 1.0, "cut": 0.85}}
+    presets = {"published": FixMatch.presets["published"], "ssl4mis": {"cut": 0.85}}
 
     def __init__(self, depth: int = 2, cut: float = 0.8, **fixmatch):
         super().__init__(**fixmatch)

@@ -96,7 +96,7 @@ class Scaled(torch.nn.Module):
 
 
 def test_one_step_by_hand_and_no_gradient_through_the_labels():
-    method, net = made(), Net(Scaled(), False)
+    method, net = made(**FixMatch.presets["published"]), Net(Scaled(), False)
     weak = torch.tensor([2.0, 0.1, -2.0]).view(1, 1, 3, 1)  # q = 0.9975, 0.5744, 0.0025
     strong = torch.tensor([1.0, 1.0, 1.0]).view(1, 1, 3, 1)
     terms = method.losses(net, Labeled(torch.zeros(1, 1, 3, 1), torch.zeros(1)), Unlabeled(weak, strong), NOW)
@@ -106,17 +106,18 @@ def test_one_step_by_hand_and_no_gradient_through_the_labels():
     assert net.module.w.grad.item() == pytest.approx(3 * (-0.047426 + 0.952574) / 3, abs=1e-5)
 
 
-def test_the_weight_is_constant_by_default_and_ramps_in_the_medical_preset():
-    method = made()
+def test_the_weight_ramps_as_in_medical_code_and_is_constant_in_the_paper():
+    method = made(**FixMatch.presets["published"])
     assert [method.ramped_weight(Now(0, 0, r)) for r in (0.0, 0.5, 0.99)] == [1.0, 1.0, 1.0]
-    ramped = made(**FixMatch.presets["ssl4mis"])
+    ramped = made()
+    assert made(**FixMatch.presets["ssl4mis"]).ramped_weight(Now(0, 0, 0.5)) == ramped.ramped_weight(Now(0, 0, 0.5))
     assert ramped.ramped_weight(Now(0, 0, 0.5)) == pytest.approx(0.1 * 0.286505, abs=1e-6)
     assert FixMatch.hyperparameters() == {
         "threshold": 0.95,
         "deploy_teacher": False,
         "ema_decay": 0.999,
-        "weight": 1.0,
-        "rampup": 0.0,
+        "weight": 0.1,
+        "rampup": 1.0,
     }
 
 
