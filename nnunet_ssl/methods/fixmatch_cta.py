@@ -5,7 +5,7 @@ strong augmentation of D. Berthelot et al., "ReMixMatch", ICLR 2020.
 
     x_s = policy(x_w)        two operations per patch, of strengths that the network still bears   see `ct_augment.py`
     probe                    f(policy'(x_l)) against y, without gradient, updates those strengths in each step
-    L                        as in FixMatch
+    L                        as in FixMatch, with the paper's constant weight of 1
 
 The strong view is made from the weak one on the device, with changes of intensity and cutout only, so geometry is
 shared. The probe's proximity is balanced over classes, or the background of a patch would hide that an organ is lost;
@@ -33,6 +33,8 @@ class FixMatchCTA(FixMatch):
     Args:
         depth: number of operations that make a strong view of a patch; 0 for none.
         cut: a strength is used while its rate is at least this share of its operation's best.
+        weight: lambda, weight of the pseudo-label term at the end of the ramp-up.
+        rampup: rho, length of the ramp-up as a fraction of training; 0 for a constant weight.
         fixmatch: see `FixMatch`.
 
     Raises:
@@ -40,10 +42,10 @@ class FixMatchCTA(FixMatch):
     """
 
     views = ("weak",)
-    presets = {"published": FixMatch.presets["published"], "ssl4mis": {"cut": 0.85}}
+    presets = {"published": {}, "ssl4mis": {"weight": 0.1, "rampup": 1.0, "cut": 0.85}}
 
-    def __init__(self, depth: int = 2, cut: float = 0.8, **fixmatch):
-        super().__init__(**fixmatch)
+    def __init__(self, depth: int = 2, cut: float = 0.8, weight: float = 1.0, rampup: float = 0.0, **fixmatch):
+        super().__init__(weight=weight, rampup=rampup, **fixmatch)
         check_range("depth", depth, 0)
         check_range("cut", cut, 0, 1)
         self.depth = depth

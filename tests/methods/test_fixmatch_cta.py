@@ -50,7 +50,7 @@ def test_depth_zero_is_fixmatch_with_equal_views(tiny_net):
     method = ready(net, depth=0, threshold=0.3)
     labeled, unlabeled = batches()
     terms = method.losses(net, labeled, unlabeled, NOW)
-    plain = FixMatch(threshold=0.3)
+    plain = FixMatch(threshold=0.3, **FixMatch.presets["published"])
     plain.task, plain.supervised = method.task, method.supervised
     same = plain.losses(net, labeled, Unlabeled(unlabeled.weak, unlabeled.weak), NOW)
     assert all(torch.equal(terms[name], same[name]) for name in same)
@@ -102,6 +102,7 @@ def test_adds_two_hyperparameters_and_needs_one_view():
     added = set(FixMatchCTA.hyperparameters()) - set(FixMatch.hyperparameters())
     assert added == {"depth", "cut"} and FixMatchCTA.views == ("weak",)
     assert FixMatchCTA().controller.cut == 0.8
+    assert (FixMatchCTA().weight, FixMatchCTA().rampup) == (1.0, 0.0)
     assert FixMatchCTA(**FixMatchCTA.presets["ssl4mis"]).controller.cut == 0.85
 
 
