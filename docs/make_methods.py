@@ -44,13 +44,12 @@ def measured(entry: Entry, sections: Sequence[Section]) -> str:
     parts = []
     for section in sections:
         for comparison in section.comparisons:
-            mine = [row for row in comparison.rows if row.group.first.method in names]
-            rows = [
-                line(f"{SUPERVISED}, {comparison.labeled} labeled", comparison.lower),
-                *(line(row.group.label, row.group, row.closed) for row in mine),
-                line(f"{SUPERVISED}, all labeled", comparison.upper),
-            ]
-            if mine:
+            if mine := [row for row in comparison.rows if row.group.first.method in names]:
+                rows = [
+                    line(f"{SUPERVISED}, {comparison.labeled} labeled", comparison.lower),
+                    *(line(row.group.label, row.group, row.closed) for row in mine),
+                    line(f"{SUPERVISED}, all labeled", comparison.upper),
+                ]
                 heading = f"### {section.title}, {comparison.labeled} labeled"
                 titles = ("training", "seeds", "Dice %", "largest component", "HD95 mm", "gap closed")
                 parts += [heading, table(titles, rows)]

@@ -23,6 +23,21 @@ def dataset(phantom_3d, tmp_path, monkeypatch):
     return phantom_3d.copy(tmp_path).use(monkeypatch)
 
 
+def interrupt(trainer, epoch, monkeypatch):
+    """Trains until so many epochs are over."""
+    with monkeypatch.context() as patched:
+        patched.setattr(type(trainer), "on_epoch_end", interrupt_after(epoch), raising=False)
+        with pytest.raises(Interrupted):
+            trainer.run_training()
+
+
+def resume(dataset, name):
+    """A trainer with the state of the latest checkpoint."""
+    trainer = trainer_of(dataset, name, resume=True)
+    trainer.load_checkpoint(f"{trainer.output_folder}/checkpoint_latest.pth")
+    return trainer
+
+
 def test_phases_restart_the_learning_rate_and_the_momentum(dataset, monkeypatch):
     settings = SHORT.replace("num_epochs: 3", "num_epochs: 4")
     monkeypatch.setenv("nnUNet_ssl_config", f"{{{settings}, rounds: 2}}")
@@ -60,8 +75,7 @@ def test_a_phase_begins_once_when_a_run_was_stopped_ahead_of_its_first_step(data
         with pytest.raises(SystemExit):
             trainer.run_training()
     assert begun == []
-    resumed = trainer_of(dataset, "nnUNetTrainerSelfTraining", resume=True)
-    resumed.load_checkpoint(f"{resumed.output_folder}/checkpoint_latest.pth")
+    resumed = resume(dataset, "nnUNetTrainerSelfTraining")
     resumed.run_training()
     assert begun == [1]
 
@@ -118,8 +132,7 @@ def test_a_run_stopped_while_it_labels_does_so_again(dataset, monkeypatch):
         with pytest.raises(SystemExit):
             trainer.run_training()
     (stopped[0] / "rest.b2nd").write_bytes(b"of a run that was cut off")
-    resumed = trainer_of(dataset, "nnUNetTrainerSelfTraining", resume=True)
-    resumed.load_checkpoint(f"{resumed.output_folder}/checkpoint_latest.pth")
+    resumed = resume(dataset, "nnUNetTrainerSelfTraining")
     assert resumed.current_epoch == 1
     resumed.run_training()
     images = dataset.base / f"{dataset.plans}_3d_fullres_unlabeled"
@@ -129,13 +142,9 @@ def test_a_run_stopped_while_it_labels_does_so_again(dataset, monkeypatch):
 def test_a_resume_without_the_pseudo_labels_says_so(dataset, monkeypatch):
     monkeypatch.setenv("nnUNet_ssl_config", f"{{{SHORT}, first_round: 0.4}}")
     trainer = trainer_of(dataset, "nnUNetTrainerSelfTraining")
-    with monkeypatch.context() as patched:
-        patched.setattr(type(trainer), "on_epoch_end", interrupt_after(2), raising=False)
-        with pytest.raises(Interrupted):
-            trainer.run_training()
+    interrupt(trainer, 2, monkeypatch)
     shutil.rmtree(Path(trainer.output_folder) / "pseudo_labels")
-    resumed = trainer_of(dataset, "nnUNetTrainerSelfTraining", resume=True)
-    resumed.load_checkpoint(f"{resumed.output_folder}/checkpoint_latest.pth")
+    resumed = resume(dataset, "nnUNetTrainerSelfTraining")
     with pytest.raises(InputError, match=r"have no pseudo-label in .*phase_1 .*train from the start"):
         resumed.run_training()
 
@@ -146,14 +155,10 @@ def test_no_unlabeled_patch_comes_before_it_is_read(name, dataset, monkeypatch):
     trainer = trainer_of(dataset, f"nnUNetTrainer{name}")
     keys, step, base = [], SemiSupervisedTrainer.train_step, SemiSupervisedTrainer
     monkeypatch.setattr(base, "train_step", lambda self, batch: keys.append({*batch}) or step(self, batch))
-    with monkeypatch.context() as patched:
-        patched.setattr(type(trainer), "on_epoch_end", interrupt_after(1), raising=False)
-        with pytest.raises(Interrupted):
-            trainer.run_training()
+    interrupt(trainer, 1, monkeypatch)
     first = {"data", "target", "keys"}
     assert trainer.phase_starts == [2] and keys == [first] * 2
-    resumed = trainer_of(dataset, f"nnUNetTrainer{name}", resume=True)
-    resumed.load_checkpoint(f"{resumed.output_folder}/checkpoint_latest.pth")
+    resumed = resume(dataset, f"nnUNetTrainer{name}")
     resumed.run_training()
     later = first | {"unlabeled_weak", "unlabeled_strong"}
     assert keys == [first] * 4 + [later] * 2
@@ -163,13 +168,9 @@ def test_a_phase_that_begins_needs_no_labels_of_the_one_before(dataset, monkeypa
     settings = SHORT.replace("num_epochs: 3", "num_epochs: 4")
     monkeypatch.setenv("nnUNet_ssl_config", f"{{{settings}, rounds: 2}}")
     trainer = trainer_of(dataset, "nnUNetTrainerSelfTraining")
-    with monkeypatch.context() as patched:
-        patched.setattr(type(trainer), "on_epoch_end", interrupt_after(3), raising=False)
-        with pytest.raises(Interrupted):
-            trainer.run_training()
+    interrupt(trainer, 3, monkeypatch)
     folder = Path(trainer.output_folder) / "pseudo_labels"
     shutil.rmtree(folder / "phase_1")
-    resumed = trainer_of(dataset, "nnUNetTrainerSelfTraining", resume=True)
-    resumed.load_checkpoint(f"{resumed.output_folder}/checkpoint_latest.pth")
+    resumed = resume(dataset, "nnUNetTrainerSelfTraining")
     resumed.run_training()
     assert [phase.name for phase in folder.iterdir()] == ["phase_2"]
