@@ -13,7 +13,7 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from nnunet_ssl.report.comparison import Group, Section
+from nnunet_ssl.report.comparison import Group, Section, percent
 from nnunet_ssl.report.records import METRICS
 
 NUMBER = r"(-?[\d.]+(?:e[+-]?\d+)?|nan|-?inf)"
@@ -111,7 +111,7 @@ def _cells(group: Group, closed: float | None = None) -> tuple[str, ...]:
         f"{group.dice:.4f}" + ("" if group.spread is None else f" ± {group.spread:.4f}"),
         _cell(group.postprocessed, ".4f"),
         _cell(group.metric("hd95_mm"), ".2f"),
-        _cell(closed, ".0%"),
+        "-" if closed is None else percent(closed),
         *(_cell(next(iter(of.values()), None), ".0f") for of in (group.seconds, group.memory)),
     )
 

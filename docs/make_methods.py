@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunet_ssl.catalog import Entry, page, read_catalog, table
 from nnunet_ssl.files import write_text
-from nnunet_ssl.report.comparison import Group, Section, make_sections
+from nnunet_ssl.report.comparison import Group, Section, make_sections, percent
 from nnunet_ssl.report.records import SUPERVISED, read_records
 
 FOLDER = Path(__file__).resolve().parent / "methods"
@@ -67,7 +67,7 @@ def line(name: str, group: Group | None, closed: float | None = None) -> tuple[s
         spread([record.dice for record in group.records], 100),
         "" if group.postprocessed is None else spread([record.postprocessed for record in group.records], 100),
         spread(distances, 1),
-        "" if closed is None else f"{closed:.0%}",
+        "" if closed is None else percent(closed),
     )
 
 

@@ -185,7 +185,7 @@ def test_our_figures_stand_between_both_bounds(make_methods, tmp_path):
         "| supervised, 8 labeled | 0 1 | 82.00 ± 2.83 | 83.00 ± 2.83 | 8.20 ± 0.28 |  |",
         "| MeanTeacher (strong) {weight: 10} | 0 | 92.00 |  | 9.20 | 100% |",
         "| MeanTeacher | 0 1 | 85.00 ± 2.83 |  | 8.70 | 30% |",  # only one seed was postprocessed
-        "| MeanTeacher (published) | 0 | 77.00 |  | 7.70 | -50% |",
+        "| MeanTeacher (published) | 0 | 77.00 |  | 7.70 | −50% |",
         "| supervised, all labeled | 0 | 92.00 |  | 9.20 |  |",
     ]
 

@@ -19,6 +19,7 @@ from nnunet_ssl.errors import InputError
 from nnunet_ssl.report.records import ALL, SUPERVISED, Record
 from nnunet_ssl.report.significance import LEVEL, holm, paired_p
 
+MINUS = "−"  # as wide as the plus sign
 # overrides that every run of an iteration number has, or that its preset tells
 LENGTH = {"num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every", "preset"}
 
@@ -201,6 +202,11 @@ class Section:
 def gap_closed(value: float, lower: float, upper: float) -> float | None:
     """The share of the way from the lower to the upper bound; None if there is no way."""
     return (value - lower) / (upper - lower) if upper > lower else None
+
+
+def percent(share: float) -> str:
+    """A share as whole percents; nothing is less than 0% that rounds to it."""
+    return f"{round(100 * share)}%".replace("-", MINUS)
 
 
 def make_sections(records: Sequence[Record]) -> list[Section]:

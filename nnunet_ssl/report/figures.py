@@ -15,7 +15,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nnunet_ssl.report.comparison import Comparison, Group, Section
+from nnunet_ssl.report.comparison import Comparison, Group, Section, percent
 from nnunet_ssl.report.records import ALL, Record
 
 # Of Okabe and Ito's palette for all kinds of color vision; the bounds are gray.
@@ -24,7 +24,6 @@ INK, FAINT, GRID = "#222222", "#767676", "#E4E4E4"
 WIDTH = 10.5  # inches
 COLUMNS = 4
 NARROWEST = 0.05  # Dice: a narrower axis would make much of little
-MINUS = "−"  # as wide as the plus sign
 
 STYLE = {
     "font.size": 10,
@@ -180,11 +179,6 @@ def class_figure(comparison: Comparison) -> Figure | None:
             axes.set_axis_off()
         figure.axes[0].invert_yaxis()
     return figure
-
-
-def percent(share: float) -> str:
-    """A share as whole percents."""
-    return f"{share:.0%}".replace("-", MINUS)
 
 
 def _bound_name(group: Group, comparison: Comparison) -> str:

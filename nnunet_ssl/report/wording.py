@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nnunet_ssl.report.comparison import Comparison, Group, Row, Section
-from nnunet_ssl.report.figures import MINUS, percent
+from nnunet_ssl.report.comparison import MINUS, Comparison, Group, Row, Section, percent
 from nnunet_ssl.report.overlays import Overlay
 from nnunet_ssl.report.records import ALL
 from nnunet_ssl.report.significance import LEVEL, smallest_p
@@ -133,8 +132,8 @@ def overlay_caption(overlay: Overlay) -> str:
 
 
 def signed(value: float | None) -> str:
-    """A difference with its sign."""
-    return DASH if value is None else f"{value:+.3f}".replace("-", MINUS)
+    """A difference with its sign; what rounds to zero has that of zero."""
+    return DASH if value is None else f"{round(value, 3) + 0.0:+.3f}".replace("-", MINUS)
 
 
 def probability(p: float | None) -> str:

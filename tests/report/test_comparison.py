@@ -4,7 +4,7 @@ import pytest
 from accuracy_records import content, write
 
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.report.comparison import Group, Row, gap_closed, make_sections
+from nnunet_ssl.report.comparison import Group, Row, gap_closed, make_sections, percent
 from nnunet_ssl.report.records import read_records
 
 CPS, UAMT = "CPS", "UAMT"
@@ -27,6 +27,11 @@ def test_gap_closed():
     assert gap_closed(0.55, 0.6, 0.8) == pytest.approx(-0.25)
     assert gap_closed(0.7, 0.8, 0.8) is None
     assert gap_closed(0.7, 0.8, 0.6) is None
+
+
+def test_a_share_is_printed_as_whole_percents():
+    assert [percent(share) for share in (0.43, -0.13, 1.0)] == ["43%", "−13%", "100%"]
+    assert [percent(share) for share in (-0.004, 0.004)] == ["0%", "0%"]
 
 
 def test_a_table_between_its_bounds(tmp_path):
