@@ -39,12 +39,13 @@ CASES = pytest.mark.parametrize(
     ("dimensions", "channels", "regions"),
     [(2, 2, False), (2, 5, False), (3, 2, False), (3, 5, False), (2, 3, True), (3, 1, True)],
 )
-# networks of a size for tests, and thresholds that an untrained one can pass
+# networks of a size for tests, thresholds that an untrained one can pass, dropout that acts on so few channels
 SMALL = {
     "CrossTeaching": SMALL_TRANSFORMER,
     "CutMix": {"threshold": 0.2},
     "FixMatch": {"threshold": 0.4},
     "FixMatchCTA": {"threshold": 0.4},
+    "RDrop": {"dropout": 0.2},
 }
 ALL = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 PRESETS = [

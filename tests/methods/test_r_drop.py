@@ -7,7 +7,7 @@ from workbench import tiny_network
 
 from nnunet_ssl.losses.divergence import symmetric_kl
 from nnunet_ssl.method import Labeled, Now, Unlabeled
-from nnunet_ssl.methods.r_drop import RDrop
+from nnunet_ssl.methods.r_drop import PATIENCE, RDrop
 from nnunet_ssl.networks.net import Net, Output
 
 START, END = Now(0, 0, 0.0), Now(100, 1, 1.0)
@@ -21,8 +21,8 @@ def cross_entropy(output, target):
     return F.cross_entropy(output.logits, target)
 
 
-def ready(net, **arguments) -> RDrop:
-    method = RDrop(**arguments)
+def ready(net, dropout=0.5, **arguments) -> RDrop:
+    method = RDrop(dropout=dropout, **arguments)
     method.supervised = cross_entropy
     method.setup(net, None)
     return method
@@ -118,14 +118,26 @@ def test_passes_differ_in_training_and_agree_in_evaluation(tiny_net, dimensions)
     assert method.deployed(net) is net.module
 
 
-def test_equal_passes_in_the_first_step_are_an_error(tiny_net):
-    net = tiny_net()
+def test_passes_that_never_differ_are_an_error(tiny_net):
+    net, streams = tiny_net(), batches()
     method = ready(net)
-    assert method.losses(net, *batches(), START)["divergence"].item() > 0
     net.module.eval()
-    with pytest.raises(RuntimeError, match="PlainConvUNet"):
-        method.losses(net, *batches(), START)
-    assert method.losses(net, *batches(), END)["divergence"].item() == 0
+    for _ in range(PATIENCE - 1):
+        assert method.losses(net, *streams, START)["divergence"].item() == 0
+    with pytest.raises(RuntimeError, match=f"PlainConvUNet were equal in {PATIENCE} steps"):
+        method.losses(net, *streams, START)
+
+
+def test_passes_that_are_equal_now_and_then_are_none(tiny_net):
+    net, streams = tiny_net(), batches()
+    method = ready(net)
+    net.module.eval()
+    method.losses(net, *streams, START)
+    net.module.train()
+    assert method.losses(net, *streams, START)["divergence"].item() > 0
+    net.module.eval()
+    for _ in range(PATIENCE + 1):
+        assert method.losses(net, *streams, END)["divergence"].item() == 0
 
 
 def test_dropout_survives_compilation():
@@ -167,6 +179,7 @@ def test_which_patches_diverge(tiny_net, labeled_too):
 )
 def test_weights_of_the_presets(preset, start, end):
     method = RDrop(**RDrop.presets[preset])
+    assert method.dropout == 0.2
     assert method.ramped_weight(START) == pytest.approx(start, abs=5e-7)
     assert method.ramped_weight(END) == end
 
