@@ -100,7 +100,7 @@ class Task:
 class Method(nn.Module):
     """One paper. Submodules are its extra networks, buffers its state: `state_dict()` is all that a resume needs.
 
-    Hyperparameters are keyword arguments of the constructor with the paper's values as defaults.
+    Hyperparameters are keyword arguments of the constructor; the paper's values are the preset "published".
 
     Attributes:
         views: the views of each unlabeled patch that `losses` reads, of "weak", "strong" and "target". With "target",
