@@ -15,7 +15,7 @@ import torch
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 from torch import distributed as dist
 from torch import multiprocessing as mp
-from workbench import assert_same, file_size_limit
+from workbench import assert_same, end_rank, file_size_limit
 
 from nnunet_ssl.checkpoints import read_checkpoint, write_checkpoint
 from nnunet_ssl.errors import InputError
@@ -363,7 +363,7 @@ def stop_one_rank(rank, world, folder):
             if number := stop.agreed(CPU):
                 break
     Path(folder, f"rank_{rank}").write_text(f"{step} {number}", encoding="utf-8")
-    dist.destroy_process_group()
+    end_rank()
 
 
 def test_ranks_agree_on_the_step(tmp_path):

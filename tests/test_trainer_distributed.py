@@ -8,6 +8,7 @@ import torch
 from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
+from workbench import end_rank
 
 
 def train_rank(rank, world, dataset, name, folder):
@@ -39,7 +40,7 @@ def train_rank(rank, world, dataset, name, folder):
         {"net": trainer.net.module.state_dict(), "method": trainer.method.state_dict(), "sizes": sizes},
         f"{folder}/rank_{rank}",
     )
-    dist.destroy_process_group()
+    end_rank()
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainerMeanTeacher", "nnUNetTrainerDHC"])

@@ -25,7 +25,7 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
-from workbench import SMALL_TRANSFORMER, task, tiny_network
+from workbench import SMALL_TRANSFORMER, end_rank, task, tiny_network
 
 from nnunet_ssl.distributed import broadcast_state
 from nnunet_ssl.errors import InputError
@@ -125,7 +125,7 @@ def train_all(rank, world, rendezvous, results):
             trainer = trainer_of(method, Net(network, False), **arguments)
             torch.manual_seed(7 + 1000 * rank * (kind == "noisy"))
             torch.save(train(trainer, rank), results / f"{method.__name__}_{kind}_{rank}")
-    dist.destroy_process_group()
+    end_rank()
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +234,7 @@ def run_thrice(rank, world, dataset, name, settings, folder):
     resumed = run(resume=True)
     if rank == 0:
         shutil.move(resumed.output_folder, folder / "resumed")
-    dist.destroy_process_group()
+    end_rank()
 
 
 @pytest.mark.slow

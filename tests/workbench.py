@@ -1,6 +1,7 @@
 """Tiny networks and prepared datasets for the tests."""
 
 import json
+import os
 import resource
 import shutil
 import signal
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from torch import distributed as dist
 
 from nnunet_ssl.method import Task
 
@@ -32,6 +34,17 @@ def file_size_limit(bytes_at_most):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
+
+
+def end_rank():
+    """Ends the process of a rank, all of whose results are stored.
+
+    At once, without Python's own end: a thread of gloo that lets go of its last tensor just then waits for an
+    interpreter that is no more, and PyTorch aborts ("terminate called without an active exception", PyTorch's #190489).
+    DistributedDataParallel keeps these threads alive beyond the end of the group.
+    """
+    dist.destroy_process_group()
+    os._exit(0)
 
 
 def tiny_network(dimensions: int, channels: int, seed: int = 0) -> PlainConvUNet:

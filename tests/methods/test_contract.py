@@ -17,7 +17,7 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves, tree_map
-from workbench import SMALL_TRANSFORMER, task, tiny_network
+from workbench import SMALL_TRANSFORMER, end_rank, task, tiny_network
 
 import nnunet_ssl.methods
 from nnunet_ssl._bootstrap import trainers_folder
@@ -256,7 +256,7 @@ def rank_gradients(rank, world, method, rendezvous, results):
     average_gradients([parameter for parameter in made.parameters() if parameter.requires_grad])
     made.after_step(wrapped, LATE)
     torch.save({"net": gradients(wrapped), "method": made.state_dict()}, f"{results}_{rank}")
-    dist.destroy_process_group()
+    end_rank()
 
 
 @ALL

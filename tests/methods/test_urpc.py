@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import distributed as dist
 from torch import multiprocessing as mp
-from workbench import task, tiny_network
+from workbench import end_rank, task, tiny_network
 
 from nnunet_ssl.losses.divergence import kl, log_probs
 from nnunet_ssl.method import Labeled, Now, Unlabeled
@@ -138,7 +138,7 @@ def rank_gradient(rank, rendezvous, results):
     consistency, divergence = pyramid_consistency(part, False)
     consistency.backward()
     torch.save(([logits.grad / 2 for logits in part], consistency.detach(), divergence), f"{results}_{rank}")
-    dist.destroy_process_group()
+    end_rank()
 
 
 def test_the_ratio_over_two_processes_is_that_of_the_joint_batch(tmp_path):
