@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
-from torch import distributed as dist
 from torch import multiprocessing as mp
-from workbench import assert_same, end_rank, file_size_limit
+from workbench import assert_same, file_size_limit, one_rank
 
 from nnunet_ssl.checkpoints import read_checkpoint, write_checkpoint
 from nnunet_ssl.errors import InputError
@@ -355,15 +354,14 @@ def test_a_truncated_checkpoint_is_named(dataset):
 
 
 def stop_one_rank(rank, world, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
-    with Stop() as stop:
-        for step in range(3 * AGREE_EVERY):
-            if rank == 1 and step == AGREE_EVERY + 2:
-                send(signal.SIGTERM)
-            if number := stop.agreed(CPU):
-                break
-    Path(folder, f"rank_{rank}").write_text(f"{step} {number}", encoding="utf-8")
-    end_rank()
+    with one_rank(rank, world, folder):
+        with Stop() as stop:
+            for step in range(3 * AGREE_EVERY):
+                if rank == 1 and step == AGREE_EVERY + 2:
+                    send(signal.SIGTERM)
+                if number := stop.agreed(CPU):
+                    break
+        Path(folder, f"rank_{rank}").write_text(f"{step} {number}", encoding="utf-8")
 
 
 def test_ranks_agree_on_the_step(tmp_path):

@@ -5,15 +5,13 @@ import os
 
 import pytest
 import torch
-from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
-from workbench import end_rank
+from workbench import one_rank
 
 
 def train_rank(rank, world, dataset, name, folder):
     """One rank of `nnUNetv2_train -num_gpus 2`, on the CPU: only the device and the DDP wrapper are replaced."""
-    torch.set_num_threads(1)
     for kind in ("raw", "preprocessed", "results"):
         os.environ[f"nnUNet_{kind}"] = str(dataset.root / kind)
     os.environ["nnUNet_n_proc_DA"] = "0"
@@ -22,25 +20,24 @@ def train_rank(rank, world, dataset, name, folder):
     from nnunetv2.run.run_training import get_trainer_from_args
     from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet
 
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
-    trainer = get_trainer_from_args(dataset.name, "3d_fullres", 0, name, dataset.plans, device=torch.device("cpu"))
-    trainer.device, trainer.grad_scaler = torch.device("cpu"), None
-    nnunet.DDP = lambda network, device_ids: DistributedDataParallel(network)
-    trainer.logger.local_logger.plot_progress_png = lambda *args: None
-    sizes = []
-    losses = type(trainer).method.losses
+    with one_rank(rank, world, folder):
+        trainer = get_trainer_from_args(dataset.name, "3d_fullres", 0, name, dataset.plans, device=torch.device("cpu"))
+        trainer.device, trainer.grad_scaler = torch.device("cpu"), None
+        nnunet.DDP = lambda network, device_ids: DistributedDataParallel(network)
+        trainer.logger.local_logger.plot_progress_png = lambda *args: None
+        sizes = []
+        losses = type(trainer).method.losses
 
-    def seen(self, net, labeled, unlabeled, now):
-        sizes.append((len(labeled.image), len(unlabeled.weak)))
-        return losses(self, net, labeled, unlabeled, now)
+        def seen(self, net, labeled, unlabeled, now):
+            sizes.append((len(labeled.image), len(unlabeled.weak)))
+            return losses(self, net, labeled, unlabeled, now)
 
-    type(trainer).method.losses = seen
-    trainer.run_training()
-    torch.save(
-        {"net": trainer.net.module.state_dict(), "method": trainer.method.state_dict(), "sizes": sizes},
-        f"{folder}/rank_{rank}",
-    )
-    end_rank()
+        type(trainer).method.losses = seen
+        trainer.run_training()
+        torch.save(
+            {"net": trainer.net.module.state_dict(), "method": trainer.method.state_dict(), "sizes": sizes},
+            f"{folder}/rank_{rank}",
+        )
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainerMeanTeacher", "nnUNetTrainerDHC"])

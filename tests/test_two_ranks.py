@@ -25,7 +25,7 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
-from workbench import SMALL_TRANSFORMER, end_rank, task, tiny_network
+from workbench import SMALL_TRANSFORMER, one_rank, task, tiny_network
 
 from nnunet_ssl.distributed import broadcast_state
 from nnunet_ssl.errors import InputError
@@ -115,24 +115,22 @@ def by_parts(trainer):
     trainer.method.losses = MethodType(joint, trainer.method)
 
 
-def train_all(rank, world, rendezvous, results):
+def train_all(rank, world, folder):
     """One rank: every method once without randomness, and once with each rank's own."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
-    for method in METHODS:
-        for kind, arguments in (("quiet", quiet(method)), ("noisy", {})):
-            network = DistributedDataParallel(tiny_network(2, CHANNELS, seed=0))
-            trainer = trainer_of(method, Net(network, False), **arguments)
-            torch.manual_seed(7 + 1000 * rank * (kind == "noisy"))
-            torch.save(train(trainer, rank), results / f"{method.__name__}_{kind}_{rank}")
-    end_rank()
+    with one_rank(rank, world, folder):
+        for method in METHODS:
+            for kind, arguments in (("quiet", quiet(method)), ("noisy", {})):
+                network = DistributedDataParallel(tiny_network(2, CHANNELS, seed=0))
+                trainer = trainer_of(method, Net(network, False), **arguments)
+                torch.manual_seed(7 + 1000 * rank * (kind == "noisy"))
+                torch.save(train(trainer, rank), folder / f"{method.__name__}_{kind}_{rank}")
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What both ranks have after training: ranks(method, kind)."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(train_all, (WORLD, folder / "rendezvous", folder), nprocs=WORLD)
+    mp.spawn(train_all, (WORLD, folder), nprocs=WORLD)
 
     def results(method, kind):
         return [torch.load(folder / f"{method.__name__}_{kind}_{rank}", weights_only=True) for rank in range(WORLD)]
@@ -213,7 +211,6 @@ def run_thrice(rank, world, dataset, name, settings, folder):
     run_training.cleanup_ddp, torch.cuda.set_device = lambda: None, lambda device: None
     multiprocessing.get_context = lambda method: multiprocessing.dummy
     nnunet.DDP = lambda network, device_ids: DistributedDataParallel(network)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
 
     def run(resume):
         run_training.run_ddp(
@@ -221,20 +218,20 @@ def run_thrice(rank, world, dataset, name, settings, folder):
         )  # fmt: skip
         return made[-1]
 
-    whole = run(resume=False)
-    dist.barrier()
-    if rank == 0:
-        shutil.move(whole.output_folder, folder / "whole")
-    dist.barrier()
-    on_epoch_end = nnunet.nnUNetTrainer.on_epoch_end
-    nnunet.nnUNetTrainer.on_epoch_end = interrupt_after(2, on_epoch_end)
-    with pytest.raises(Interrupted):
-        run(resume=False)
-    nnunet.nnUNetTrainer.on_epoch_end = on_epoch_end
-    resumed = run(resume=True)
-    if rank == 0:
-        shutil.move(resumed.output_folder, folder / "resumed")
-    end_rank()
+    with one_rank(rank, world, folder):
+        whole = run(resume=False)
+        dist.barrier()
+        if rank == 0:
+            shutil.move(whole.output_folder, folder / "whole")
+        dist.barrier()
+        on_epoch_end = nnunet.nnUNetTrainer.on_epoch_end
+        nnunet.nnUNetTrainer.on_epoch_end = interrupt_after(2, on_epoch_end)
+        with pytest.raises(Interrupted):
+            run(resume=False)
+        nnunet.nnUNetTrainer.on_epoch_end = on_epoch_end
+        resumed = run(resume=True)
+        if rank == 0:
+            shutil.move(resumed.output_folder, folder / "resumed")
 
 
 @pytest.mark.slow

@@ -36,13 +36,17 @@ def file_size_limit(bytes_at_most):
         signal.signal(signal.SIGXFSZ, handler)
 
 
-def end_rank():
-    """Ends the process of a rank, all of whose results are stored.
+@contextmanager
+def one_rank(rank: int, world: int, folder: Path):
+    """Makes this process one rank of a group on the CPU, with one thread; it ends with the block, all results stored.
 
     At once, without Python's own end: a thread of gloo that lets go of its last tensor just then waits for an
     interpreter that is no more, and PyTorch aborts ("terminate called without an active exception", PyTorch's #190489).
     DistributedDataParallel keeps these threads alive beyond the end of the group.
     """
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    yield
     dist.destroy_process_group()
     os._exit(0)
 

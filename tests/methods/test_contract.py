@@ -13,11 +13,10 @@ from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves, tree_map
-from workbench import SMALL_TRANSFORMER, end_rank, task, tiny_network
+from workbench import SMALL_TRANSFORMER, one_rank, task, tiny_network
 
 import nnunet_ssl.methods
 from nnunet_ssl._bootstrap import trainers_folder
@@ -244,24 +243,22 @@ def part_of(rank, labeled, unlabeled):
     )
 
 
-def rank_gradients(rank, world, method, rendezvous, results):
+def rank_gradients(rank, world, method, folder):
     """One step of one rank on its half of the joint batch; rank 0 stores the averaged gradients."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
-    net, made = ready(method, 2, 3, False, **quiet(method))
-    broadcast_state(made)
-    wrapped = Net(DistributedDataParallel(net.module), False)
-    labeled, unlabeled = batches(2, 3, False, size=2 * world)
-    sum(made.losses(wrapped, *part_of(rank, labeled, unlabeled), LATE).values()).backward()
-    average_gradients([parameter for parameter in made.parameters() if parameter.requires_grad])
-    made.after_step(wrapped, LATE)
-    torch.save({"net": gradients(wrapped), "method": made.state_dict()}, f"{results}_{rank}")
-    end_rank()
+    with one_rank(rank, world, folder):
+        net, made = ready(method, 2, 3, False, **quiet(method))
+        broadcast_state(made)
+        wrapped = Net(DistributedDataParallel(net.module), False)
+        labeled, unlabeled = batches(2, 3, False, size=2 * world)
+        sum(made.losses(wrapped, *part_of(rank, labeled, unlabeled), LATE).values()).backward()
+        average_gradients([parameter for parameter in made.parameters() if parameter.requires_grad])
+        made.after_step(wrapped, LATE)
+        torch.save({"net": gradients(wrapped), "method": made.state_dict()}, folder / f"result_{rank}")
 
 
 @ALL
 def test_two_processes_equal_one_on_the_joint_batch(method, tmp_path):
-    mp.spawn(rank_gradients, (2, method, tmp_path / "rendezvous", tmp_path / "result"), nprocs=2)
+    mp.spawn(rank_gradients, (2, method, tmp_path), nprocs=2)
     ranks = [torch.load(tmp_path / f"result_{rank}", weights_only=True) for rank in range(2)]
     net, made = ready(method, 2, 3, False, **quiet(method))
     labeled, unlabeled = batches(2, 3, False, size=4)

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from torch import distributed as dist
 from torch import multiprocessing as mp
-from workbench import end_rank, task, tiny_network
+from workbench import one_rank, task, tiny_network
 
 from nnunet_ssl.losses.divergence import kl, log_probs
 from nnunet_ssl.method import Labeled, Now, Unlabeled
@@ -131,18 +130,16 @@ def pyramid(seed=0):
     return [spread * torch.randn(4, 3, size, size, generator=generator) for size in (8, 4)]
 
 
-def rank_gradient(rank, rendezvous, results):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    part = [logits[2 * rank : 2 * rank + 2].clone().requires_grad_() for logits in pyramid()]
-    consistency, divergence = pyramid_consistency(part, False)
-    consistency.backward()
-    torch.save(([logits.grad / 2 for logits in part], consistency.detach(), divergence), f"{results}_{rank}")
-    end_rank()
+def rank_gradient(rank, world, folder):
+    with one_rank(rank, world, folder):
+        part = [logits[2 * rank : 2 * rank + 2].clone().requires_grad_() for logits in pyramid()]
+        consistency, divergence = pyramid_consistency(part, False)
+        consistency.backward()
+        torch.save(([logits.grad / 2 for logits in part], consistency.detach(), divergence), folder / f"result_{rank}")
 
 
 def test_the_ratio_over_two_processes_is_that_of_the_joint_batch(tmp_path):
-    mp.spawn(rank_gradient, (tmp_path / "rendezvous", tmp_path / "result"), nprocs=2)
+    mp.spawn(rank_gradient, (2, tmp_path), nprocs=2)
     ranks = [torch.load(tmp_path / f"result_{rank}", weights_only=True) for rank in range(2)]
     joint = [logits.clone().requires_grad_() for logits in pyramid()]
     consistency, divergence = pyramid_consistency(joint, False)
