@@ -1,8 +1,8 @@
 """Trainings and preprocessing killed or stopped at any moment, continued, and compared with the uninterrupted ones."""
 
+import faulthandler
 import io
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -14,9 +14,10 @@ import time
 from pathlib import Path
 
 import blosc2
+import numpy as np
 import pytest
 import torch
-from workbench import assert_same
+from workbench import FORKSERVER, assert_same
 
 EPOCHS, STEPS, VALIDATION_STEPS = 4, 6, 2
 SETTINGS = {
@@ -27,6 +28,7 @@ SETTINGS = {
     "seed": 0,
 }
 WRITES = ("within the write", "before the rename", "after the rename")
+PATIENCE = 300  # seconds
 PACE = 0.02  # seconds that a step lasts at least, so that moments fall into all parts of a training
 
 
@@ -101,10 +103,10 @@ def train(folder: str, name: str, moment: str = "", number: int = 0, validate: b
 
 
 class Forked:
-    """A training as a copy of this process: it starts at once, and is killed as any other."""
+    """A training, or another function, as the copy of a process that has imported: it starts at once."""
 
-    def __init__(self, *arguments):
-        self.process = multiprocessing.get_context("fork").Process(target=train, args=arguments)
+    def __init__(self, *arguments, target=train):
+        self.process = FORKSERVER.Process(target=traced, args=(target, *arguments))
         self.process.start()
         self.pid = self.process.pid
 
@@ -112,8 +114,17 @@ class Forked:
         return self.process.is_alive()
 
     def end(self) -> int:
-        self.process.join(300)
+        """Its exit status. One that hangs is ended, for Python waits for its children; it says where it was."""
+        self.process.join(PATIENCE)
+        if self.running():
+            os.kill(self.pid, signal.SIGABRT)
+            self.process.join()
         return self.process.exitcode
+
+
+def traced(target, *arguments) -> None:
+    faulthandler.enable()
+    target(*arguments)
 
 
 class Command:
@@ -127,7 +138,7 @@ class Command:
         return self.process.poll() is None
 
     def end(self) -> int:
-        return self.process.wait(600)
+        return self.process.wait(2 * PATIENCE)
 
 
 def run(kind, dataset, name: str, *how, signal_after: tuple[int, float] | None = None) -> int:
@@ -175,6 +186,11 @@ def check_after_kill(fold: Path) -> None:
     files = list(fold.glob("checkpoint_*.pth"))
     epochs = [read(file)["current_epoch"] for file in files]
     assert max(epochs, default=0) >= epochs_done(fold) - 1, "work before the last checkpoint is lost"
+
+
+def test_a_child_that_hangs_is_ended(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "PATIENCE", 1)
+    assert Forked(60, target=time.sleep).end() == -signal.SIGABRT
 
 
 @pytest.fixture
@@ -287,10 +303,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def run_preprocessing(dataset, *how) -> int:
-    process = multiprocessing.get_context("fork").Process(target=preprocess, args=(str(dataset.root), *how))
-    process.start()
-    process.join(120)
-    return process.exitcode
+    return Forked(str(dataset.root), *how, target=preprocess).end()
 
 
 def kill_preprocessing(dataset, counts: list[int]) -> int:
@@ -309,6 +322,13 @@ def kill_preprocessing(dataset, counts: list[int]) -> int:
         assert run_preprocessing(dataset) == 0
         assert contents(folder) == whole
     return survived
+
+
+def test_a_preprocessing_waits_for_no_thread_of_this_process(dataset):
+    array = blosc2.asarray(np.random.default_rng(0).random((64, 64, 64)), blocks=(8, 8, 8), cparams={"nthreads": 4})
+    shutil.rmtree(dataset.base / "nnUNetPlans_tiny_3d_fullres_unlabeled")
+    assert run_preprocessing(dataset) == 0
+    assert array.shape == (64, 64, 64)  # alive until here, and with it the threads that blosc2 shares among arrays
 
 
 def test_a_killed_preprocessing_goes_on_to_the_same_images(dataset):

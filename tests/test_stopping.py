@@ -365,6 +365,6 @@ def stop_one_rank(rank, world, folder):
 
 
 def test_ranks_agree_on_the_step(tmp_path):
-    mp.start_processes(stop_one_rank, (2, str(tmp_path)), nprocs=2, start_method="fork")
+    mp.start_processes(stop_one_rank, (2, str(tmp_path)), nprocs=2, start_method="forkserver")
     said = [(tmp_path / f"rank_{rank}").read_text(encoding="utf-8") for rank in range(2)]
     assert said == [f"{2 * AGREE_EVERY - 1} {int(signal.SIGTERM)}"] * 2

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,10 @@ from nnunet_ssl.method import Task
 
 SMALL_TRANSFORMER = {"width": 48, "layers": 2, "heads": 2}  # of cross teaching
 TWO_PHASES = ("BCP", "CutMix", "SelfTraining")  # trainers whose second phase needs a second epoch
+# Children that start at once are copies of a process that has only imported these. A copy of the tests' own process
+# waits for ever when it compresses while an array of blosc2 is alive here: these share threads, which are not copied.
+FORKSERVER = get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["nnunetv2.run.run_training", "nnunet_ssl.preprocessing"])
 
 
 @contextmanager
