@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from nnunet_ssl.data.conversion import Conversion, pair_cases
 from nnunet_ssl.data.protocols import Labeled, choose
 from nnunet_ssl.data.sources import DAMAGED, NIFTI, find_files, read_volume, require_whole, with_geometry
+from nnunet_ssl.data.space import align, grid_of_image
 from nnunet_ssl.errors import InputError
 
 WITHDRAWN = ("PANCREAS_0025", "PANCREAS_0070")
@@ -97,16 +98,13 @@ def fit_label(label: sitk.Image, image: sitk.Image, path: Path) -> sitk.Image:
     Raises:
         InputError: another shape, or no flip puts the median of the labeled voxels into soft tissue.
     """
-    turned = sitk.DICOMOrient(
-        label, sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
-    )
-    if _on_the_same_grid(turned, image):
-        candidates = [sitk.GetArrayFromImage(turned)]
-    elif label.GetSize() == image.GetSize():
-        stored = sitk.GetArrayFromImage(label)
+    stored = sitk.GetArrayFromImage(label)
+    try:
+        candidates = [align(stored, grid_of_image(label), grid_of_image(image), str(path), "its scan")[0]]
+    except InputError:
+        if label.GetSize() != image.GetSize():
+            raise
         candidates = [np.flip(stored, axes) for axes in ((), (0,), (1,), (0, 1))]  # z, y, and both
-    else:
-        raise InputError(f"{path} has shape {label.GetSize()} but its scan {image.GetSize()}; pair the right files")
     voxels = sitk.GetArrayViewFromImage(image)
     labeled_voxels = [voxels[candidate != 0] for candidate in candidates]
     if not labeled_voxels[0].size:
@@ -118,13 +116,6 @@ def fit_label(label: sitk.Image, image: sitk.Image, path: Path) -> sitk.Image:
     if not low < median < high:
         raise InputError(f"{path} does not lie in soft tissue (median {median:g} HU, any flip); pair the right files")
     return with_geometry(np.ascontiguousarray(candidates[best]), image)
-
-
-def _on_the_same_grid(label: sitk.Image, image: sitk.Image) -> bool:
-    return label.GetSize() == image.GetSize() and all(
-        np.allclose(getattr(label, get)(), getattr(image, get)(), atol=0.01)
-        for get in ("GetSpacing", "GetOrigin", "GetDirection")
-    )
 
 
 def _find_series(source: Path) -> dict[str, Path]:

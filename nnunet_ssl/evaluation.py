@@ -11,6 +11,8 @@ with the ignore label are taken out of both masks):
   (``medpy.metric.asd``, as in the tables of the field).
 - Distances are between voxel centers, in mm with the file's spacing and in voxels with spacing 1. A format without
   geometry (PNG, BMP, ...) has spacing 1, so both are equal. A 2D image is measured in its plane.
+- A prediction is measured on its reference's voxels: one stored with other axes is turned, one that stands elsewhere is
+  refused (``nnunet_ssl.data.space``).
 
 A class absent from a case's reference has no values for that case (null) and is listed in ``absent``. A class in the
 reference that the prediction lacks altogether has Dice and Jaccard 0 and no distances (null), and is counted in
@@ -30,7 +32,8 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from tqdm import tqdm
 
 from nnunet_ssl.data.headers import READ_ERRORS, header_fault, nifti_is_whole
-from nnunet_ssl.data.raw import read_dataset_json
+from nnunet_ssl.data.raw import listed, read_dataset_json
+from nnunet_ssl.data.space import Difference, VoxelGrid, align, grid_of, summarize
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import require_keys
 
@@ -47,13 +50,15 @@ def evaluate_folders(
     Returns what ``metrics.json`` holds: ``metrics[m]`` for each m of ``METRICS`` with ``per_case`` (case id -> class ->
     value or None), ``per_class`` (mean over the cases that have a value) and ``mean`` (mean over ``per_class``, that
     is nnU-Net's foreground mean); ``absent`` (class -> ids of the cases whose reference lacks it), ``missed`` (class
-    -> number of cases whose prediction lacks it), and the two folders. Files in ``prediction`` without a reference are
+    -> number of cases whose prediction lacks it), ``space`` (cases whose prediction has other axes or another header
+    than its reference, see ``space.summarize``), and the two folders. Files in ``prediction`` without a reference are
     not looked at.
 
     ``dataset_json`` names the classes; by default the one in ``prediction``, else the one beside ``reference``.
 
-    Raises InputError, with every fault in one message, for a missing prediction, a file that cannot be read, a shape or
-    spacing other than the reference's, and a voxel value that ``dataset.json`` does not declare.
+    Raises InputError, with every fault in one message, for a missing prediction, a file that cannot be read or holds
+    several volumes, a prediction that does not stand in its reference's space, and a voxel value that ``dataset.json``
+    does not declare.
     """
     reference, prediction = Path(reference), Path(prediction)
     for folder in (reference, prediction):
@@ -70,8 +75,8 @@ def evaluate_folders(
     faults = [f"{f.name}: not in {prediction}" for f in files if not (prediction / f.name).is_file()]
     # With a file missing no table can come out, so the rest is only checked, to report all faults at once.
     measure = not faults
-    reader = _reader_for(dataset, files[0])
-    per_case = {}
+    reader = reader_for(dataset, files[0])
+    per_case, differences = {}, {}
     jobs = {
         f.name.removesuffix(ending): (reader, f, prediction / f.name, classes, ignore, measure)
         for f in files
@@ -81,10 +86,11 @@ def evaluate_folders(
         if isinstance(result, InputError):
             faults.append(str(result))
         else:
-            per_case[case] = result
+            per_case[case], differences[case] = result
     if faults:
-        raise InputError("These cases cannot be evaluated:\n  " + "\n  ".join(sorted(faults)))
+        raise InputError("These cases cannot be evaluated:\n  " + listed(sorted(faults), separator="\n  "))
     per_case = {case: per_case[case] for case in jobs}
+    differences = {case: differences[case] for case in jobs}
     return {
         "reference": str(reference),
         "prediction": str(prediction),
@@ -93,6 +99,7 @@ def evaluate_folders(
         "missed": {
             c: sum(v[c]["dice"] is not None and v[c]["hd95_mm"] is None for v in per_case.values()) for c in classes
         },
+        "space": summarize(differences),
     }
 
 
@@ -152,7 +159,8 @@ def _find_dataset_json(reference: Path, prediction: Path) -> Path:
     raise InputError(f"No dataset.json at {candidates[0]} or {candidates[1]}: name it with --dataset-json.")
 
 
-def _reader_for(dataset: dict, example: Path) -> type[BaseReaderWriter]:
+def reader_for(dataset: dict, example: Path) -> type[BaseReaderWriter]:
+    """nnU-Net's reader of a dataset's files, of which ``example`` is one; InputError if there is none."""
     # nnU-Net prints a traceback for each reader that it tries on an ambiguous ending (.tif) before the right one.
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -162,7 +170,7 @@ def _reader_for(dataset: dict, example: Path) -> type[BaseReaderWriter]:
 
 
 def _run(jobs: dict[str, tuple], processes: int):
-    """Yields (case, values per class or InputError) for every job, as they finish."""
+    """Yields (case, what ``_evaluate_case`` returns) for every job, as they finish."""
     if processes <= 1:
         for case, job in jobs.items():
             yield case, _evaluate_case(case, *job)
@@ -186,32 +194,35 @@ def _evaluate_case(
     classes: dict[str, tuple[int, ...]],
     ignore: int | None,
     measure: bool,
-) -> dict[str, Values] | InputError:
-    """The values per class of one case; a fault of its files is returned, so that all cases' faults can be listed."""
+) -> tuple[dict[str, Values], Difference] | InputError:
+    """The values per class of one case, and how its prediction is stored differently.
+
+    A fault of its files is returned, so that all cases' faults can be listed.
+    """
     try:
-        reference, spacing = _read(reader, reference_file, classes, ignore)
-        prediction, spacing_prediction = _read(reader, prediction_file, classes, ignore)
-        for what, a, b in (
-            ("shape", reference.shape, prediction.shape),
-            ("spacing", spacing, spacing_prediction),
-        ):
-            if len(a) != len(b) or not np.allclose(a, b, rtol=1e-3):
-                raise InputError(f"{prediction_file.name}: {what} {b} in the prediction, {a} in the reference")
+        reference, grid, spacing = _read(reader, reference_file, classes, ignore)
+        prediction, grid_prediction, _ = _read(reader, prediction_file, classes, ignore)
+        prediction, difference = align(
+            prediction, grid_prediction, grid, f"{prediction_file.name}: the prediction", "its reference"
+        )
     except InputError as error:
         return error
     if not measure:
-        return {}
+        return {}, difference
+    if reference.shape[0] == 1:  # a 2D image
+        reference, prediction, spacing = reference[0], prediction[0], spacing[1:]
     keep = True if ignore is None else reference != ignore
-    return {
+    values = {
         name: measure_masks(np.isin(reference, labels) & keep, np.isin(prediction, labels) & keep, spacing)
         for name, labels in classes.items()
     }
+    return values, difference
 
 
 def _read(
     reader: type[BaseReaderWriter], file: Path, classes: dict[str, tuple[int, ...]], ignore: int | None
-) -> tuple[np.ndarray, tuple[float, ...]]:
-    """The segmentation ``(*spatial)`` and its spacing, without the axis of length 1 that nnU-Net gives to 2D images."""
+) -> tuple[np.ndarray, VoxelGrid, tuple[float, ...]]:
+    """The segmentation ``(z, y, x)``, its grid and its spacing in mm as nnU-Net has it."""
     with contextlib.redirect_stdout(io.StringIO()):  # the TIFF reader prints a warning for each file without spacing
         try:
             if not nifti_is_whole(file):
@@ -219,15 +230,18 @@ def _read(
             if fault := header_fault(file):
                 raise ValueError(fault)
             array, properties = reader().read_seg(str(file))
+            spacing = tuple(round(float(s), 6) for s in properties["spacing"])
         except READ_ERRORS as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(f"{file}: cannot be read ({reason[-1]})") from None
-    array, spacing = array[0], tuple(round(float(s), 6) for s in properties["spacing"])
+    if array.shape[0] != 1 or len(spacing) != 3:
+        raise InputError(f"{file}: holds several volumes or colors, shape {array.shape}; save the one that counts")
+    array = array[0]
     known = {0, ignore} | {label for labels in classes.values() for label in labels}
     unknown = [float(v) for v in np.unique(array) if v not in known]
     if unknown:
         raise InputError(f"{file}: voxel values {unknown[:5]} are not declared in dataset.json")
-    return (array[0], spacing[1:]) if array.shape[0] == 1 else (array, spacing)
+    return array, grid_of(array.shape, properties), spacing
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:

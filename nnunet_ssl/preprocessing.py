@@ -28,6 +28,7 @@ from tqdm import tqdm
 from nnunet_ssl.data.headers import NIFTI, READ_ERRORS, header_fault
 from nnunet_ssl.data.plans import read_plans
 from nnunet_ssl.data.raw import preprocessed_folder, raw_folder, read_dataset_json
+from nnunet_ssl.data.space import Difference, align, grid_of, in_words, summarize, worst
 from nnunet_ssl.data.splits import read_splits
 from nnunet_ssl.data.unlabeled import MANIFEST, find_unlabeled, manifest_content, plans_fingerprint, unlabeled_folder
 from nnunet_ssl.errors import InputError
@@ -79,15 +80,16 @@ def preprocess_dataset(
         raise InputError("\n  ".join([head, *problems]))
 
 
-def read_checked(case: str, files: list[Path], plans_manager: PlansManager) -> tuple[np.ndarray, dict]:
+def read_checked(case: str, files: list[Path], plans_manager: PlansManager) -> tuple[np.ndarray, dict, Difference]:
     """Image of a case and its properties as nnU-Net's reader gives them: float32 ``(C, *spatial)``.
 
     The channels are read one by one, so that each fault names its file; stacked they are what the reader gives for all
-    at once. Raises ``InputError`` for an image that cannot be read, is truncated, holds NaN or infinity, is constant,
-    has another number of dimensions than the dataset, or whose channels do not share one grid.
+    at once, on the grid of the first. The third value is how the others are stored differently. Raises ``InputError``
+    for an image that cannot be read, is truncated, holds NaN or infinity, is constant, has another number of dimensions
+    than the dataset, or whose channels do not stand in one space.
     """
     reader = plans_manager.image_reader_writer_class()
-    images, properties = [], []
+    images, properties, grids, differences = [], [], [], []
     for file in files:
         where = f"case {case}, file {file.name}"
         try:
@@ -99,10 +101,11 @@ def read_checked(case: str, files: list[Path], plans_manager: PlansManager) -> t
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise InputError(f"{where}: cannot be read, replace it ({reason})") from error
         _check_image(image, own_properties, file, where, plans_manager)
-        images.append(image)
         properties.append(own_properties)
-        if fault := _other_grid(images, properties):
-            raise InputError(f"{where}: {fault} than {files[0].name}; resample all channels to one grid")
+        grids.append(grid_of(image.shape[1:], own_properties))
+        image, difference = align(image, grids[-1], grids[0], where, files[0].name)
+        images.append(image)
+        differences.append(difference)
     data = images[0] if len(images) == 1 else np.vstack(images)
     wanted = _num_channels(plans_manager)
     if len(data) != wanted:
@@ -110,7 +113,7 @@ def read_checked(case: str, files: list[Path], plans_manager: PlansManager) -> t
             f"case {case}, file {files[0].name}: {len(data)} channels where the labeled cases have {wanted} "
             "(a 4D image or a color picture?); save one 3D file for each channel"
         )
-    return data, properties[0]
+    return data, properties[0], worst(differences)
 
 
 def _preprocess_configuration(
@@ -145,7 +148,9 @@ def _preprocess_configuration(
     for case in old:
         _remove(folder, case)
     work = {case: (case, cases[case], marks[case], folder, plans_manager, configuration_name) for case in todo}
-    problems = _run_parallel(work, processes or PROCESSES.get(configuration_name, 4))
+    problems, differences = _run_parallel(work, processes or PROCESSES.get(configuration_name, 4))
+    for line in in_words(summarize(differences), "case(s) with channels", "the first channel"):
+        print(line)
     shutil.rmtree(partial)
     if complete and not problems:
         aside = folder / f".{MANIFEST}"
@@ -155,10 +160,11 @@ def _preprocess_configuration(
     return problems
 
 
-def _run_parallel(work: dict[str, tuple], processes: int) -> list[str]:
+def _run_parallel(work: dict[str, tuple], processes: int) -> tuple[list[str], dict[str, Difference]]:
+    """What is wrong with images, and how the channels of each case are stored differently."""
     if not work:
-        return []
-    problems = {}
+        return [], {}
+    problems, differences = {}, {}
     pool = ProcessPoolExecutor(min(processes, len(work)), mp_context=get_context("spawn"))
     try:
         futures = {pool.submit(_preprocess_case, *arguments): case for case, arguments in work.items()}
@@ -173,17 +179,22 @@ def _run_parallel(work: dict[str, tuple], processes: int) -> list[str]:
                 ) from error
             elif error is not None:
                 raise RuntimeError(f"nnU-Net's preprocessor failed on the unlabeled case {futures[future]}") from error
+            else:
+                differences[futures[future]] = future.result()
     finally:
         pool.shutdown(cancel_futures=True)
-    return [problems[case] for case in sorted(problems)]
+    return [problems[case] for case in sorted(problems)], differences
 
 
 def _preprocess_case(
     case: str, files: list[Path], mark: dict, folder: Path, plans_manager: PlansManager, configuration_name: str
-) -> None:
-    """Runs in a worker: what ``DefaultPreprocessor.run_case_save`` does, with checks and without a segmentation."""
+) -> Difference:
+    """Runs in a worker: what ``DefaultPreprocessor.run_case_save`` does, with checks and without a segmentation.
+
+    Returns how the case's channels are stored differently.
+    """
     configuration = plans_manager.get_configuration(configuration_name)
-    data, properties = read_checked(case, files, plans_manager)
+    data, properties, difference = read_checked(case, files, plans_manager)
     preprocessor = configuration.preprocessor_class(verbose=False)
     # seg None needs no dataset.json: nnU-Net looks up labels there only when there is a segmentation.
     data, _, properties = preprocessor.run_case_npy(data, None, properties, plans_manager, configuration, {})
@@ -201,6 +212,7 @@ def _preprocess_case(
     # The properties go last: they vouch for the image.
     for ending in ("b2nd", "pkl"):
         os.replace(f"{aside}.{ending}", folder / f"{case}.{ending}")
+    return difference
 
 
 def _check_image(image: np.ndarray, properties: dict, file: Path, where: str, plans_manager: PlansManager) -> None:
@@ -219,21 +231,6 @@ def _is_flat(spacing: Iterable[float]) -> bool:
     """Whether nnU-Net's readers made this spacing up for a 2D image: 999 pixels between "slices", whatever the axis."""
     *others, largest = sorted(spacing)
     return largest > 998 * max(others)
-
-
-def _other_grid(images: list[np.ndarray], properties: list[dict]) -> str | None:
-    """What differs between the last channel's grid and the first one's, None if nothing."""
-    if images[-1].shape[1:] != images[0].shape[1:]:
-        return f"another shape {images[-1].shape[1:]}"
-    if not np.allclose(properties[-1]["spacing"], properties[0]["spacing"]):
-        return f"another spacing {tuple(map(float, properties[-1]['spacing']))}"
-    geometry = [
-        {**p.get("sitk_stuff", {}), "affine": p.get("nibabel_stuff", {}).get("original_affine", 0)} for p in properties
-    ]
-    for key, value in geometry[0].items():
-        if key != "original_orientation" and not np.allclose(geometry[-1][key], value, rtol=1e-4, atol=1e-3):
-            return f"another {key}"
-    return None
 
 
 def _holds_hidden_nan(file: Path, image: np.ndarray) -> bool:

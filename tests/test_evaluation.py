@@ -277,8 +277,9 @@ def test_all_faults_in_one_error(folders):
     message = str(error.value)
     for part in (
         "lost.nii.gz: not in",
-        "shape.nii.gz: shape (5, 6, 6)",
-        "spacing.nii.gz: spacing (1.0, 1.0, 2.0)",
+        "shape.nii.gz: the prediction has 6 x 6 x 5 voxels (6 x 6 x 5 mm) but its reference 6 x 6 x 6 voxels",
+        "spacing.nii.gz: the prediction stands up to 5.5 voxels (5.5 mm) from its reference: "
+        "another spacing, 2 x 1 x 1 mm and not 1 x 1 x 1",
         "255",
         "broken.nii.gz: cannot be read",
     ):

@@ -250,11 +250,18 @@ def test_bad_images_are_refused_with_the_file_named(dataset):
     assert "a 2D image in a 3D dataset" in checked(dataset, with_geometry(voxels[5], (1, 1), (0, 0)), good)
     four = sitk.JoinSeries([good, good])
     assert "4 channels where the labeled cases have 2 (a 4D image" in checked(dataset, four, four)
-    assert "another shape" in checked(dataset, good, with_geometry(voxels[:-1]))
-    assert "another spacing (2.5" in checked(dataset, good, with_geometry(voxels, (1.0, 1.1, 2.5)))
-    assert "another origin" in checked(dataset, good, with_geometry(voxels, origin=(0, 0, 0)))
+    assert "has 22 x 24 x 19 voxels (22 x 26.4 x 38 mm) but bad_0000.nii.gz 22 x 24 x 20 voxels" in checked(
+        dataset, good, with_geometry(voxels[:-1])
+    )
+    assert "another spacing, 1 x 1.1 x 2.5 mm and not 1 x 1.1 x 2;" in checked(
+        dataset, good, with_geometry(voxels, (1.0, 1.1, 2.5))
+    )
+    moved = with_geometry(voxels, origin=(0, 0, 0))  # from (3, -2, 7) mm
+    assert "stands up to 4.96 voxels (7.87 mm) from bad_0000.nii.gz: another origin;" in checked(dataset, good, moved)
     turned = with_geometry(voxels)
     turned.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    assert "another origin" in checked(dataset, good, turned)  # turned about the first voxel: another place
+    turned.SetDirection((0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, 1))
     assert "another direction" in checked(dataset, good, turned)
 
 
@@ -287,7 +294,7 @@ def test_gzip_in_several_members_is_whole(dataset):
     content = gzip.decompress(file.read_bytes())
     members = [gzip.compress(content[:1000]), gzip.compress(content[1000:]), gzip.compress(b"")]
     file.write_bytes(b"".join(members))
-    data, _ = read_checked("members", [file, file], dataset.plans)
+    data, *_ = read_checked("members", [file, file], dataset.plans)
     assert np.array_equal(data[0], sitk.GetArrayFromImage(make_image(1)))
     file.write_bytes(b"".join(members)[:-60])
     with pytest.raises(InputError, match="cannot be read"):
@@ -310,7 +317,7 @@ def test_color_pictures_are_one_file_of_three_channels(tmp_path):
             "foreground_intensity_properties_per_channel": {"0": {}, "1": {}, "2": {}},
         }
     )
-    data, _ = read_checked("imagesUnlabeled", cases["imagesUnlabeled"], plans)
+    data, *_ = read_checked("imagesUnlabeled", cases["imagesUnlabeled"], plans)
     assert data.shape == (3, 1, 16, 20)
 
 

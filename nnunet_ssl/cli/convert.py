@@ -171,6 +171,8 @@ def pancreas(
 
 def _write(conversion: "Conversion", dataset_id: int, name: str, processes: int, link: bool) -> None:
     from nnunet_ssl.data.conversion import write_raw_dataset
+    from nnunet_ssl.data.space import in_words
+    from nnunet_ssl.files import read_json
 
     for warning in conversion.warnings:
         print(f"Note: {warning}")
@@ -178,5 +180,8 @@ def _write(conversion: "Conversion", dataset_id: int, name: str, processes: int,
     if not written:
         print(f"{folder} is already there: same source, same options. Nothing was written.")
         return
+    provenance = read_json(folder / "conversion.json", "convert again")
+    for line in in_words(provenance["space"], "case(s) with label or channels", "the (first) image"):
+        print(line)
     counts = ", ".join(f"{len(conversion.ids(part))} {part}" for part in ("labeled", "unlabeled", "test"))
     print(f"{folder}: {counts} cases.\nNext: nnUNetv2_plan_and_preprocess -d {dataset_id} --verify_dataset_integrity")

@@ -24,6 +24,7 @@ def evaluate(
     from rich.markup import escape
     from rich.table import Table
 
+    from nnunet_ssl.data.space import in_words
     from nnunet_ssl.evaluation import METRICS, evaluate_folders
     from nnunet_ssl.files import write_json
 
@@ -55,4 +56,6 @@ def evaluate(
         console.print("absent: cases whose reference lacks the class; they are left out of its means.")
     if any(missed.values()):
         console.print("missed: cases whose prediction lacks the class: Dice 0, left out of the mean distances.")
+    for line in in_words(result["space"], "prediction(s)", "the reference"):
+        print(line)
     print(f"Every case's values: {output}")

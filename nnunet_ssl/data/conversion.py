@@ -28,14 +28,15 @@ import nnunet_ssl
 from nnunet_ssl.data.headers import nifti_is_whole
 from nnunet_ssl.data.protocols import PARTS
 from nnunet_ssl.data.raw import environment_folder, listed
-from nnunet_ssl.data.sources import read_volume
+from nnunet_ssl.data.sources import read_volume, with_geometry
+from nnunet_ssl.data.space import Difference, align, grid_of_image, summarize, worst
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import check_case_ids, read_json, require_keys
 
 FILE_ENDING = ".nii.gz"
 IMAGE_FOLDERS = {"labeled": "imagesTr", "unlabeled": "imagesUnlabeled", "test": "imagesTs"}
 LABEL_FOLDERS = {"labeled": "labelsTr", "test": "labelsTs"}
-GEOMETRY = {"shape": "GetSize", "spacing": "GetSpacing", "origin": "GetOrigin", "direction": "GetDirection"}
+GEOMETRY = ("GetSize", "GetSpacing", "GetOrigin", "GetDirection")
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,9 @@ def write_raw_dataset(
 ) -> tuple[Path, bool]:
     """Writes ``Dataset{id}_{name}`` into ``nnUNet_raw``, whole or not at all.
 
+    Label and further channels of a case are brought onto the grid of its first image and get its header;
+    ``conversion.json`` says under ``space`` for which cases that changed something (``space.summarize``).
+
     Everything goes into a hidden folder beside the target, which is renamed at the end; what a killed run left there
     is removed by the next one. One run per dataset at a time.
 
@@ -167,10 +171,15 @@ def write_raw_dataset(
     try:
         for path in _expected_files(conversion):
             (aside / path).parent.mkdir(parents=True, exist_ok=True)
-        faults = [fault for faults in _convert_cases(conversion, aside, processes, link) for fault in faults]
+        faults, differences = [], {}
+        for case, outcome in zip(conversion.cases, _convert_cases(conversion, aside, processes, link), strict=True):
+            if isinstance(outcome, Difference):
+                differences[case.id] = outcome
+            else:
+                faults.append(outcome)
         if faults:
-            raise InputError("Nothing was converted, these cases are bad:\n" + "\n".join(f"  {f}" for f in faults))
-        _write_json(aside / "conversion.json", provenance)
+            raise InputError("Nothing was converted, these cases are bad:\n  " + listed(faults, separator="\n  "))
+        _write_json(aside / "conversion.json", {**provenance, "space": summarize(differences)})
         _write_json(aside / "dataset.json", _dataset_json(conversion))
         aside.rename(target)
     finally:
@@ -178,7 +187,7 @@ def write_raw_dataset(
     return target, True
 
 
-def _convert_cases(conversion: Conversion, folder: Path, processes: int, link: bool) -> Iterator[list[str]]:
+def _convert_cases(conversion: Conversion, folder: Path, processes: int, link: bool) -> Iterator[str | Difference]:
     # A worker needs the readers and the labels, not the other cases.
     convert = partial(_convert_case, folder=folder, link=link, conversion=replace(conversion, cases=[]))
     progress = partial(tqdm, total=len(conversion.cases), desc="Converting", unit="case")
@@ -201,8 +210,11 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _convert_case(case: Case, folder: Path, link: bool, conversion: Conversion) -> list[str]:
-    """Reads, checks and writes one case; returns its faults, each with case, file and what to do."""
+def _convert_case(case: Case, folder: Path, link: bool, conversion: Conversion) -> str | Difference:
+    """Reads, checks and writes one case.
+
+    Returns its faults, each with case, file and what to do, or else how its volumes are stored differently.
+    """
     faults = []
     images: list[tuple[Path, sitk.Image]] = []
     for path in case.images:
@@ -217,33 +229,45 @@ def _convert_case(case: Case, folder: Path, link: bool, conversion: Conversion) 
     label = None
     if case.label:
         try:
-            stored = conversion.read_label(case.label)
-            label = (
-                conversion.fit_label(stored, images[0][1], case.label) if conversion.fit_label and images else stored
-            )
+            label = conversion.read_label(case.label)
+            if conversion.fit_label and images:
+                label = conversion.fit_label(label, images[0][1], case.label)
         except InputError as error:
             faults.append(str(error))
     for path, image in images:
         faults += [f"{path} {fault}" for fault in _image_faults(image)]
     if label is not None:
         faults += [f"{case.label} {fault}" for fault in _label_faults(label, sorted(conversion.labels.values()))]
-    volumes = images + ([(case.label, label)] if label is not None else [])
-    for path, volume in volumes:
-        faults += [f"{path} {fault}" for fault in _geometry_faults(volume, volumes[0][1])]
+    stored = images + ([(case.label, label)] if label is not None else [])
+    volumes, differences = [], []
+    for path, volume in stored:
+        try:
+            on_grid, difference = _on_grid(volume, stored[0][1], path)
+        except InputError as error:
+            faults.append(str(error))
+            continue
+        volumes.append((on_grid, path if on_grid is volume else None))  # what a link may stand for
+        differences.append(difference)
     if faults:
-        return [f"{case.id}: {'; '.join(dict.fromkeys(faults))}"]  # image and label may be one file
+        return f"{case.id}: {'; '.join(dict.fromkeys(faults))}"  # image and label may be one file
 
     fits = link and conversion.read_image is read_volume
-    for channel, (path, image) in enumerate(images):
-        _put_volume(image, folder / _image_file(case, channel), path if fits else None)
+    for channel, (image, same) in enumerate(volumes[: len(images)]):
+        _put_volume(image, folder / _image_file(case, channel), same if fits else None)
     if label is not None:
-        image = images[0][1]
+        label, same = volumes[-1]
         fits = link and conversion.read_label is read_volume and conversion.fit_label is None
-        exact = all(getattr(label, get)() == getattr(image, get)() for get in GEOMETRY.values())
-        label = sitk.Cast(label, sitk.sitkUInt8)
-        label.CopyInformation(image)  # headers that differ by rounding only are made equal
-        _put_volume(label, folder / _label_file(case), case.label if fits and exact else None)
-    return []
+        _put_volume(sitk.Cast(label, sitk.sitkUInt8), folder / _label_file(case), same if fits else None)
+    return worst(differences)
+
+
+def _on_grid(volume: sitk.Image, first: sitk.Image, path: Path) -> tuple[sitk.Image, Difference]:
+    """A volume of a case on the grid of its first image: itself, or its voxels, turned if need be, with that header."""
+    if all(getattr(volume, get)() == getattr(first, get)() for get in GEOMETRY):
+        return volume, Difference()
+    voxels, grids = sitk.GetArrayViewFromImage(volume), (grid_of_image(volume), grid_of_image(first))
+    voxels, difference = align(voxels, *grids, str(path), "the case's (first) image")
+    return with_geometry(voxels, first), difference
 
 
 def _image_faults(image: sitk.Image) -> list[str]:
@@ -254,6 +278,8 @@ def _image_faults(image: sitk.Image) -> list[str]:
         return ["holds NaN or infinite values; replace them"]
     if voxels.min() == voxels.max():
         return [f"is empty: every voxel is {voxels.min()}; replace it"]
+    if not grid_of_image(image).is_known():
+        return ["has a header that does not say where its voxels stand; mend it"]
     return []
 
 
@@ -262,15 +288,6 @@ def _label_faults(label: sitk.Image, values: list[int]) -> list[str]:
     if unexpected := [value.item() for value in found if value not in values]:
         return [f"has label values {unexpected[:10]} besides {values}; mend the label"]
     return []
-
-
-def _geometry_faults(volume: sitk.Image, first: sitk.Image) -> list[str]:
-    compared = {what: (getattr(volume, get)(), getattr(first, get)()) for what, get in GEOMETRY.items()}
-    return [
-        f"has {what} {own} but the case's (first) image {wanted}; pair the right files"
-        for what, (own, wanted) in compared.items()
-        if not np.allclose(own, wanted, rtol=1e-5, atol=1e-4)
-    ]
 
 
 def _put_volume(image: sitk.Image, path: Path, same: Path | None) -> None:
@@ -324,6 +341,7 @@ def _require_same(target: Path, conversion: Conversion, provenance: dict[str, An
     for record in (present, wanted):
         # A moved source or a newer version of this package does not make it another dataset.
         record.pop("version", None)
+        record.pop("space", None)  # known after the conversion alone
         record.get("source", {}).pop("path", None)
     if differing := [key for key in {**wanted, **present} if wanted.get(key) != present.get(key)]:
         raise InputError(f"{target} exists and is another conversion: it differs in {', '.join(differing)}. {advice}")

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from nnunet_ssl.data.headers import READ_ERRORS, header_fault, nifti_is_whole
 from nnunet_ssl.data.signatures import Grid, Signature, common_grid, make_signature
+from nnunet_ssl.data.space import align, grid_of
 from nnunet_ssl.errors import InputError
 
 GRID_SAMPLE = 16  # scans whose sizes decide the grid of the signatures
@@ -75,18 +76,23 @@ def _with_one_channel_count(scans: list[Scan]) -> list[Scan]:
 def _read_scan(item: tuple[tuple[str, str], list[Path]], readers: list[str], grid: Grid | None = None) -> Scan:
     """Runs in a worker. Without a grid only shape and spacing are taken."""
     (role, case), files = item
-    channels, spacing, digest = [], (), hashlib.sha256()
+    channels, spacing, digest, place = [], (), hashlib.sha256(), None
     for file in files:
         try:
-            image, own = _read_image(file, readers)
+            image, properties = _read_image(file, readers)
+            own = tuple(float(value) for value in properties["spacing"])
+            if image.ndim != 4 or len(own) != 3:
+                raise InputError(f"{file.name} has voxels of {image.ndim - 1} axes (a color image?)")
+            stored = grid_of(image.shape[1:], properties)
+            place, spacing = place or stored, spacing or own
+            image, difference = align(image, stored, place, file.name, files[0].name)
+            if difference.turned and role != "unlabeled":
+                raise InputError(
+                    f"{file.name} is stored with other axes than {files[0].name}, which nnU-Net stacks as they are"
+                )
         except InputError as error:
             return Scan(role, case, fault=str(error))
-        if image.ndim != 4 or len(own) != 3:
-            return Scan(role, case, fault=f"{file.name} has voxels of {image.ndim - 1} axes (a color image?)")
-        if channels and (image.shape[1:] != channels[0].shape[1:] or not np.allclose(own, spacing, rtol=1e-3)):
-            return Scan(role, case, fault=f"{file.name} has another shape or spacing than {files[0].name}")
         channels.append(image)
-        spacing = own
         if image.min() == image.max() or not np.isfinite(image.sum(dtype=np.float64)):
             return Scan(role, case, fault=f"{file.name} is constant, or holds NaN or infinity")
         digest.update(str(image.shape).encode())
@@ -102,7 +108,7 @@ def _read_scan(item: tuple[tuple[str, str], list[Path]], readers: list[str], gri
     return Scan(role, case, first.shape, spacing, np.array(percentiles), digest.hexdigest(), signature)
 
 
-def _read_image(file: Path, readers: list[str]) -> tuple[np.ndarray, tuple[float, ...]]:
+def _read_image(file: Path, readers: list[str]) -> tuple[np.ndarray, dict]:
     from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
     errors = []
@@ -114,11 +120,9 @@ def _read_image(file: Path, readers: list[str]) -> tuple[np.ndarray, tuple[float
         raise InputError(f"{file.name} cannot be read: {fault}")
     for name in readers:
         try:
-            image, properties = recursive_find_reader_writer_by_name(name)().read_images([str(file)])
+            return recursive_find_reader_writer_by_name(name)().read_images([str(file)])
         except READ_ERRORS as error:
             errors.append((str(error).strip() or type(error).__name__).splitlines()[-1])
-        else:
-            return image, tuple(float(value) for value in properties["spacing"])
     raise InputError(f"{file.name} cannot be read ({errors[0]})")
 
 

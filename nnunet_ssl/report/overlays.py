@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_ssl.data.raw import read_dataset_json
+from nnunet_ssl.data.space import VoxelGrid, align, grid_of
 from nnunet_ssl.demo.picture import Row, comparison_picture
-from nnunet_ssl.evaluation import read_labels
+from nnunet_ssl.evaluation import read_labels, reader_for
 from nnunet_ssl.files import read_json
 from nnunet_ssl.report.comparison import Comparison
 from nnunet_ssl.report.records import Record
@@ -68,15 +69,18 @@ def draw_overlay(overlay: Overlay, path: Path) -> None:
     columns = {"baseline": overlay.baseline, overlay.label: overlay.method}
     rows = []
     for what, case in overlay.cases.items():
-        reference = _array(overlay.raw / "labelsTs" / f"{case}{ending}")
+        file = overlay.raw / "imagesTs" / f"{case}_0000{ending}"
+        reader = reader_for(dataset, file)()
+        image, grid = _read(file, reader)
+        segmentations = [overlay.raw / "labelsTs", *overlay.predictions]
+        reference, *predictions = [_read_onto(grid, folder / f"{case}{ending}", reader) for folder in segmentations]
         z = max(range(len(reference)), key=lambda i: (len(np.unique(reference[i])), np.count_nonzero(reference[i])))
-        arrays = [_array(folder / f"{case}{ending}")[z] for folder in overlay.predictions]
         rows.append(
             Row(
                 f"{what}\n{case}",
-                _array(overlay.raw / "imagesTs" / f"{case}_0000{ending}")[z],
+                image[z],
                 reference[z],
-                dict(zip(columns, arrays, strict=True)),
+                dict(zip(columns, [prediction[z] for prediction in predictions], strict=True)),
                 {name: record.metrics["dice"]["per_case"][case] for name, record in columns.items()},
             )
         )
@@ -93,7 +97,11 @@ def _predictions(folder: Path, record: Record) -> Path | None:
     return predictions if measured == record.metrics["dice"]["per_case"] else None
 
 
-def _array(file: Path) -> np.ndarray:
-    """Voxels `(slices, rows, columns)`; a 2D image is one slice."""
-    array = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
-    return array[None] if array.ndim == 2 else array
+def _read(file: Path, reader: BaseReaderWriter) -> tuple[np.ndarray, VoxelGrid]:
+    """Voxels `(slices, rows, columns)` of the first channel and where they stand; a 2D image is one slice."""
+    array, properties = reader.read_images([str(file)])
+    return array[0], grid_of(array.shape[1:], properties)
+
+
+def _read_onto(grid: VoxelGrid, file: Path, reader: BaseReaderWriter) -> np.ndarray:
+    return align(*_read(file, reader), grid, str(file), "its image")[0]

@@ -193,7 +193,7 @@ def test_all_bad_cases_are_named_at_once_and_nothing_stays(raw, conversion, proc
             ("b", "b_seg.nii.gz", "label values [3.0] besides [0, 1, 2]"),
             ("c", "c_t1.nii.gz", "is empty: every voxel is 0.0"),
             ("d", "d_t1.nii.gz", "damaged or truncated"),
-            ("e", "e_seg.nii.gz", "has shape (10, 7, 6) but the case's (first) image (10, 8, 6)"),
+            ("e", "e_seg.nii.gz", "has 10 x 7 x 6 voxels (5 x 5.25 x 12 mm) but the case's (first) image 10 x 8 x 6"),
         ],
         strict=True,
     ):
@@ -213,7 +213,7 @@ def test_other_geometry_is_refused(raw, conversion, what):
         "direction": lambda: label.SetDirection((1, 0, 0, 0, 1, 0, 0, 0, 1)),
     }[what]()
     sitk.WriteImage(label, str(path))
-    with pytest.raises(InputError, match=rf"a: .*a_seg\.nii\.gz has {what}"):
+    with pytest.raises(InputError, match=rf"a: .*a_seg\.nii\.gz stands up to .* mm\) from .*another {what}"):
         write_raw_dataset(conversion, 7, "Two")
     assert list(raw.iterdir()) == []
 

@@ -262,7 +262,7 @@ def test_bad_h5_files_are_named_together(h5_source, raw):
     assert "ID4/mri_norm2.h5 has no left atrium in its label" in message
     assert "ID1/mri_norm2.h5 has no 'label'" in message
     assert "ID3/mri_norm2.h5 cannot be read (damaged or truncated)" in message
-    assert "ID6/mri_norm2.h5 has shape (12, 10, 7) but the case's (first) image (12, 10, 8)" in message
+    assert "ID6/mri_norm2.h5 has 12 x 10 x 7 voxels (7.5 x 6.25 x 4.375 mm) but the case's (first) image" in message
     assert "ID5/mri_norm2.h5 has label values [3] besides [0, 1]" in message
     assert "ID2" not in message
     assert list(raw.iterdir()) == []

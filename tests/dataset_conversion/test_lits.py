@@ -97,8 +97,8 @@ def test_faults(source, save):
     truncated.write_bytes(truncated.read_bytes()[:-10])
     with pytest.raises(InputError) as error:
         write_raw_dataset(lits_conversion(source), 27, "LiTS")
-    assert "segmentation-127.nii has spacing (0.8" in str(error.value)
-    assert "segmentation-118.nii has shape (7, 6, 5)" in str(error.value)
+    assert "segmentation-127.nii stands up to" in str(error.value)
+    assert "segmentation-118.nii has 7 x 6 x 5 voxels" in str(error.value)
     assert "volume-115.nii cannot be read (damaged or truncated)" in str(error.value)
     (batch / "volume-126.nii").unlink()
     with pytest.raises(InputError, match=r"lacks scans of the published lists: volume-126\."):

@@ -102,7 +102,7 @@ def test_faults(tmp_path, source, save):
         write_raw_dataset(synapse_conversion(source), 27, "Synapse")
     assert "img0009: " in str(error.value)
     assert "label0009.nii.gz has label values [14]" in str(error.value)
-    assert "label0021.nii.gz has spacing" in str(error.value)
+    assert "another spacing, 0.7 x 0.7 x 3 mm and not 0.7 x 0.7 x 5.1" in str(error.value)
     (training / "label" / "label0025.nii.gz").unlink()
     with pytest.raises(InputError, match=r"lacks the labels of img0025\."):
         synapse_conversion(source)
