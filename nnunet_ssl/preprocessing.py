@@ -149,7 +149,7 @@ def _preprocess_configuration(
         _remove(folder, case)
     work = {case: (case, cases[case], marks[case], folder, plans_manager, configuration_name) for case in todo}
     problems, differences = _run_parallel(work, processes or PROCESSES.get(configuration_name, 4))
-    for line in in_words(summarize(differences), "case(s) with channels", "the first channel"):
+    for line in in_words(summarize(differences), "a channel", "the first one"):
         print(line)
     shutil.rmtree(partial)
     if complete and not problems:

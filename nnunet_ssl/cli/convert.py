@@ -181,7 +181,7 @@ def _write(conversion: "Conversion", dataset_id: int, name: str, processes: int,
         print(f"{folder} is already there: same source, same options. Nothing was written.")
         return
     provenance = read_json(folder / "conversion.json", "convert again")
-    for line in in_words(provenance["space"], "case(s) with label or channels", "the (first) image"):
+    for line in in_words(provenance["space"], "the label or a channel", "the (first) image"):
         print(line)
     counts = ", ".join(f"{len(conversion.ids(part))} {part}" for part in ("labeled", "unlabeled", "test"))
     print(f"{folder}: {counts} cases.\nNext: nnUNetv2_plan_and_preprocess -d {dataset_id} --verify_dataset_integrity")

@@ -56,6 +56,6 @@ def evaluate(
         console.print("absent: cases whose reference lacks the class; they are left out of its means.")
     if any(missed.values()):
         console.print("missed: cases whose prediction lacks the class: Dice 0, left out of the mean distances.")
-    for line in in_words(result["space"], "prediction(s)", "the reference"):
+    for line in in_words(result["space"], "the prediction", "the reference"):
         print(line)
     print(f"Every case's values: {output}")

@@ -147,11 +147,13 @@ def in_words(summary: Mapping[str, Any], what: str, other: str) -> list[str]:
     """What :func:`summarize` found, one sentence for each kind; none where nothing differs."""
     lines = []
     if turned := len(summary["turned"]):
-        lines.append(f"{turned} {what} stored with other axes than {other}: turned, nothing was interpolated.")
+        lines.append(
+            f"In {turned} case(s) {what} is stored with other axes than {other}: turned, nothing was interpolated."
+        )
     if moved := len(summary["other_header"]):
         lines.append(
-            f"{moved} {what} with another header than {other}, at most {summary['largest_voxels']:.2g} voxels "
-            f"({summary['largest_mm']:.2g} mm) off: the header of {other} is taken."
+            f"In {moved} case(s) the header of {what} is not that of {other}, at most {summary['largest_voxels']:.2g} "
+            f"voxels ({summary['largest_mm']:.2g} mm) off: that of {other} is taken."
         )
     return lines
 

@@ -199,10 +199,10 @@ def test_what_differs_in_words():
         "c": Difference(False, 0.05, 0.15),
         "d": Difference(False, 0.04, 0.2),
     }
-    assert in_words(summarize({"a": found["a"]}), "label(s)", "the image") == []
+    assert in_words(summarize({"a": found["a"]}), "the label", "the image") == []
     assert summarize(found) == {"turned": ["b"], "other_header": ["c", "d"], "largest_voxels": 0.05, "largest_mm": 0.2}
-    assert in_words(summarize(found), "label(s)", "the image") == [
-        "1 label(s) stored with other axes than the image: turned, nothing was interpolated.",
-        "2 label(s) with another header than the image, at most 0.05 voxels (0.2 mm) off: "
-        "the header of the image is taken.",
+    assert in_words(summarize(found), "the label", "the image") == [
+        "In 1 case(s) the label is stored with other axes than the image: turned, nothing was interpolated.",
+        "In 2 case(s) the header of the label is not that of the image, at most 0.05 voxels (0.2 mm) off: "
+        "that of the image is taken.",
     ]  # fmt: skip
