@@ -229,6 +229,35 @@ def test_pictures(tmp_path, monkeypatch):
     assert kinds(run()) == [("same scan", ["phantom_001", "copy"])]
 
 
+def test_channels_are_compared_in_space(raw):
+    """A second channel: with other axes and 0.03 voxels off where it may be, and 5 mm away."""
+    dataset_file = raw / "dataset.json"
+    content = json.loads(dataset_file.read_text(encoding="utf-8"))
+    dataset_file.write_text(json.dumps(content | {"channel_names": {"0": "T1", "1": "T2"}}), encoding="utf-8")
+    shown = {}
+    for file in sorted(raw.glob("images*/*_0000.nii.gz")):
+        channel = sitk.ReadImage(str(file))
+        spacing = channel.GetSpacing()[0]
+        case = file.name.removesuffix("_0000.nii.gz")
+        if case in ("phantom_001", "phantom_006", "phantom_011"):
+            channel = sitk.Flip(sitk.PermuteAxes(channel, (1, 2, 0)), (True, False, False))
+        off = {"phantom_002": 0.03 * spacing, "phantom_003": 5.0, "phantom_007": 5.0}.get(case, 0.0)
+        channel.SetOrigin([place + off * (axis == 0) for axis, place in enumerate(channel.GetOrigin())])
+        sitk.WriteImage(channel, str(file).replace("_0000", "_0001"))
+        shown[case] = 5 / spacing
+    findings = {finding.cases[0]: finding for finding in run().findings}
+    assert set(findings) == {"phantom_001", "phantom_003", "phantom_007", "phantom_011"}
+    for case in ("phantom_003", "phantom_007"):
+        assert f"{case}_0001.nii.gz stands up to {shown[case]:.3g} voxels (5 mm) from" in findings[case].reason
+    # nnU-Net's reader stacks the channels of labeled and test cases as they are.
+    for case in ("phantom_001", "phantom_011"):
+        assert "is stored with other axes than" in findings[case].reason
+    content = json.loads(dataset_file.read_text(encoding="utf-8"))
+    content["overwrite_image_reader_writer"] = "NibabelIOWithReorient"  # it brings them together
+    dataset_file.write_text(json.dumps(content), encoding="utf-8")
+    assert {finding.cases[0] for finding in run().findings} == {"phantom_003", "phantom_007"}
+
+
 def test_command(raw, tmp_path):
     app = typer.Typer()
     app.command()(check)

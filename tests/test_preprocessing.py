@@ -265,6 +265,47 @@ def test_bad_images_are_refused_with_the_file_named(dataset):
     assert "another direction" in checked(dataset, good, turned)
 
 
+def test_channels_in_one_space_are_brought_onto_the_first_ones_grid(dataset):
+    """With other axes, and with a header within a tenth of a voxel: the voxels of the channel as it was."""
+    files = [dataset.images / f"odd_{channel:04d}.nii.gz" for channel in range(2)]
+    first, second = make_image(1), make_image(2)
+    sitk.WriteImage(first, files[0])
+    turned = sitk.Flip(sitk.PermuteAxes(second, (1, 2, 0)), (True, False, True))
+    near = sitk.Image(second)
+    near.SetOrigin((3.0, -2.0, 7.1))  # 0.05 voxels of 2 mm
+    for stored, is_turned, voxels in ((second, False, 0), (turned, True, 0), (near, False, 0.05)):
+        sitk.WriteImage(stored, files[1])
+        data, properties, difference = read_checked("odd", files, dataset.plans)
+        assert np.array_equal(data, np.stack([sitk.GetArrayFromImage(image) for image in (first, second)]))
+        assert properties["sitk_stuff"]["origin"] == (3, -2, 7)
+        assert difference.turned == is_turned
+        assert difference.voxels == pytest.approx(voxels, abs=1e-5)
+
+
+def test_a_channel_that_the_reader_reorients_gives_nnunets_voxels(dataset):
+    """NibabelIOWithReorient brings both channels together: what it gives for all files at once, and nothing to tell."""
+    plans = PlansManager({**dataset.plans.plans, "image_reader_writer": "NibabelIOWithReorient"})
+    files = [dataset.images / f"odd_{channel:04d}.nii.gz" for channel in range(2)]
+    sitk.WriteImage(make_image(1), files[0])
+    sitk.WriteImage(sitk.Flip(sitk.PermuteAxes(make_image(2), (2, 0, 1)), (True, True, False)), files[1])
+    data, properties, difference = read_checked("odd", files, plans)
+    theirs, their_properties = plans.image_reader_writer_class().read_images([str(file) for file in files])
+    assert np.array_equal(data, theirs)
+    assert repr(properties) == repr(their_properties)
+    assert not difference.turned
+    assert difference.voxels < 1e-3
+
+
+def test_turned_channels_are_told(dataset, in_process, capsys):
+    file = dataset.images / "un_2_0001.nii.gz"
+    expected = run(dataset) and blosc2.open(str(dataset.out / "un_2.b2nd"), mode="r")[:]
+    assert "axes" not in capsys.readouterr().out
+    sitk.WriteImage(sitk.Flip(sitk.ReadImage(file), (True, False, False)), file)
+    run(dataset)
+    assert "In 1 case(s) a channel is stored with other axes than the first one: turned" in capsys.readouterr().out
+    assert np.array_equal(blosc2.open(str(dataset.out / "un_2.b2nd"), mode="r")[:], expected)
+
+
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".nrrd"])
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
 def test_truncated_files_are_refused(dataset, ending, share):

@@ -218,6 +218,52 @@ def test_other_geometry_is_refused(raw, conversion, what):
     assert list(raw.iterdir()) == []
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_stands_in_the_images_space_gets_its_grid_and_is_told(raw, conversion, processes):
+    """The label of a: other axes. The second channel of b: 0.05 voxels off. The label of e: both."""
+    a, b, _, _, e = conversion.cases
+    stored = {path: sitk.ReadImage(str(path)) for path in (a.label, b.images[1], e.label)}
+
+    def moved(image, voxels):
+        image.SetOrigin(image.TransformContinuousIndexToPhysicalPoint((voxels, 0, 0)))
+        return image
+
+    flips = (False, True, True)
+    turned = {path: sitk.Flip(sitk.PermuteAxes(image, (2, 0, 1)), flips) for path, image in stored.items()}
+    sitk.WriteImage(turned[a.label], str(a.label))
+    sitk.WriteImage(moved(sitk.Image(stored[b.images[1]]), 0.05), str(b.images[1]))
+    sitk.WriteImage(moved(turned[e.label], 0.03), str(e.label))  # of 2 mm
+    folder, _ = write_raw_dataset(conversion, 7, "Two", processes, link=True)
+    for path, written in ((a.label, "labelsTr/a"), (b.images[1], "imagesTr/b_0001"), (e.label, "labelsTs/e")):
+        result = sitk.ReadImage(str(folder / f"{written}.nii.gz"))
+        assert (sitk.GetArrayFromImage(result) == sitk.GetArrayFromImage(stored[path])).all()
+        assert (result.GetSpacing(), result.GetOrigin(), result.GetDirection()) == (SPACING, ORIGIN, DIRECTION)
+        assert not (folder / f"{written}.nii.gz").samefile(path)
+    space = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))["space"]
+    assert space["turned"] == ["a", "e"]
+    assert space["other_header"] == ["b", "e"]
+    assert space["largest_voxels"] == pytest.approx(0.05, abs=1e-4)
+    assert space["largest_mm"] == pytest.approx(0.06, abs=1e-4)
+    assert write_raw_dataset(conversion, 7, "Two") == (folder, False)  # what was found is no other conversion
+
+
+def test_nothing_is_told_of_equal_headers(raw, conversion):
+    folder, _ = write_raw_dataset(conversion, 7, "Two")
+    space = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))["space"]
+    assert space == {"turned": [], "other_header": [], "largest_voxels": 0.0, "largest_mm": 0.0}
+
+
+def test_more_than_ten_bad_cases_are_counted(raw, conversion):
+    case = conversion.cases[0]
+    case.label.unlink()
+    many = replace(conversion, cases=[replace(case, id=f"case{number:02d}") for number in range(14)])
+    with pytest.raises(InputError) as error:
+        write_raw_dataset(many, 7, "Two")
+    lines = str(error.value).splitlines()
+    assert len(lines) == 12
+    assert lines[-1] == "  and 4 more"
+
+
 def test_error_in_the_middle_leaves_nothing(raw, conversion):
     def fail_at_c(path: Path) -> sitk.Image:
         if path.name.startswith("c"):

@@ -3,6 +3,7 @@
 import itertools
 import re
 
+import h5py
 import nibabel
 import numpy as np
 import pytest
@@ -15,7 +16,20 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWit
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from scipy.spatial.transform import Rotation
 
-from nnunet_ssl.data.space import TOLERANCE, Difference, VoxelGrid, align, grid_of, grid_of_image, in_words, summarize
+from nnunet_ssl.data.space import (
+    ROUNDING,
+    TOLERANCE,
+    Difference,
+    VoxelGrid,
+    align,
+    grid_of,
+    grid_of_image,
+    in_words,
+    summarize,
+)
+from nnunet_ssl.dataset_conversion.acdc import acdc_conversion
+from nnunet_ssl.dataset_conversion.la import la_conversion
+from nnunet_ssl.dataset_conversion.pancreas import read_series
 from nnunet_ssl.errors import InputError
 
 SHAPE = (4, 5, 6)
@@ -206,3 +220,44 @@ def test_what_differs_in_words():
         "In 2 case(s) the header of the label is not that of the image, at most 0.05 voxels (0.2 mm) off: "
         "that of the image is taken.",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("reader", [SimpleITKIO, NibabelIO, NibabelIOWithReorient])
+def test_real_scans_and_their_masks_stand_in_one_space(shared_data, reader):
+    """CT stored as RAS and MR as LPS; the mask of the other modality is refused."""
+    samples = shared_data / "totalseg_samples"
+    names = ("example_ct_sm", "example_seg", "example_mr_sm", "example_seg_mr")
+    read = {name: reader().read_seg(str(samples / f"{name}.nii.gz")) for name in names}
+    grids = {name: grid_of(array.shape[1:], properties) for name, (array, properties) in read.items()}
+    for scan, mask in (names[:2], names[2:]):
+        _, difference = align(read[mask][0], grids[mask], grids[scan], mask, scan)
+        assert not difference.turned
+        assert difference.voxels < ROUNDING
+    with pytest.raises(InputError, match="example_seg_mr has 117 x 91 x 20 voxels"):
+        align(read["example_seg_mr"][0], grids["example_seg_mr"], grids["example_ct_sm"], "example_seg_mr", "the CT")
+
+
+def test_a_real_mask_with_other_axes_than_its_series(shared_data):
+    image = read_series(shared_data / "totalseg_samples" / "example_ct_dicom")
+    mask = sitk.ReadImage(str(shared_data / "totalseg_samples" / "example_seg_dicom.nii.gz"))
+    stored = sitk.GetArrayFromImage(mask)
+    voxels, difference = align(stored, grid_of_image(mask), grid_of_image(image), "mask", "series")
+    assert difference.turned
+    assert difference.voxels < ROUNDING
+    assert np.array_equal(voxels, np.flip(stored, 1))
+
+
+def test_no_real_case_is_refused(shared_data):
+    """Image and label of the 180 volumes in ACDC's lists and of all 100 scans of LA."""
+    conversions = [acdc_conversion(shared_data / "acdc"), la_conversion(shared_data / "la")]
+    sources = [(case, conversion) for conversion in conversions for case in conversion.cases]
+    assert len(sources) == 280
+    for case, conversion in sources:
+        if conversion.converter == "la":  # voxels of 100 large scans are not needed to tell
+            with h5py.File(case.images[0]) as file:
+                shapes = [file[key].shape for key in ("image", "label")]
+            grids = [grid_of(shape[::-1], {"spacing": (0.625,) * 3}) for shape in shapes]
+        else:
+            grids = [grid_of_image(read(case.images[0])) for read in (conversion.read_image, conversion.read_label)]
+        nothing = np.broadcast_to(np.uint8(0), grids[1].shape)
+        assert align(nothing, grids[1], grids[0], case.id, "its image")[1] == Difference()

@@ -1,9 +1,11 @@
 """The converter of Synapse/BTCV, on small volumes in both layouts."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from nnunet_ssl.data.conversion import write_raw_dataset
 from nnunet_ssl.data.protocols import published
@@ -115,6 +117,29 @@ def test_faults(tmp_path, source, save):
         synapse_conversion(source)
     with pytest.raises(InputError, match="No Synapse scans"):
         synapse_conversion(training / "label")
+
+
+def test_labels_with_a_header_a_hundredth_of_a_voxel_off(source, save, command, raw):
+    label_file = source / "RawData" / "Training" / "label" / "label0009.nii.gz"
+    label = voxels(9)[1]
+    tilt = np.deg2rad(0.02)
+    tilted = np.array(DIRECTION).reshape(3, 3) @ [
+        [np.cos(tilt), -np.sin(tilt), 0], [np.sin(tilt), np.cos(tilt), 0], [0, 0, 1]
+    ]  # fmt: skip
+    save(label_file, label, (0.7, 0.7, 3.9), direction=tilted.ravel().tolist())
+    result = command("synapse", source, "--dataset-id", 27, "-np", 1)
+    assert result.exit_code == 0, result.exception
+    assert re.search(
+        r"In 1 case\(s\) the header of the label or a channel is not that of the \(first\) image, at most 0\.00\d+ "
+        r"voxels \(0\.00\d+ mm\) off: that of the \(first\) image is taken\.\n.*4 labeled",
+        result.output,
+    )
+    folder = raw / "Dataset027_Synapse"
+    image, written = (
+        sitk.ReadImage(str(folder / f"{name}.nii.gz")) for name in ("imagesTr/img0009_0000", "labelsTr/img0009")
+    )
+    assert written.GetDirection() == image.GetDirection()
+    assert (sitk.GetArrayFromImage(written) == label).all()
 
 
 def test_command(source, command):

@@ -198,6 +198,26 @@ def test_overlays_of_best_median_and_worst_case(tmp_path):
     assert width > 1000 and height > 900  # four panels in each of three rows
 
 
+def test_overlays_show_what_stands_on_the_image(tmp_path):
+    """Predictions stored with other axes give the same picture; those of another place none."""
+    records = [content(), content("CPS", dice=0.7)]
+    work = work_folder(tmp_path / "work", records)
+    page_of(tmp_path, records, works=[work])
+    picture = tmp_path / "out" / "tiny_10_4" / "overlays.png"
+    before = imread(picture)
+    files = sorted(work.glob("tiny/predictions/*/*.nii.gz"))
+    for file in files:
+        sitk.WriteImage(sitk.Flip(sitk.PermuteAxes(sitk.ReadImage(str(file)), (2, 0, 1)), (True, False, True)), file)
+    page_of(tmp_path, records, works=[work])
+    assert (imread(picture) == before).all()
+    moved = sitk.ReadImage(str(files[0]))
+    moved.SetOrigin((5, 5, 5))
+    for file in files:
+        sitk.WriteImage(moved, file)
+    with pytest.raises(InputError, match=r"nii.gz stands up to .* voxels \(.* mm\) from its image"):
+        page_of(tmp_path, records, works=[work])
+
+
 def test_overlays_are_not_of_another_run(tmp_path):
     records = [content(), content("CPS", dice=0.7)]
     work = work_folder(tmp_path / "work", [records[0], content("CPS", dice=0.69)])
