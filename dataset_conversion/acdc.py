@@ -7,6 +7,8 @@ published lists (SSL4MIS) divide the challenge's 100 training patients. Two layo
   ``patient001_frame01_gt.nii.gz``; the frames are those that ``Info.cfg`` calls ED and ES;
 - the h5 files of SSL4MIS, ``data/patient001_frame01.h5`` with ``image`` and ``label`` (z, y, x) without spacing;
   frame02 is always ES there. A volume that is there as slices only (``..._slice_1.h5``) is put together.
+
+Headers: those of the challenge are trusted, and a label must stand where its image does; h5 files have none.
 """
 
 import re
@@ -17,8 +19,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ssl.data.conversion import Case, Conversion
+from nnunet_ssl.data.notes import Note
 from nnunet_ssl.data.protocols import Labeled, choose
-from nnunet_ssl.data.sources import read_h5, read_volume
+from nnunet_ssl.data.raw import listed
+from nnunet_ssl.data.sources import read_h5, read_volume, rescaled_h5
 from nnunet_ssl.errors import InputError
 
 SPACING = (10.0, 1.5, 1.5)
@@ -50,36 +54,39 @@ def acdc_conversion(
         raise InputError("--spacing is for the h5 files: the original files hold their spacing.")
     if not patients:
         raise InputError(f"No ACDC patients in {source}: expected patient001/Info.cfg or patient001_frame01.h5.")
-    spacing = spacing or SPACING
+    is_given, spacing = bool(spacing), spacing or SPACING
     if not all(0 < size < float("inf") for size in spacing):
         raise InputError(f"--spacing {spacing}: give three positive numbers, Z Y X in mm.")
     choice = choose("acdc", labeled, default="ssl4mis-7")
     choice.require(patients, source)
     used = [patient for ids in choice.parts.values() for patient in ids]
     if incomplete := [patient for patient in used if len(patients[patient]) != 2]:
-        raise InputError(f"{source} lacks one of the two frames of: {', '.join(incomplete)}. Fetch them again.")
+        raise InputError(
+            f"{source} lacks one of the two frames of: {listed(incomplete, separator=', ')}. Fetch them again."
+        )
+    cases = [
+        Case(frame, part, (image,), None if part == "unlabeled" else label)
+        for part, ids in choice.parts.items()
+        for patient in ids
+        for frame, (image, label) in patients[patient].items()
+    ]
     return Conversion(
         converter="acdc",
         channels=("cine_MRI",),
         labels={"background": 0, "right_ventricle": 1, "myocardium": 2, "left_ventricle": 3},
-        cases=[
-            Case(frame, part, (image,), None if part == "unlabeled" else label)
-            for part, ids in choice.parts.items()
-            for patient in ids
-            for frame, (image, label) in patients[patient].items()
-        ],
+        cases=cases,
         read_image=partial(read_h5_image, spacing=spacing) if is_h5 else read_volume,
         read_label=partial(read_h5_label, spacing=spacing) if is_h5 else read_volume,
         source={"path": str(source), "layout": "h5 (SSL4MIS)" if is_h5 else "challenge"},
         protocol={
             **choice.record,
             "unit": "patient: both frames of a patient are in one part",
-            "spacing": f"{spacing} mm (z, y, x), assumed: h5 files hold none" if is_h5 else "from the image headers",
+            "spacing (z, y, x)": list(spacing) if is_h5 else "of the headers",
         },
-        warnings=[
+        notes=[
             *choice.notes,
-            *choice.unused(patients, "patients"),
-            *([f"The h5 files hold no spacing: {spacing} mm (z, y, x) is assumed for all."] if is_h5 else []),
+            *choice.unused(patients),
+            *(_notes_on_h5(cases, spacing, is_given) if is_h5 else []),
         ],
         name="ACDC",
     )
@@ -103,6 +110,17 @@ def read_h5_label(path: Path, spacing: tuple[float, float, float]) -> sitk.Image
     return _from_slices(path, [read_h5(file, "label", axes)[0] for file, axes in _files_of(path)], spacing)
 
 
+def _notes_on_h5(cases: list[Case], spacing: tuple[float, float, float], is_given: bool) -> list[Note]:
+    size = " x ".join(f"{size:g}" for size in spacing)
+    by_whom = "given by --spacing" if is_given else "assumed"
+    none = "the h5 files hold no geometry, and the true spacing differs between patients"
+    notes = [Note(f"spacing {by_whom}, {size} mm (z, y, x)", none if is_given else f"{none}; --spacing gives another")]
+    if sliced := tuple(case.id for case in cases if "_slice_" in case.images[0].name):
+        why = "the source has no volume of them; the slice with the highest number is taken for the last"
+        notes.append(Note("put together from slices", why, sliced))
+    return notes + rescaled_h5({case.id: case.images[0] for case in cases})
+
+
 def _files_of(path: Path) -> list[tuple[Path, str]]:
     """The volume's file, or those of all its slices in order, with their axes."""
     if "_slice_" not in path.name:
@@ -111,7 +129,9 @@ def _files_of(path: Path) -> list[tuple[Path, str]]:
     files = {_slice_number(file): file for file in path.parent.glob(f"{stem}_slice_*.h5")}
     first = min(files)
     if gaps := [number for number in range(first, max(files)) if number not in files]:
-        raise InputError(f"{path.parent} lacks slices {gaps} of {stem}; fetch them again")
+        raise InputError(
+            f"{path.parent} lacks slices {listed(list(map(str, gaps)), separator=', ')} of {stem}; fetch them again"
+        )
     return [(files[number], "yx") for number in sorted(files)]
 
 

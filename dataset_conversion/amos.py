@@ -2,11 +2,14 @@
 
 Read is ``amos22/`` as released, with ``imagesTr``, ``labelsTr``, ``imagesVa``, ``labelsVa`` and ``imagesTs``, all
 ``amos_0001.nii.gz``. The readme of the release says that numbers below 500 are CT and the others MR.
+
+Headers: trusted, and a label must stand where its image does. Orientations vary, so nnU-Net is told to turn the scans.
 """
 
 from pathlib import Path
 
 from nnunet_ssl.data.conversion import Conversion, pair_cases
+from nnunet_ssl.data.notes import Note
 from nnunet_ssl.data.protocols import Labeled, choose
 from nnunet_ssl.data.sources import NIFTI, find_files, read_volume
 from nnunet_ssl.errors import InputError
@@ -57,9 +60,13 @@ def amos_conversion(
             raise InputError(f"{source} holds no scans without labels (imagesTs, imagesUnlabeled). Add them.")
         parts = {**parts, "unlabeled": parts["unlabeled"] + [name for name in more if name not in parts["unlabeled"]]}
         record["released unlabeled scans"] = len(more)
-        notes.append(f"{len(more)} scans without labels are added to the unlabeled cases of the lists.")
+        notes.append(Note("added to the unlabeled cases of the lists", "scans without labels", tuple(more)))
+        if modality != "both" and (unknown := [name for name in more if folders[name] == "imagesUnlabeled"]):
+            notes.append(Note(f"taken as {modality.upper()}", "no number tells what they are", tuple(unknown)))
     elif more:
-        notes.append(f"{len(more)} scans without labels are not used: --released-unlabeled adds them.")
+        notes.append(Note("not used", "scans without labels; --released-unlabeled adds them", tuple(more)))
+    if modality != "both":
+        notes.append(Note("numbers below 500 taken as CT, others as MR", "the readme of the release says so"))
     return Conversion(
         converter="amos",
         channels=(CHANNELS[modality],),
@@ -69,7 +76,7 @@ def amos_conversion(
         read_label=read_volume,
         source={"path": str(source), "layout": "amos22"},
         protocol=record,
-        warnings=notes,
+        notes=notes,
         name="AMOS",
         reader_writer="NibabelIOWithReorient",  # orientations vary between cases; nnU-Net's converter chooses the same
     )

@@ -6,6 +6,8 @@ of which the first n of the list are labeled, and 20 for testing. Two layouts ar
 - the preprocessed files ``<folder>/<id>/mri_norm2.h5``: ``image`` (x, y, z) z-scored, ``label`` 0/1, cropped around
   the ground truth, without geometry;
 - the challenge's own ``Training Set/<id>/lgemri.nrrd`` and ``laendo.nrrd`` (0/255).
+
+Headers: those of the challenge are trusted, and a label must stand where its image does; h5 files have none.
 """
 
 from pathlib import Path
@@ -14,8 +16,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ssl.data.conversion import Case, Conversion
+from nnunet_ssl.data.notes import Note
 from nnunet_ssl.data.protocols import Labeled, Lists, choose, read_ids
-from nnunet_ssl.data.sources import read_h5, read_volume, with_geometry
+from nnunet_ssl.data.raw import listed
+from nnunet_ssl.data.sources import read_h5, read_volume, rescaled_h5, with_geometry
 from nnunet_ssl.errors import InputError
 
 SPACING = (0.625, 0.625, 0.625)  # mm; stated by the challenge, not stored in the h5 files
@@ -34,18 +38,30 @@ def la_conversion(source: Path, labeled: Labeled = None) -> Conversion:
     Raises:
         InputError: no scans in ``source``, a scan of the lists missing or present twice, faults of the lists.
     """
-    scans, is_h5, warnings = _find_scans(source)
+    scans, is_h5, notes = _find_scans(source)
     choice = choose("la", labeled, default="ua-mt-8", own=_find_lists(source, scans))
     choice.require(scans, source)
     used = [name for names in choice.parts.values() for name in names]
     if twice := [name for name in used if len(scans[name]) > 1]:
-        places = "; ".join(f"{name} ({', '.join(str(path.parent) for path in scans[name])})" for name in twice)
-        raise InputError(f"{source} holds scans twice: {places}. Point SOURCE at one of the folders.")
+        places = [f"{name} ({', '.join(str(path.parent) for path in scans[name])})" for name in twice]
+        raise InputError(f"{source} holds scans twice: {listed(places)}. Point SOURCE at one of the folders.")
     if set(DUPLICATE) <= set(used):
-        warnings.append(f"{' and '.join(DUPLICATE)} are the same scan; both are kept, as in the published lists.")
-    unused = len(set(scans) - set(used))
-    if unused:
-        warnings.append(f"{unused} scans of the source are in no list (the challenge's testing set?) and are not used.")
+        notes.append(Note("both kept", "they are the same scan; the published lists have both", DUPLICATE))
+    notes += choice.notes + choice.unused(scans)
+    if is_h5:
+        notes += [
+            Note(
+                "spacing of 0.625 mm and axes (x, y, z) assumed",
+                "the h5 files hold no geometry; the challenge states this spacing",
+            ),
+            Note(
+                "cropped around the ground truth, test scans too",
+                "done by the makers of the h5 files: figures are not those of whole scans",
+            ),
+            *rescaled_h5({name: scans[name][0] for name in used}),
+        ]
+    else:
+        notes.append(Note("label 255 written as 1", "the numbers of nnU-Net's labels follow each other"))
     return Conversion(
         converter="la",
         channels=("LGE_MRI",),
@@ -59,10 +75,9 @@ def la_conversion(source: Path, labeled: Labeled = None) -> Conversion:
         },
         protocol={
             **choice.record,
-            "spacing": "0.625 mm isotropic, assumed: h5 files hold no geometry" if is_h5 else "from the image headers",
-            "cropped": "around the ground truth, test scans too (done by the source)" if is_h5 else "no",
+            "spacing (z, y, x)": list(SPACING) if is_h5 else "of the headers",
         },
-        warnings=warnings,
+        notes=notes,
         name="LA",
     )
 
@@ -88,8 +103,8 @@ def read_nrrd_label(path: Path) -> sitk.Image:
     return _require_foreground(with_geometry((voxels == 255).astype(np.uint8), stored), path)
 
 
-def _find_scans(source: Path) -> tuple[dict[str, list[Path]], bool, list[str]]:
-    """The image files by scan id, whether they are h5 files, and warnings."""
+def _find_scans(source: Path) -> tuple[dict[str, list[Path]], bool, list[Note]]:
+    """The image files by scan id, whether they are h5 files, and what is passed over."""
     if not source.is_dir():
         raise InputError(f"SOURCE {source} is no folder.")
     found = {
@@ -101,13 +116,20 @@ def _find_scans(source: Path) -> tuple[dict[str, list[Path]], bool, list[str]]:
         raise InputError(
             f"No LA scans in {source}: expected FOLDER/ID/mri_norm2.h5 or Training Set/ID/lgemri.nrrd below it."
         )
-    warnings = []
+    notes = []
     if h5_files and nrrd_files:
-        warnings.append("The source holds h5 and nrrd files; the h5 files, those of the published protocol, are used.")
+        passed_over = tuple(dict.fromkeys(path.parent.name for path in nrrd_files))
+        notes.append(
+            Note(
+                "nrrd files not used",
+                "the source holds h5 files too, and the published protocol is on these",
+                passed_over,
+            )
+        )
     scans: dict[str, list[Path]] = {}
     for path in h5_files or nrrd_files:
         scans.setdefault(path.parent.name, []).append(path)
-    return scans, bool(h5_files), warnings
+    return scans, bool(h5_files), notes
 
 
 def _find_lists(source: Path, scans: dict[str, list[Path]]) -> Lists | None:

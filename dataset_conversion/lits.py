@@ -2,17 +2,24 @@
 
 Read are ``volume-0.nii`` and ``segmentation-0.nii`` to 130, in one folder or several. The challenge's 70
 ``test-volume-0.nii`` have no labels and are in no list.
+
+Headers: those of the images are trusted, but for placeholders (volumes 28 to 47 as published), whose spacing nobody
+knows. A label with a placeholder beside an image with a true header (label 53 as published) gets that of its image, for
+the arrays lie as each other; any other label must stand where its image does.
 """
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.data.conversion import Conversion, pair_cases
+from nnunet_ssl.data.case_writer import Fitted
+from nnunet_ssl.data.conversion import Case, Conversion, pair_cases
+from nnunet_ssl.data.notes import Note
 from nnunet_ssl.data.protocols import Labeled, choose
-from nnunet_ssl.data.raw import listed
 from nnunet_ssl.data.sources import NIFTI, find_files, read_volume, with_geometry
+from nnunet_ssl.data.spacings import PLACEHOLDER, is_placeholder
 from nnunet_ssl.errors import InputError
 
 
@@ -34,19 +41,23 @@ def lits_conversion(source: Path, labeled: Labeled = None, merge_tumor: bool = F
         raise InputError(f"No LiTS scans in {source}: expected volume-0.nii in or below it.")
     choice = choose("lits", labeled, default="desco-5")
     choice.require(images, source)
-    cases = pair_cases(choice.parts, images, labels)
-    placeholders = [case.id for case in cases if case.label and _has_placeholder_header(case.label)]
-    notes = [f"Labels with a placeholder header, given that of their image: {listed(placeholders, 10, ', ')}."]
+    notes = [*choice.notes, *choice.unused(images)]
+    if challenge := find_files(source, rf"test-(?P<id>volume-\d+){NIFTI}"):
+        notes.append(
+            Note("not used", "scans of the challenge's test, in no list", tuple(f"test-{name}" for name in challenge))
+        )
+    if merge_tumor:
+        notes.append(Note("tumor written as liver", "--merge-tumor"))
     return Conversion(
         converter="lits",
         channels=("CT",),
         labels={"background": 0, "liver": 1} if merge_tumor else {"background": 0, "liver": 1, "tumor": 2},
-        cases=cases,
+        cases=pair_cases(choice.parts, images, labels),
         read_image=read_volume,
         read_label=read_merged_label if merge_tumor else read_volume,
         source={"path": str(source), "layout": "volume-0, segmentation-0"},
         protocol={**choice.record, "tumor": "merged into liver" if merge_tumor else "a class of its own"},
-        warnings=[*choice.notes, *choice.unused(images), *(notes if placeholders else [])],
+        notes=notes,
         name="LiTS",
         fit_label=fill_placeholder,
     )
@@ -59,27 +70,9 @@ def read_merged_label(path: Path) -> sitk.Image:
     return with_geometry(np.where(voxels == 2, 1, voxels), label)
 
 
-def fill_placeholder(label: sitk.Image, image: sitk.Image, path: Path) -> sitk.Image:
-    """The label on the grid of its image if its own header is a placeholder (that of case 53 is one)."""
-    if _is_placeholder(label) and label.GetSize() == image.GetSize():
-        label.CopyInformation(image)
-    return label
-
-
-def _has_placeholder_header(path: Path) -> bool:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:  # a damaged file: reported with all others when it is converted
-        return False
-    return _is_placeholder(reader)
-
-
-def _is_placeholder(header: sitk.Image | sitk.ImageFileReader) -> bool:
-    # Voxels of 1 mm that begin at the origin or one voxel from it: no scanner writes this.
-    return (
-        np.allclose(header.GetSpacing(), 1)
-        and np.allclose(np.abs(header.GetDirection()), np.eye(3).ravel())
-        and np.abs(header.GetOrigin()).max() <= 1
-    )
+def fill_placeholder(label: sitk.Image, image: sitk.Image, case: Case, votes: Counter | None) -> Fitted:
+    """The label on the grid of its image if its own header is a placeholder and that of the image is none."""
+    if not is_placeholder(label) or is_placeholder(image) or label.GetSize() != image.GetSize():
+        return label, None
+    label.CopyInformation(image)
+    return label, Note("label given the header of its image", f"the label has {PLACEHOLDER}", (case.id,))

@@ -2,6 +2,8 @@
 
 Read is ``TaskNN_Name`` as released: ``imagesTr``, ``labelsTr``, ``imagesTs`` and ``dataset.json``. The result is that
 of ``nnUNetv2_convert_MSD_dataset``, whose function splits the channels, without the labels of the unlabeled cases.
+
+Headers: trusted, and a label must stand where its image does.
 """
 
 import re
@@ -54,7 +56,7 @@ def msd_conversion(source: Path, labeled: Labeled = None) -> Conversion:
         read_label=read_volume,
         source={"path": str(source), "layout": "Decathlon", "task": source.resolve().name},
         protocol={**choice.record, "test": "imagesTs of the task, without labels"},
-        warnings=[*choice.notes, *choice.unused(images)],
+        notes=[*choice.notes, *choice.unused(images)],
         name=name[1] if name else "MSD",
     )
 

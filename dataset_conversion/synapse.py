@@ -3,6 +3,8 @@
 Read are ``RawData/Training/img/img0001.nii.gz`` with ``RawData/Training/label/label0001.nii.gz``, as downloaded, and
 ``imagesTr/img0001.nii.gz`` with ``labelsTr/label0001.nii.gz``. The scans of the challenge's test part have no labels
 and are in no list.
+
+Headers: trusted, and a label must stand where its image does.
 """
 
 from pathlib import Path
@@ -44,6 +46,6 @@ def synapse_conversion(source: Path, labeled: Labeled = None) -> Conversion:
         read_label=read_volume,
         source={"path": str(source), "layout": f"{next(iter(images.values())).parent.name}/img0001"},
         protocol=choice.record,
-        warnings=[*choice.notes, *choice.unused(images)],
+        notes=[*choice.notes, *choice.unused(images)],
         name="Synapse",
     )

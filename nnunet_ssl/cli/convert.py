@@ -28,6 +28,8 @@ class Modality(str, Enum):
 
 
 DEFAULT_PROCESSES = min(8, os.cpu_count() or 1)
+SPACINGS_HELP = "File with a line CASE Z Y X (mm) for each scan whose header is a placeholder."
+SKIP_HELP = "Leave out scans whose header is a placeholder and that --spacings does not name."
 
 
 def _option(name: str, kind: Any, declared: Any, default: Any = Parameter.empty) -> Parameter:
@@ -56,6 +58,8 @@ def converter(default: str, others: str = "", units: str = "cases") -> Callable:
         _option("protocol", str | None, typer.Option(help=protocol_help), None),
         _option("name", str | None, typer.Option(help="Name of the new dataset (default: the data set's)."), None),
         _option("link", bool, typer.Option("--link", help="Link files that fit as they are, do not copy."), False),
+        _option("spacings", Path | None, typer.Option(help=SPACINGS_HELP), None),
+        _option("skip_unknown_spacing", bool, typer.Option("--skip-unknown-spacing", help=SKIP_HELP), False),
         _option("processes", int, typer.Option("-np", min=1, help="Worker processes."), DEFAULT_PROCESSES),
     ]
     if default.endswith("%"):
@@ -69,6 +73,8 @@ def converter(default: str, others: str = "", units: str = "cases") -> Callable:
             labeled_list: Path | None,
             name: str | None,
             link: bool,
+            spacings: Path | None,
+            skip_unknown_spacing: bool,
             processes: int,
             protocol: str | None = None,
             **own: Any,
@@ -76,7 +82,8 @@ def converter(default: str, others: str = "", units: str = "cases") -> Callable:
             from nnunet_ssl.data.protocols import wanted_labeled
 
             conversion = find(source, wanted_labeled(labeled, labeled_list, protocol), **own)
-            _write(conversion, dataset_id, name or conversion.name, processes, link)
+            writing = {"link": link, "spacings": spacings, "skip_unknown_spacing": skip_unknown_spacing}
+            _write(conversion, dataset_id, name or conversion.name, processes=processes, **writing)
 
         own_options = list(signature(find).parameters.values())[2:]
         parameters = [option.replace(kind=Parameter.KEYWORD_ONLY) for option in [*options, *own_options]]
@@ -169,19 +176,19 @@ def pancreas(
     return pancreas_conversion(source, labeled, keep_withdrawn)
 
 
-def _write(conversion: "Conversion", dataset_id: int, name: str, processes: int, link: bool) -> None:
+def _write(conversion: "Conversion", dataset_id: int, name: str, **writing: Any) -> None:
     from nnunet_ssl.data.conversion import write_raw_dataset
-    from nnunet_ssl.data.space import in_words
+    from nnunet_ssl.data.notes import in_words
     from nnunet_ssl.files import read_json
 
-    for warning in conversion.warnings:
-        print(f"Note: {warning}")
-    folder, written = write_raw_dataset(conversion, dataset_id, name, processes, link)
+    folder, written = write_raw_dataset(conversion, dataset_id, name, **writing)
+    record = folder / "conversion.json"
     if not written:
         print(f"{folder} is already there: same source, same options. Nothing was written.")
         return
-    provenance = read_json(folder / "conversion.json", "convert again")
-    for line in in_words(provenance["space"], "the label or a channel", "the (first) image"):
-        print(line)
-    counts = ", ".join(f"{len(conversion.ids(part))} {part}" for part in ("labeled", "unlabeled", "test"))
-    print(f"{folder}: {counts} cases.\nNext: nnUNetv2_plan_and_preprocess -d {dataset_id} --verify_dataset_integrity")
+    content = read_json(record, "run again")
+    counts = ", ".join(f"{len(content[part])} {part}" for part in ("labeled", "unlabeled", "test"))
+    print(f"{folder}: {counts} cases.")
+    for note in content["notes"]:
+        print(f"Note: {in_words(note)}")
+    print(f"Next: nnUNetv2_plan_and_preprocess -d {dataset_id} --verify_dataset_integrity")

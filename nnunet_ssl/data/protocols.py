@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from nnunet_ssl.data.notes import Note
 from nnunet_ssl.data.raw import listed
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import check_case_ids
@@ -39,26 +40,26 @@ class Lists:
 
 @dataclass(frozen=True)
 class Choice:
-    """The ids of each part in the order of the protocol, what to record of the choice, and notes for the user."""
+    """The ids of each part in the order of the protocol, what to record of the choice, and what was left out."""
 
     parts: dict[str, list[str]]
     record: dict[str, Any]
-    notes: list[str]
+    notes: list[Note]
 
     def require(self, found: Collection[str], source: Path) -> None:
         """Raises :class:`InputError` naming the ids that the source lacks."""
         wanted = [name for part in PARTS for name in self.parts[part]]
         if missing := [name for name in wanted if name not in found]:
             raise InputError(
-                f"{source} lacks scans of the {self.record['lists']}: {listed(missing, 20, ', ')}. "
+                f"{source} lacks scans of the {self.record['lists']}: {listed(missing, separator=', ')}. "
                 "Add them or mend the lists."
             )
 
-    def unused(self, found: Collection[str], units: str = "scans") -> list[str]:
+    def unused(self, found: Collection[str]) -> list[Note]:
         """A note on what the source holds and no list names, as a list of none or one."""
         used = {name for part in PARTS for name in self.parts[part]} | set(self.record.get("validation", []))
-        rest = [name for name in found if name not in used]
-        return [f"{len(rest)} {units} of the source are not used: {listed(sorted(rest), 5, ', ')}."] if rest else []
+        rest = sorted(name for name in found if name not in used)
+        return [Note("in the source but not used", f"not in the {self.record['lists']}", tuple(rest))] if rest else []
 
 
 def published(dataset: str) -> dict[str, dict[str, Any]]:
@@ -113,12 +114,11 @@ def choose(
     notes = []
     if keep is not None:
         kept = {part: [name for name in getattr(lists, part) if keep(name)] for part in ("train", "test", "validation")}
-        if left_out := len(lists.train + lists.test + lists.validation) - sum(map(len, kept.values())):
-            notes.append(f"{left_out} scans of the {lists.origin} are left out: {because}.")
-            record["left out"] = f"{left_out}: {because}"
+        if left_out := [name for name in lists.train + lists.test + lists.validation if not keep(name)]:
+            notes.append(Note(f"left out of the {lists.origin}", because, tuple(left_out)))
         lists = Lists(**kept, origin=lists.origin)
     if both := [name for name in lists.train if name in lists.test]:
-        raise InputError(f"In train.list and in test.list: {listed(both, 10, ', ')}. Take them out of one list.")
+        raise InputError(f"In train.list and in test.list: {listed(both, separator=', ')}. Take them out of one list.")
     if isinstance(wanted, list):
         chosen = _labeled_of(wanted, lists.train)
         if not chosen:
@@ -135,7 +135,7 @@ def choose(
                 record["protocol"] = name
     if lists.validation:
         record["validation"] = lists.validation
-        notes.append(f"{len(lists.validation)} validation cases of the {lists.origin} are not used.")
+        notes.append(Note("not used", f"validation cases of the {lists.origin}", tuple(lists.validation)))
     return Choice(dict(zip(PARTS, (chosen, rest, lists.test), strict=True)), record, notes)
 
 
@@ -168,9 +168,9 @@ def choose_labeled(train: list[str], test: list[str], labeled: int | str | Path)
         return train[:labeled], train[labeled:]
     chosen = read_ids(labeled)
     if in_test := [name for name in chosen if name in test]:
-        raise InputError(f"{labeled} names test cases as labeled: {listed(in_test, 10, ', ')}. Take them out.")
+        raise InputError(f"{labeled} names test cases as labeled: {listed(in_test, separator=', ')}. Take them out.")
     if unknown := [name for name in chosen if name not in train]:
-        raise InputError(f"{labeled} names cases that are not in the training list: {listed(unknown, 10, ', ')}.")
+        raise InputError(f"{labeled} names cases that are not in the training list: {listed(unknown, separator=', ')}.")
     return chosen, [name for name in train if name not in chosen]
 
 
@@ -206,5 +206,5 @@ def read_ids(path: Path) -> list[str]:
         raise InputError(f"{path} is empty. Write one case id a line.")
     check_case_ids(ids, path)
     if twice := sorted(name for name, count in Counter(ids).items() if count > 1):
-        raise InputError(f"{path} names more than once: {listed(twice, 10, ', ')}. Keep one line of each.")
+        raise InputError(f"{path} names more than once: {listed(twice, separator=', ')}. Keep one line of each.")
     return ids

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
@@ -9,6 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ssl.data.headers import DEFLATE, SMALL, header_fault, nifti_is_whole
+from nnunet_ssl.data.notes import Note
 from nnunet_ssl.data.raw import listed
 from nnunet_ssl.errors import InputError
 
@@ -99,6 +101,24 @@ def read_h5(path: Path, key: str, axes: str) -> tuple[np.ndarray, dict[str, floa
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} {DAMAGED}") from error
+
+
+def rescaled_h5(images: Mapping[str, Path]) -> list[Note]:
+    """A note on the h5 files by case whose ``image`` has attributes of :data:`FACTORS`, as a list of none or one.
+
+    Files that cannot be read are passed over: they are reported when they are converted.
+    """
+    found = []
+    for case, path in images.items():
+        try:
+            with h5py.File(path) as file:
+                if set(FACTORS) & set(file["image"].attrs):
+                    found.append(case)
+        except (OSError, RuntimeError, KeyError, AttributeError):
+            continue
+    why = "the files hold integers, with the attributes scale and offset"
+    cases = None if len(found) == len(images) else tuple(found)
+    return [Note("gray levels restored as 32-bit floats", why, cases)] if found else []
 
 
 def _require_plain(stored: h5py.Dataset, path: Path, key: str, axes: str) -> None:

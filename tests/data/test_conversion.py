@@ -13,8 +13,10 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
-import nnunet_ssl.data.conversion
+import nnunet_ssl.data.case_writer
+from nnunet_ssl.data.case_writer import CannotTell
 from nnunet_ssl.data.conversion import Case, Conversion, write_raw_dataset
+from nnunet_ssl.data.notes import Note
 from nnunet_ssl.data.sources import read_volume
 from nnunet_ssl.errors import InputError
 
@@ -60,7 +62,7 @@ def conversion(tmp_path) -> Conversion:
         read_label=read_volume,
         source={"path": str(source), "layout": "flat"},
         protocol={"name": "by hand"},
-        warnings=["c resembles d"],
+        notes=[Note("both kept", "they are alike", ("c", "d"))],
     )
 
 
@@ -98,7 +100,11 @@ def test_writes_the_whole_dataset(raw, conversion, processes):
     assert provenance["unlabeled"] == ["c", "d"]
     assert provenance["test"] == ["e"]
     assert provenance["version"] == nnunet_ssl.__version__
-    assert provenance["warnings"] == ["c resembles d"]
+    as_stored = {"what": "label written as 8-bit unsigned integer", "cases": ["a", "b", "e"]}
+    assert provenance["notes"] == [
+        {"what": "both kept", "cases": ["c", "d"], "why": "they are alike"},
+        as_stored | {"why": "stored as 16-bit signed integer; every value is one of the data set's labels"},
+    ]
     assert sorted(provenance["source_bytes"]["c"]) == ["c_t1.nii.gz", "c_t2.nrrd"]
     for case in conversion.cases:
         images = next(folder.glob(f"images*/{case.id}_0001.nii.gz"))
@@ -203,6 +209,39 @@ def test_all_bad_cases_are_named_at_once_and_nothing_stays(raw, conversion, proc
     assert list(raw.iterdir()) == []
 
 
+def test_a_long_list_of_bad_cases_is_cut(raw, conversion):
+    source = conversion.cases[0].images[0].parent
+    missing = [Case(f"m{i:02d}", "unlabeled", (source / f"m{i:02d}_t1.nii.gz",) * 2, None) for i in range(40)]
+    with pytest.raises(InputError) as error:
+        write_raw_dataset(replace(conversion, cases=[*conversion.cases, *missing]), 7, "Two")
+    first, *lines = str(error.value).splitlines()
+    assert first == "Nothing was converted, 40 of 45 cases are bad:"
+    assert len(lines) == 11
+    assert lines[9].startswith("  m09: ")
+    assert lines[9].endswith("m09_t1.nii.gz is missing; fetch it again")
+    assert lines[10] == "  and 30 more"
+
+
+def fit_by_vote(label, image, case, votes):
+    """As stored, but b says nothing of itself: it does what the others did."""
+    if case.id == "b" and votes is None:
+        raise CannotTell("b does not tell")
+    what = "as the others" if case.id == "b" and votes == {"as stored": 2} else "as stored"
+    return label, Note(what, "by hand", (case.id,), {case.id: {"margin in HU": 2.0 * ord(case.id)}})
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_label_that_does_not_tell_follows_the_others(raw, conversion, processes):
+    folder, _ = write_raw_dataset(replace(conversion, fit_label=fit_by_vote), 7, "Two", processes)
+    assert files(folder) == WHOLE
+    notes = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))["notes"]
+    assert [(note["what"], note["cases"]) for note in notes if note["why"] == "by hand"] == [
+        ("as stored", ["a", "e"]),
+        ("as the others", ["b"]),
+    ]
+    assert notes[1]["measured"] == {"a": {"margin in HU": 194.0}, "e": {"margin in HU": 202.0}}
+
+
 @pytest.mark.parametrize("what", ["spacing", "origin", "direction"])
 def test_other_geometry_is_refused(raw, conversion, what):
     path = conversion.cases[0].label
@@ -239,29 +278,25 @@ def test_what_stands_in_the_images_space_gets_its_grid_and_is_told(raw, conversi
         assert (sitk.GetArrayFromImage(result) == sitk.GetArrayFromImage(stored[path])).all()
         assert (result.GetSpacing(), result.GetOrigin(), result.GetDirection()) == (SPACING, ORIGIN, DIRECTION)
         assert not (folder / f"{written}.nii.gz").samefile(path)
-    space = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))["space"]
-    assert space["turned"] == ["a", "e"]
-    assert space["other_header"] == ["b", "e"]
-    assert space["largest_voxels"] == pytest.approx(0.05, abs=1e-4)
-    assert space["largest_mm"] == pytest.approx(0.06, abs=1e-4)
+    notes = {note["what"]: note for note in json.loads((folder / "conversion.json").read_text())["notes"]}
+    assert notes["label or channel turned"]["cases"] == ["a", "e"]
+    moved_ones = notes["label or channel given the header of the case's (first) image"]
+    assert moved_ones["cases"] == ["b", "e"]
+    assert moved_ones["measured"]["b"] == {
+        "voxels off": pytest.approx(0.05, abs=1e-4),
+        "mm off": pytest.approx(0.025, abs=1e-4),
+    }
+    assert moved_ones["measured"]["e"] == {
+        "voxels off": pytest.approx(0.03, abs=1e-4),
+        "mm off": pytest.approx(0.06, abs=1e-4),
+    }
     assert write_raw_dataset(conversion, 7, "Two") == (folder, False)  # what was found is no other conversion
 
 
 def test_nothing_is_told_of_equal_headers(raw, conversion):
     folder, _ = write_raw_dataset(conversion, 7, "Two")
-    space = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))["space"]
-    assert space == {"turned": [], "other_header": [], "largest_voxels": 0.0, "largest_mm": 0.0}
-
-
-def test_more_than_ten_bad_cases_are_counted(raw, conversion):
-    case = conversion.cases[0]
-    case.label.unlink()
-    many = replace(conversion, cases=[replace(case, id=f"case{number:02d}") for number in range(14)])
-    with pytest.raises(InputError) as error:
-        write_raw_dataset(many, 7, "Two")
-    lines = str(error.value).splitlines()
-    assert len(lines) == 12
-    assert lines[-1] == "  and 4 more"
+    notes = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))["notes"]
+    assert [note["what"] for note in notes] == ["both kept", "label written as 8-bit unsigned integer"]
 
 
 def test_error_in_the_middle_leaves_nothing(raw, conversion):
@@ -282,7 +317,7 @@ def test_full_disk_is_noticed(raw, conversion, monkeypatch):
         write(image, path)
         Path(path).write_bytes(Path(path).read_bytes()[:300])
 
-    monkeypatch.setattr(nnunet_ssl.data.conversion.sitk, "WriteImage", write_half)
+    monkeypatch.setattr(nnunet_ssl.data.case_writer.sitk, "WriteImage", write_half)
     with pytest.raises(InputError, match=r"a_0000\.nii\.gz could not be written whole. Is the disk full"):
         write_raw_dataset(conversion, 7, "Two")
     assert list(raw.iterdir()) == []

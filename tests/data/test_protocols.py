@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nnunet_ssl.cli import app
+from nnunet_ssl.data.notes import Note
 from nnunet_ssl.data.protocols import Lists, choose, choose_labeled, published, read_ids, wanted_labeled
 from nnunet_ssl.errors import InputError
 
@@ -105,7 +106,9 @@ def test_own_lists():
     assert choice.parts == {"labeled": ["b"], "unlabeled": ["a", "c"], "test": ["d"]}
     with pytest.raises(InputError, match=r"Some/Folder lacks scans of the lists of the source: c, d\. Add them"):
         choice.require(["a", "b"], Path("Some/Folder"))
-    assert choice.unused(["x", "a", "y"]) == ["2 scans of the source are not used: x, y."]
+    assert choice.unused(["y", "a", "x"]) == [
+        Note("in the source but not used", "not in the lists of the source", ("x", "y"))
+    ]
     assert choice.unused(["a", "b"]) == []
     with pytest.raises(InputError, match="Unknown protocol 'dhc-20'. There are none"):
         choose("nothing", "dhc-20", "10%", own)

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from nnunet_ssl.cli import app
 from nnunet_ssl.data.conversion import Conversion, write_raw_dataset
+from nnunet_ssl.data.notes import in_words
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +88,12 @@ def same() -> Callable[[Path, sitk.Image], bool]:
         )
 
     return same
+
+
+@pytest.fixture
+def said() -> Callable[[Conversion], list[str]]:
+    """The notes of a conversion as the command prints them."""
+    return lambda conversion: [in_words(note.record()) for note in conversion.notes]
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def frames(patients: list[str], es=es_frame) -> set[str]:
     return {f"{patient}_frame{number:02d}" for patient in patients for number in (1, es(patient))}
 
 
-def test_original(original, write, ids):
+def test_original(original, write, ids, said):
     conversion = acdc_conversion(original, 3)
     folder = write(conversion)
     assert folder.name == "Dataset027_ACDC"
@@ -100,7 +100,7 @@ def test_original(original, write, ids):
     record = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))["protocol"]
     assert record["name"] == "ACDC, 70 training, 10 validation and 20 test patients (SSL4MIS)"
     assert record["validation"] == LISTS["validation"]
-    assert any("1 patients of the source are not used: patient101" in note for note in conversion.warnings)
+    assert "in the source but not used (patient101): not in the published lists." in said(conversion)
 
 
 def test_h5(h5_source, write, ids):
@@ -113,7 +113,13 @@ def test_h5(h5_source, write, ids):
         assert voxels.dtype == np.float32
         assert (voxels == frame(f"{patient}_frame02")[0].astype(np.float32) / 900).all()
         assert image.GetSpacing() == (1.5, 1.5, 10)
-    assert conversion.protocol["spacing"] == "(10.0, 1.5, 1.5) mm (z, y, x), assumed: h5 files hold none"
+    assert conversion.protocol["spacing (z, y, x)"] == [10.0, 1.5, 1.5]
+    notes = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))["notes"]
+    assert [(note["what"], note["cases"]) for note in notes] == [
+        ("not used", LISTS["validation"]),
+        ("spacing assumed, 10 x 1.5 x 1.5 mm (z, y, x)", "all"),
+        ("put together from slices", [f"{FIRST[0]}_frame01", f"{FIRST[0]}_frame02"]),
+    ]
     assert conversion.protocol["protocol"] == "ssl4mis-3"
 
 
@@ -155,7 +161,7 @@ def test_faults(tmp_path, original, h5_source):
     with pytest.raises(InputError, match=r"Unknown protocol 'ssl4mis-8'. Known here: ssl4mis-3, ssl4mis-7, ssl4mis-14"):
         acdc_conversion(h5_source, "ssl4mis-8")
     (h5_source / "data" / "slices" / "patient099_frame01_slice_2.h5").unlink()
-    with pytest.raises(InputError, match=r"patient099_frame01: .*lacks slices \[2\] of patient099_frame01"):
+    with pytest.raises(InputError, match=r"patient099_frame01: .*lacks slices 2 of patient099_frame01"):
         write_raw_dataset(acdc_conversion(h5_source, 3), 27, "ACDC")
     (h5_source / "data" / "patient038_frame02.h5").unlink()
     with pytest.raises(InputError, match="lacks one of the two frames of: patient038"):
@@ -189,9 +195,12 @@ def test_linked(original, write, raw):
 def test_command(h5_source, command, tmp_path):
     result = command("acdc", h5_source, "--dataset-id", 27, "--labeled", "5%", "--spacing", 8, 1.4, 1.4, "-np", 1)
     assert result.exit_code == 0, result.exception
-    assert "Note: 10 validation cases of the published lists are not used." in result.output
-    assert "Note: The h5 files hold no spacing: (8.0, 1.4, 1.4) mm" in result.output
-    assert "Dataset027_ACDC: 6 labeled, 134 unlabeled, 40 test cases" in result.output
+    counts, *notes, _ = result.output.rstrip().splitlines()[-5:]
+    assert counts.endswith("Dataset027_ACDC: 6 labeled, 134 unlabeled, 40 test cases.")
+    assert notes[0].startswith("Note: not used (10 cases: patient")
+    assert notes[0].endswith("): validation cases of the published lists.")
+    assert notes[1].startswith("Note: spacing given by --spacing, 8 x 1.4 x 1.4 mm (z, y, x) (all cases): the h5 files")
+    assert notes[2].startswith("Note: put together from slices (2 cases: patient099_frame01, patient099_frame02): ")
     help_text = " ".join(command("acdc", "--help").output.replace("│", " ").split())
     assert "Labeled patients: a number" in help_text
     assert "ssl4mis-7 (default), ssl4mis-3, ssl4mis-14" in help_text

@@ -66,7 +66,7 @@ def test_published_lists(released, protocol, numbers):
     assert not set(LISTS["validation"]) & {case.id for case in conversion.cases}
 
 
-def test_modality(released):
+def test_modality(released, said):
     ct, mr = amos_conversion(released, modality="ct"), amos_conversion(released, modality="mr")
     assert ct.ids("labeled") == [name for name in LISTS["labeled"]["dhc-5"] if name not in MR_LABELED]
     assert mr.ids("labeled") == MR_LABELED
@@ -76,17 +76,24 @@ def test_modality(released):
         assert len(ct.ids(part)) + len(mr.ids(part)) == number
     assert (ct.channels, mr.channels) == (("CT",), ("MR",))
     # 34 training, 6 validation and 20 test scans of the lists are MR.
-    assert any("60 scans of the published lists are left out: not CT." in note for note in ct.warnings)
+    left_out, *_, by_number = said(ct)
+    assert left_out.startswith("left out of the published lists (60 cases: amos_05")
+    assert left_out.endswith(", and 50 more): not CT.")
+    assert by_number == "numbers below 500 taken as CT, others as MR (all cases): the readme of the release says so."
     with pytest.raises(InputError, match="Protocol dhc-2 has no labeled case left"):
         amos_conversion(released, "dhc-2", modality="mr")
     assert len(amos_conversion(released, "10%", modality="mr").ids("labeled")) == 3
 
 
-def test_released_unlabeled_scans(released, tmp_path):
-    assert any("3 scans without labels are not used" in note for note in amos_conversion(released).warnings)
+def test_released_unlabeled_scans(released, tmp_path, said):
+    names = "amos_0002, amos_0003, amos_0500"
+    assert said(amos_conversion(released))[-1] == (
+        f"not used (3 cases: {names}): scans without labels; --released-unlabeled adds them."
+    )
     more = amos_conversion(released, released_unlabeled=True)
     assert more.ids("unlabeled")[206:] == ["amos_0002", "amos_0003", "amos_0500"]
     assert more.protocol["released unlabeled scans"] == 3
+    assert f"added to the unlabeled cases of the lists (3 cases: {names}): scans without labels." in said(more)
     assert amos_conversion(released, None, "ct", True).ids("unlabeled")[-2:] == ["amos_0002", "amos_0003"]
     source = tmp_path / "with_more"
     source.mkdir()
@@ -97,13 +104,15 @@ def test_released_unlabeled_scans(released, tmp_path):
         amos_conversion(source, released_unlabeled=True)
     (source / "imagesUnlabeled").mkdir()
     (source / "imagesUnlabeled" / "amos_5001.nii.gz").touch()
-    assert amos_conversion(source, None, "ct", True).ids("unlabeled")[-1] == "amos_5001"
+    unknown = amos_conversion(source, None, "ct", True)
+    assert unknown.ids("unlabeled")[-1] == "amos_5001"
+    assert "taken as CT (amos_5001): no number tells what they are." in said(unknown)
 
 
 def test_faults(tmp_path, released):
     with pytest.raises(InputError, match="No AMOS scans"):
         amos_conversion(tmp_path)
-    with pytest.raises(InputError, match=r"lacks scans of the published lists: amos_0008, amos_0013, .*and 100 more"):
+    with pytest.raises(InputError, match=r"lacks scans of the published lists: amos_0008, amos_0013, .*and 110 more"):
         amos_conversion(released / "amos22" / "imagesTr")
 
 

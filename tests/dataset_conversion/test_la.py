@@ -119,18 +119,27 @@ def test_h5_stored_as_scaled_integers(h5_source):
         file["image"], file["label"] = image, label
         file["image"].attrs["scale"], file["image"].attrs["offset"] = 0.02, -2.0
     folder, _ = write_raw_dataset(la_conversion(h5_source, 1), 18, "LA")
+    notes = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))["notes"]
+    assert [(note["what"], note["cases"]) for note in notes] == [
+        ("spacing of 0.625 mm and axes (x, y, z) assumed", "all"),
+        ("cropped around the ground truth, test scans too", "all"),
+        ("gray levels restored as 32-bit floats", ["ID4"]),
+    ]
     voxels, _ = read(folder / "imagesTr" / "ID4_0000.nii.gz")
     assert (voxels == (image * 0.02 - 2.0).astype(np.float32)).all()
 
 
-def test_nrrd_keeps_its_geometry(nrrd_source, verify):
+def test_nrrd_keeps_its_geometry(nrrd_source, verify, said):
     write_nrrd(nrrd_source / "Testing Set", ["ID8", "ID9"])
     conversion = la_conversion(nrrd_source, labeled=2)
     folder, _ = write_raw_dataset(conversion, 18, "LA")
     verify(folder)
     assert ids(folder / "imagesUnlabeled") == {"ID3", "ID2"}
     assert [path.name for path in folder.rglob("ID[89]*")] == []
-    assert any("2 scans of the source are in no list" in warning for warning in conversion.warnings)
+    assert said(conversion) == [
+        "in the source but not used (2 cases: ID8, ID9): not in the lists of the source.",
+        "label 255 written as 1 (all cases): the numbers of nnU-Net's labels follow each other.",
+    ]
     for path, expected in {
         "imagesTr/ID4_0000": scan("ID4")[0],
         "imagesUnlabeled/ID3_0000": scan("ID3")[0],
@@ -141,7 +150,6 @@ def test_nrrd_keeps_its_geometry(nrrd_source, verify):
         assert voxels.dtype == np.uint8
         assert (voxels == expected).all()
         assert (image.GetSpacing(), image.GetOrigin(), image.GetDirection()) == (SPACING, ORIGIN, DIRECTION)
-    assert conversion.provenance()["protocol"]["spacing"] == "from the image headers"
 
 
 def test_unlabeled_scans_need_no_label_file(nrrd_source):
@@ -172,7 +180,7 @@ def test_places_of_scans_and_lists(tmp_path, scans, lists, source):
     assert conversion.protocol["name"] == "LA, own lists"
 
 
-def test_published_lists_are_used_without_lists_in_the_source(tmp_path):
+def test_published_lists_are_used_without_lists_in_the_source(tmp_path, said):
     published = json.loads(PROTOCOL.read_text(encoding="utf-8"))
     assert (len(set(published["train"])), len(set(published["test"]))) == (80, 20)
     assert not set(published["train"]) & set(published["test"])
@@ -187,7 +195,8 @@ def test_published_lists_are_used_without_lists_in_the_source(tmp_path):
     assert conversion.ids("test") == published["test"]
     assert conversion.protocol["name"] == "LA, 80 training and 20 test scans (Yu et al., MICCAI 2019)"
     assert conversion.protocol["lists"] == "published lists"
-    assert any(all(name in warning for name in DUPLICATE) for warning in conversion.warnings)
+    both = f"both kept (2 cases: {', '.join(DUPLICATE)}): they are the same scan; the published lists have both."
+    assert both in said(conversion)
     shutil.rmtree(tmp_path / "source" / "Training Set" / published["train"][5])
     with pytest.raises(InputError, match=rf"lacks scans of the published lists: {published['train'][5]}\."):
         la_conversion(tmp_path / "source")
@@ -231,14 +240,14 @@ def test_scan_present_twice(h5_source):
         la_conversion(h5_source, 1)
 
 
-def test_h5_files_written_beside_the_nrrd_files_lead(nrrd_source):
+def test_h5_files_written_beside_the_nrrd_files_lead(nrrd_source, said):
     for name in (*TRAIN, *TEST):
         image, label = scan(name)
         with h5py.File(nrrd_source / "Training Set" / name / "mri_norm2.h5", "w") as file:
             file["image"], file["label"] = image, label
     conversion = la_conversion(nrrd_source, 1)
     assert conversion.source["layout"] == "preprocessed h5 (mri_norm2.h5)"
-    assert any("h5 and nrrd" in warning for warning in conversion.warnings)
+    assert said(conversion)[0].startswith("nrrd files not used (6 cases: ID1, ID2, ID3, ID4, ID5, ID6): ")
 
 
 def test_bad_h5_files_are_named_together(h5_source, raw):

@@ -8,6 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_ssl.data.conversion import write_raw_dataset
+from nnunet_ssl.data.spacings import PLACEHOLDER as PLACEHOLDER_HEADER
 from nnunet_ssl.dataset_conversion.lits import lits_conversion
 from nnunet_ssl.errors import InputError
 
@@ -19,6 +20,13 @@ GEOMETRY = {
 PLACEHOLDER = {"spacing": (1, 1, 1), "origin": (-1, -1, 1), "direction": (-1, 0, 0, 0, -1, 0, 0, 0, 1)}
 LABELED = ["volume-127", "volume-115", "volume-121", "volume-118", "volume-126"]
 SHAPE = (5, 6, 8)  # (z, y, x)
+
+
+GIVEN = "label given the header of its image"
+
+
+def record_of(folder: Path) -> dict:
+    return json.loads((folder / "conversion.json").read_text(encoding="utf-8"))
 
 
 def voxels(number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +56,15 @@ def test_lits(source, write, ids, same, save, tmp_path):
     assert ids(folder / "imagesTr") == ids(folder / "labelsTr") == set(LABELED)
     assert [len(conversion.ids(part)) for part in ("labeled", "unlabeled", "test")] == [5, 95, 31]
     assert conversion.ids("test")[:3] == ["volume-79", "volume-49", "volume-51"]
-    assert "Labels with a placeholder header, given that of their image: volume-118." in conversion.warnings
+    assert record_of(folder)["notes"] == [
+        {"what": "not used", "cases": ["test-volume-0"], "why": "scans of the challenge's test, in no list"},
+        {
+            "what": "label written as 8-bit unsigned integer",
+            "cases": conversion.ids("labeled") + conversion.ids("test"),
+            "why": "stored as 64-bit float; every value is one of the data set's labels",
+        },
+        {"what": GIVEN, "cases": ["volume-118"], "why": f"the label has {PLACEHOLDER_HEADER}"},
+    ]
     for number in (127, 118):
         image, label = voxels(number)
         expected = save(tmp_path / "label.nii", label.astype(np.uint8), **GEOMETRY)
@@ -62,12 +78,85 @@ def test_lits(source, write, ids, same, save, tmp_path):
     }
 
 
+@pytest.fixture
+def published(source, save) -> Path:
+    """As published: images and labels 28 to 47 have the identity as header, of the others label 53 alone."""
+    batch = source / "Training Batch 2"
+    identity = {"spacing": (1, 1, 1), "origin": (0, 0, 0), "direction": (-1, 0, 0, 0, -1, 0, 0, 0, 1)}
+    for number in [*range(28, 48), 118]:
+        image, label = voxels(number)
+        header = GEOMETRY if number == 118 else identity
+        save(batch / f"volume-{number}.nii", image, **header)
+        save(batch / f"segmentation-{number}.nii", label, **header)
+    return source
+
+
+@pytest.fixture
+def chosen(tmp_path) -> Path:
+    path = tmp_path / "labeled.txt"
+    path.write_text("volume-39\nvolume-53\nvolume-55\n", encoding="utf-8")
+    return path
+
+
+def test_unknown_spacings_are_refused_with_the_two_ways_out(published, command):
+    result = command("lits", published, "--dataset-id", 27, "-np", 1)
+    assert isinstance(result.exception, InputError)
+    first, second = str(result.exception).splitlines()
+    assert first.startswith("The spacing of 20 scan(s) is unknown")
+    assert first.endswith(", and 10 more.")
+    assert "--spacings FILE (lines CASE Z Y X in mm)" in second
+    assert "--skip-unknown-spacing" in second
+
+
+def test_unknown_spacings_are_left_out(published, command, raw, ids, chosen):
+    arguments = ("--labeled-list", chosen, "--skip-unknown-spacing", "-np", 1)
+    result = command("lits", published, "--dataset-id", 27, *arguments)
+    assert result.exit_code == 0, result.exception
+    folder = raw / "Dataset027_LiTS"
+    bare = {f"volume-{number}" for number in range(28, 48)}
+    written = {part: ids(folder / part) for part in ("imagesTr", "imagesUnlabeled", "imagesTs")}
+    assert written["imagesTr"] == {"volume-53", "volume-55"}
+    assert sum(map(len, written.values())) == 111
+    assert not bare & set.union(*written.values())
+    notes = {note["what"]: note["cases"] for note in record_of(folder)["notes"]}
+    assert set(notes["left out, spacing unknown"]) == bare
+    assert notes[GIVEN] == ["volume-53"]  # of this label alone the header is wrong
+    counts, *said = result.output[result.output.index(f"{folder}: ") :].splitlines()
+    assert counts.endswith("2 labeled, 82 unlabeled, 27 test cases.")
+    assert f"Note: {GIVEN} (volume-53): the label has {PLACEHOLDER_HEADER}." in said
+    (line,) = (line for line in said if line.startswith("Note: left out, spacing unknown (20 cases: volume-39, "))
+    assert line.endswith(f", and 10 more): the scans have {PLACEHOLDER_HEADER}.")
+    again = command("lits", published, "--dataset-id", 27, *arguments)
+    assert "already there" in again.output
+
+
+def test_unknown_spacings_are_given(published, raw, chosen, tmp_path, same, save, verify):
+    table = tmp_path / "spacings.txt"
+    table.write_text("".join(f"volume-{number} {1 + number / 40} 0.7 0.75\n" for number in range(28, 48)))
+    folder, _ = write_raw_dataset(lits_conversion(published, chosen), 27, "LiTS", link=True, spacings=table)
+    verify(folder)
+    assert len(list(folder.glob("images*/*"))) == 131
+    for number, place in {39: "imagesTr", 38: "imagesUnlabeled", 28: "imagesTs"}.items():
+        volume = sitk.ReadImage(str(folder / place / f"volume-{number}_0000.nii.gz"))
+        assert volume.GetSpacing() == pytest.approx((0.75, 0.7, 1 + number / 40))
+        assert (sitk.GetArrayFromImage(volume) == voxels(number)[0]).all()
+    label = sitk.ReadImage(str(folder / "labelsTr" / "volume-39.nii.gz"))
+    assert label.GetSpacing() == pytest.approx((0.75, 0.7, 1.975))
+    notes = {note["what"]: note["cases"] for note in record_of(folder)["notes"]}
+    assert len(notes["spacing given by --spacings"]) == 20
+    assert notes[GIVEN] == ["volume-53"]
+    table.write_text(table.read_text().replace("0.75", "0.8"))
+    with pytest.raises(InputError, match="another conversion: it differs in protocol"):
+        write_raw_dataset(lits_conversion(published, chosen), 27, "LiTS", spacings=table)
+
+
 def test_tumor_merged_into_liver(source, write):
     folder = write(lits_conversion(source, merge_tumor=True))
     assert json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["labels"] == {"background": 0, "liver": 1}
     label = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "labelsTr" / "volume-118.nii.gz")))
     assert (label == (voxels(118)[1] > 0)).all()
     assert (voxels(118)[1] == 2).sum() == 4
+    assert {"what": "tumor written as liver", "cases": "all", "why": "--merge-tumor"} in record_of(folder)["notes"]
 
 
 def test_own_list_and_split_folders(source, tmp_path):

@@ -1,14 +1,26 @@
 """The converter of Pancreas-CT, on small DICOM series in the original layout and on a real series where present."""
 
+import json
+import shutil
+from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ssl.data.conversion import write_raw_dataset
+from nnunet_ssl.data.case_writer import CannotTell
+from nnunet_ssl.data.conversion import Case, write_raw_dataset
 from nnunet_ssl.data.protocols import published
-from nnunet_ssl.dataset_conversion.pancreas import WITHDRAWN, fit_label, pancreas_conversion, read_series
+from nnunet_ssl.dataset_conversion.pancreas import (
+    AS_STORED,
+    BY_HEADER,
+    WITHDRAWN,
+    fit_label,
+    pancreas_conversion,
+    read_series,
+)
 from nnunet_ssl.errors import InputError
 
 LISTS = published("pancreas")["mc-net-12"]
@@ -88,7 +100,7 @@ def source(tmp_path, case_folder) -> Path:
     return root
 
 
-def test_release_of_today(source, write, ids, command):
+def test_release_of_today(source, write, ids, command, said):
     conversion = pancreas_conversion(source)
     folder = write(conversion)
     twelve = [name for name in LISTS["train"] if name != "PANCREAS_0070"][:12]
@@ -96,9 +108,12 @@ def test_release_of_today(source, write, ids, command):
     assert twelve[-2:] == ["PANCREAS_0019", "PANCREAS_0048"]
     assert [len(conversion.ids(part)) for part in ("labeled", "unlabeled", "test")] == [12, 49, 19]
     assert not set(WITHDRAWN) & {case.id for case in conversion.cases}
-    assert any(
-        note.startswith("2 scans of the published lists are left out: withdrawn") for note in conversion.warnings
-    )
+    (left_out,) = said(conversion)
+    assert left_out.startswith("left out of the published lists (2 cases: PANCREAS_0070, PANCREAS_0025): withdrawn")
+    notes = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))["notes"]
+    assert [note["what"] for note in notes[1:]] == [BY_HEADER]
+    assert notes[1]["cases"] == twelve + conversion.ids("test")
+    assert all(250 < notes[1]["measured"][name]["margin in HU"] < 330 for name in notes[1]["cases"])
     assert ids(folder / "labelsTr") == set(twelve)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(next((source / "Pancreas-CT" / twelve[0]).rglob("*.dcm"))))
@@ -129,14 +144,16 @@ def touch_series(root: Path) -> Path:
     return root
 
 
-def test_first_release(tmp_path):
+def test_first_release(tmp_path, said):
     root = touch_series(tmp_path / "DOI")
     kept = pancreas_conversion(root, keep_withdrawn=True)
     assert kept.ids("labeled") == LISTS["train"][:12]
     assert [len(kept.ids(part)) for part in ("labeled", "unlabeled", "test")] == [12, 50, 20]
-    assert any("are the same scan, in training and in test" in note for note in kept.warnings)
+    three = "PANCREAS_0002, PANCREAS_0025, PANCREAS_0070"
+    assert f"all kept (3 cases: {three}): they are the same scan, in training and in test." in said(kept)
     conversion = pancreas_conversion(root)
-    assert any("2 scans of the source are not used: PANCREAS_0025, PANCREAS_0070" in n for n in conversion.warnings)
+    not_used = "in the source but not used (2 cases: PANCREAS_0025, PANCREAS_0070): not in the published lists."
+    assert not_used in said(conversion)
     (root / "PANCREAS_0057" / "study" / "other").mkdir()
     (root / "PANCREAS_0057" / "study" / "other" / "000000.dcm").touch()
     with pytest.raises(InputError, match=r"holds scans twice: PANCREAS_0057 \("):
@@ -146,30 +163,175 @@ def test_first_release(tmp_path):
         pancreas_conversion(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("axes", [(), (0,), (1,), (0, 1)])
-def test_label_without_a_header_is_flipped_into_the_organ(axes, tmp_path):
-    voxels, expected = scan("PANCREAS_0001")
+FLIPS = [axes for count in range(4) for axes in combinations(range(3), count)]
+
+
+def on_grid(voxels: np.ndarray) -> sitk.Image:
     image = sitk.GetImageFromArray(voxels)
     image.SetSpacing(SPACING)
     image.SetOrigin(ORIGIN)
-    label = sitk.GetImageFromArray(np.flip(expected, axes).astype(np.float64))
+    return image
+
+
+def bare(voxels: np.ndarray) -> sitk.Image:
+    """A label whose header names another grid."""
+    label = sitk.GetImageFromArray(voxels)
     label.SetSpacing((0.8, 0.8, 1.0))
-    fitted = fit_label(label, image, tmp_path)
+    return label
+
+
+def in_words(axes: tuple[int, ...]) -> str:
+    return f"label flipped along {' and '.join('zyx'[axis] for axis in axes)}" if axes else AS_STORED
+
+
+def abdomen(seed: int, contrast: float, tissue: float = -40) -> tuple[np.ndarray, np.ndarray]:
+    """Tissue of so many HU with noise of 20 HU, an organ brighter by ``contrast`` in one corner, and its label."""
+    label = np.zeros((12, 24, 28), np.uint8)
+    label[2:6, 4:10, 5:13] = 1
+    return np.random.default_rng(seed).normal(tissue, 20, label.shape) + contrast * label, label
+
+
+@pytest.fixture
+def case(tmp_path) -> Case:
+    return Case("PANCREAS_0001", "labeled", (tmp_path,), tmp_path / "label0001.nii.gz")
+
+
+@pytest.mark.parametrize("axes", FLIPS)
+def test_label_without_a_header_is_flipped_into_the_organ(axes, case):
+    voxels, expected = scan("PANCREAS_0001")
+    label = bare(np.flip(expected, axes).astype(np.float64))
+    fitted, note = fit_label(label, on_grid(voxels), case, None)
     assert (sitk.GetArrayFromImage(fitted) == expected).all()
     assert (fitted.GetSpacing(), fitted.GetOrigin()) == (SPACING, ORIGIN)
+    assert (note.what, note.cases) == (in_words(axes), (case.id,))
+    # air is cut at -200 HU, the organ lies between 70 and 130
+    assert 250 < note.measured[case.id]["margin in HU"] < 330
 
 
-def test_label_that_fits_nowhere(tmp_path):
+@pytest.mark.parametrize("tissue", [10, -75])
+@pytest.mark.parametrize("axes", FLIPS)
+def test_an_organ_little_brighter_than_its_surroundings_is_found(axes, tissue, case):
+    """All of it is soft tissue; or nothing is, and hardly the organ itself."""
+    for seed in range(10):
+        voxels, expected = abdomen(seed, 35, tissue)
+        fitted, note = fit_label(bare(np.flip(expected, axes)), on_grid(voxels), case, None)
+        assert (sitk.GetArrayFromImage(fitted) == expected).all()
+        assert note.measured[case.id]["margin in HU"] >= 5
+
+
+def test_a_scan_that_does_not_tell(case):
+    """The same tissue everywhere: of 100 such scans none is told, for whatever flip lies best by chance."""
+    for seed in range(100):
+        voxels, label = abdomen(seed, 0)
+        with pytest.raises(CannotTell, match=r"label0001\.nii\.gz: the scan does not tell"):
+            fit_label(bare(label), on_grid(voxels), case, None)
+    flipped = in_words((1,))
+    fitted, note = fit_label(bare(label), on_grid(voxels), case, Counter({flipped: 19, AS_STORED: 1, BY_HEADER: 30}))
+    assert (sitk.GetArrayFromImage(fitted) == label[:, ::-1]).all()
+    assert note.what == flipped
+    assert note.why == "the scan does not tell; so did 19 of the 20 labels whose scans do"
+    assert note.measured[case.id]["margin in HU"] < 5
+    for votes, told in {
+        (): "none could be told",
+        ((flipped, 2),): "label flipped along y: 2",
+        ((flipped, 17), (AS_STORED, 3)): "label flipped along y: 17; label as stored: 3",
+        ((BY_HEADER, 30),): "none could be told",
+    }.items():
+        with pytest.raises(InputError) as error:
+            fit_label(bare(label), on_grid(voxels), case, Counter(dict(votes)))
+        assert f"nor do the other labels ({told}); see how it lies" in str(error.value)
+
+
+def test_a_header_against_the_scan(case):
+    voxels, expected = abdomen(0, 60)
+    _, note = fit_label(on_grid(expected), on_grid(voxels), case, None)
+    assert note.what == BY_HEADER
+    wrong = on_grid(np.ascontiguousarray(expected[:, ::-1]))
+    fitted, note = fit_label(wrong, on_grid(voxels), case, None)
+    assert (sitk.GetArrayFromImage(fitted) == expected).all()
+    assert note.what == f"{BY_HEADER}, then {in_words((1,))}"
+    # Where the scan does not tell, headers are believed, unless they are wrong elsewhere.
+    dull = on_grid(abdomen(0, 0)[0])
+    fitted, believed = fit_label(wrong, dull, case, Counter({AS_STORED: 9}))
+    assert (sitk.GetArrayFromImage(fitted) == sitk.GetArrayFromImage(wrong)).all()
+    assert (believed.what, believed.why) == (BY_HEADER, "the scan does not tell; the header is taken at its word")
+    fitted, _ = fit_label(wrong, dull, case, Counter({note.what: 9}))
+    assert (sitk.GetArrayFromImage(fitted) == expected).all()
+
+
+def test_a_label_that_is_the_same_by_every_flip(case):
+    voxels = np.full((6, 8, 8), -100)
+    label = np.zeros_like(voxels, np.uint8)
+    label[2:4, 3:5, 3:5] = 1
+    voxels[label == 1] = 80
+    fitted, note = fit_label(bare(label), on_grid(voxels), case, None)
+    assert (sitk.GetArrayFromImage(fitted) == label).all()
+    assert note.why == "all flips of this label are the same"
+
+
+@pytest.fixture
+def bare_labels(source) -> dict[str, Path]:
+    """The labels of the source by case, all with a header that names another grid, lying as their scans."""
+    labels = {}
+    for path in sorted((source / "TCIA_pancreas_labels-02-05-2017").iterdir()):
+        if (name := f"PANCREAS_{path.name[5:9]}") not in WITHDRAWN:
+            sitk.WriteImage(bare(scan(name)[1]), str(path))
+            labels[name] = path
+    return labels
+
+
+def blur(source: Path, name: str) -> None:
+    """The same tissue of about -40 HU everywhere: nothing tells how the label lies."""
+    folder = next((source / "Pancreas-CT" / name).glob("*/*"))
+    shutil.rmtree(folder)
+    write_series(folder, np.random.default_rng(1).normal(-40, 10, SHAPE).astype(np.int16))
+
+
+def test_mixed_layouts_and_a_vote(source, bare_labels, write):
+    twelve = pancreas_conversion(source).ids("labeled")
+    # None of the unlabeled cases has a label that is opened, so none votes.
+    for name in set(bare_labels) - set(twelve) - set(LISTS["test"]):
+        bare_labels[name].write_bytes(b"not to be opened")
+    for name in twelve[:2]:
+        sitk.WriteImage(bare(np.flip(scan(name)[1], 1)), str(bare_labels[name]))
+    blur(source, twelve[5])
+    folder = write(pancreas_conversion(source))
+    notes = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))["notes"][1:]
+    told = {(note["what"], note["why"].partition(";")[0]): note["cases"] for note in notes}
+    assert told[in_words((1,)), "by this flip alone its border lies on borders of the scan"] == twelve[:2]
+    assert told[AS_STORED, "the scan does not tell"] == [twelve[5]]
+    assert len(told[AS_STORED, "by this flip alone its border lies on borders of the scan"]) == 31 - 3
+    for name in twelve:
+        label = sitk.ReadImage(str(folder / "labelsTr" / f"{name}.nii.gz"))
+        assert (sitk.GetArrayFromImage(label) == scan(name)[1]).all()
+
+
+def test_a_case_that_neither_scan_nor_vote_explains(source, bare_labels, raw):
+    twelve = pancreas_conversion(source).ids("labeled")
+    for name in twelve[:6]:
+        sitk.WriteImage(bare(np.flip(scan(name)[1], 1)), str(bare_labels[name]))
+    blur(source, twelve[7])
+    with pytest.raises(InputError) as error:
+        write_raw_dataset(pancreas_conversion(source), 27, "Pancreas")
+    first, line = str(error.value).splitlines()
+    assert first == "Nothing was converted, 1 of 80 cases are bad:"
+    assert line.startswith(f"  {twelve[7]}: ")
+    assert "label as stored: 24" in line
+    assert "label flipped along y: 6" in line
+    assert list(raw.iterdir()) == []
+
+
+def test_label_that_fits_nowhere(case):
     voxels, _ = scan("PANCREAS_0001")
     image = sitk.GetImageFromArray(voxels)
     corner = np.zeros(SHAPE, np.uint8)
     corner[0, 0] = 1
-    with pytest.raises(InputError, match="does not lie in soft tissue"):
-        fit_label(sitk.GetImageFromArray(corner), image, tmp_path / "label0001.nii.gz")
+    with pytest.raises(InputError, match=r"does not lie in soft tissue \(median -8\d\d HU"):
+        fit_label(sitk.GetImageFromArray(corner), image, case, Counter({AS_STORED: 20}))
     with pytest.raises(InputError, match="is empty"):
-        fit_label(sitk.GetImageFromArray(np.zeros_like(corner)), image, tmp_path / "label0001.nii.gz")
+        fit_label(sitk.GetImageFromArray(np.zeros_like(corner)), image, case, None)
     with pytest.raises(InputError, match=r"has 16 x 12 x 5 voxels \(.* mm\) but its scan 16 x 12 x 6 "):
-        fit_label(sitk.GetImageFromArray(corner[1:]), image, tmp_path / "label0001.nii.gz")
+        fit_label(sitk.GetImageFromArray(corner[1:]), image, case, None)
 
 
 def test_faulty_series(tmp_path, source):
@@ -179,6 +341,9 @@ def test_faulty_series(tmp_path, source):
     with pytest.raises(InputError, match=r"gap has slices 0\.5 to 1 mm apart \(one missing\?\)"):
         read_series(tmp_path / "gap")
     (tmp_path / "none").mkdir()
+    write_series(tmp_path / "one", image[:1])
+    with pytest.raises(InputError, match="one holds one slice only, so the distance of slices is unknown"):
+        read_series(tmp_path / "one")
     with pytest.raises(InputError, match="none holds 0 DICOM series"):
         read_series(tmp_path / "none")
     next((source / "Pancreas-CT" / "PANCREAS_0018").rglob("1-003.dcm")).unlink()
@@ -193,9 +358,17 @@ def test_real_series(shared_data):
     assert image.GetSpacing() == (0.9765625, 0.9765625, 2.0)  # SliceThickness says 3
     stored = sitk.ReadImage(str(samples / "example_seg_dicom.nii.gz"))
     mask = stored == 5  # liver; stored with y the other way round
-    fitted = fit_label(mask, image, samples)
+    case = Case("PANCREAS_0001", "labeled", (samples,), samples / "label0001.nii.gz")
+    fitted, by_header = fit_label(mask, image, case, None)
     resampled = sitk.Resample(mask, image, sitk.Transform(), sitk.sitkNearestNeighbor)
     assert (sitk.GetArrayFromImage(fitted) == sitk.GetArrayFromImage(resampled)).all()
     assert (sitk.GetArrayFromImage(fitted) != sitk.GetArrayFromImage(mask)).any()
-    bare = sitk.GetImageFromArray(sitk.GetArrayFromImage(mask))
-    assert (sitk.GetArrayFromImage(fit_label(bare, image, samples)) == sitk.GetArrayFromImage(fitted)).all()
+    without = sitk.GetImageFromArray(sitk.GetArrayFromImage(mask))
+    again, flipped = fit_label(without, image, case, None)
+    assert (sitk.GetArrayFromImage(again) == sitk.GetArrayFromImage(fitted)).all()
+    assert (by_header.what, flipped.what) == (BY_HEADER, "label flipped along y")
+    assert by_header.measured == flipped.measured == {"PANCREAS_0001": {"margin in HU": 16.19}}
+    # Spleen, stomach and pancreas, cut off as they are: each lies by this flip alone.
+    for organ in (1, 6, 7):
+        piece = sitk.GetImageFromArray((sitk.GetArrayFromImage(stored) == organ).astype(np.uint8))
+        assert fit_label(piece, image, case, None)[1].what == "label flipped along y"

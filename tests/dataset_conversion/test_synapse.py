@@ -46,7 +46,7 @@ def source(tmp_path, save) -> Path:
     return root
 
 
-def test_default_lists(source, write, ids, same, save, tmp_path):
+def test_default_lists(source, write, ids, same, save, tmp_path, said):
     conversion = synapse_conversion(source)
     folder = write(conversion)
     assert ids(folder / "imagesTr") == ids(folder / "labelsTr") == set(LABELED)
@@ -64,9 +64,9 @@ def test_default_lists(source, write, ids, same, save, tmp_path):
     assert conversion.labels["portal_and_splenic_veins"] == 10
     assert conversion.labels["left_adrenal_gland"] == len(ORGANS) - 1 == 13
     assert conversion.protocol["protocol"] == "genericssl-20"
-    assert conversion.warnings == [
-        "4 validation cases of the published lists are not used.",
-        "2 scans of the source are not used: img0061, img0062.",
+    assert said(conversion) == [
+        "not used (4 cases: img0001, img0007, img0023, img0030): validation cases of the published lists.",
+        "in the source but not used (2 cases: img0061, img0062): not in the published lists.",
     ]
 
 
@@ -130,8 +130,8 @@ def test_labels_with_a_header_a_hundredth_of_a_voxel_off(source, save, command, 
     result = command("synapse", source, "--dataset-id", 27, "-np", 1)
     assert result.exit_code == 0, result.exception
     assert re.search(
-        r"In 1 case\(s\) the header of the label or a channel is not that of the \(first\) image, at most 0\.00\d+ "
-        r"voxels \(0\.00\d+ mm\) off: that of the \(first\) image is taken\.\n.*4 labeled",
+        r"\nNote: label or channel given the header of the case's \(first\) image "
+        r"\(img0009; voxels off 0\.00\d+; mm off 0\.00\d+\): its own is another, by less than 0\.1 voxels",
         result.output,
     )
     folder = raw / "Dataset027_Synapse"
