@@ -219,7 +219,7 @@ def _choose_flip(flips: list[Flip], votes: Counter | None, has_header: bool, pat
     usual = max(alike, key=alike.get, default="")
     told, count = sum(alike.values()), alike.get(usual, 0)
     if told >= VOTES and count >= MAJORITY * told and (chosen := [flip for flip in flips if flip.name == usual]):
-        return chosen[0], f"the scan does not tell; so did {count} of the {told} labels whose scans do", margin
+        return chosen[0], f"the scan does not tell; taken as for {count} of the {told} labels whose scans do", margin
     if has_header:
         return flips[0], "the scan does not tell; the header is taken at its word", margin
     told_of = listed([f"{name}: {number}" for name, number in alike.items()]) or "none could be told"

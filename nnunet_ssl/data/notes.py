@@ -51,6 +51,6 @@ def in_words(record: dict[str, Any]) -> str:
         parts[0] = f"{len(cases)} cases: {parts[0]}"
     measured = list(record.get("measured", {}).values())
     for quantity in measured[0] if measured else ():
-        values = [values[quantity] for values in measured]
-        parts.append(f"{quantity} {min(values):.3g}" + (f" to {max(values):.3g}" if len(values) > 1 else ""))
+        values = sorted(values[quantity] for values in measured)
+        parts.append(f"{quantity} " + " to ".join(dict.fromkeys(f"{value:.3g}" for value in (values[0], values[-1]))))
     return f"{record['what']} ({'; '.join(parts)}): {record['why']}."

@@ -29,6 +29,9 @@ def test_in_words():
         "flipped (2 cases: b, e; margin in HU 7.25 to 12): by its border.": Note(
             "flipped", "by its border", ("b", "e"), measured
         ),
+        "flipped (2 cases: e, f; margin in HU 7.25): by its border.": Note(
+            "flipped", "by its border", ("e", "f"), {"e": measured["e"], "f": {"margin in HU": 7.2504}}
+        ),
         "left out (12 cases: c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, and 2 more): old.": Note(
             "left out", "old", tuple(f"c{i}" for i in range(12))
         ),
