@@ -42,10 +42,8 @@ def lits_conversion(source: Path, labeled: Labeled = None, merge_tumor: bool = F
     choice = choose("lits", labeled, default="desco-5")
     choice.require(images, source)
     notes = [*choice.notes, *choice.unused(images)]
-    if challenge := find_files(source, rf"test-(?P<id>volume-\d+){NIFTI}"):
-        notes.append(
-            Note("not used", "scans of the challenge's test, in no list", tuple(f"test-{name}" for name in challenge))
-        )
+    if challenge := sorted({path.name.partition(".")[0] for path in source.rglob("test-volume-*.nii*")}):
+        notes.append(Note("not used", "scans of the challenge's test, in no list", tuple(challenge)))
     if merge_tumor:
         notes.append(Note("tumor written as liver", "--merge-tumor"))
     return Conversion(
