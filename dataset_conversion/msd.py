@@ -6,30 +6,38 @@ of ``nnUNetv2_convert_MSD_dataset``, whose function splits the channels, without
 Headers: trusted, and a label must stand where its image does.
 """
 
+import math
 import re
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import SimpleITK as sitk
 from nnunetv2.dataset_conversion.convert_MSD_dataset import split_4d_nifti
 
 from nnunet_ssl.data.conversion import Conversion, pair_cases
+from nnunet_ssl.data.headers import nan_voxels
 from nnunet_ssl.data.protocols import Labeled, Lists, choose
-from nnunet_ssl.data.sources import DAMAGED, find_files, read_volume, require_whole
+from nnunet_ssl.data.sources import find_files, read_volume, reason_of, require_whole, with_geometry
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import check_case_ids, is_plain_name, read_json
 
 
-def msd_conversion(source: Path, labeled: Labeled = None) -> Conversion:
+def msd_conversion(source: Path, labeled: Labeled = None, fill_nan: float | None = None) -> Conversion:
     """Finds the cases of a task.
 
     Args:
         source: the folder of the task.
         labeled: which training cases are labeled, in alphabetical order; None for the first 10%.
+        fill_nan: what is written for NaN in images; None to refuse such images.
 
     Raises:
-        InputError: ``source`` is no such folder, or cases of its ``dataset.json`` are missing.
+        InputError: ``source`` is no such folder, cases of its ``dataset.json`` are missing, or ``fill_nan`` is no
+            finite number.
     """
+    if fill_nan is not None and not math.isfinite(fill_nan):
+        raise InputError(f"--fill-nan {fill_nan}: give the number that images shall hold in place of NaN.")
     file = source / "dataset.json"
     task = read_json(file, "SOURCE is the folder of a Decathlon task, TaskNN_Name")
     try:
@@ -52,24 +60,42 @@ def msd_conversion(source: Path, labeled: Labeled = None) -> Conversion:
         channels=channels,
         labels=labels,
         cases=pair_cases(choice.parts, images, find_files(source, r"labelsTr/(?P<id>[^/_][^/]*)\.nii\.gz")),
-        read_image=read_volume if len(channels) == 1 else read_channels,
+        read_image=partial(read_task_image, channels=len(channels), fill_nan=fill_nan)
+        if len(channels) > 1 or fill_nan is not None
+        else read_volume,
         read_label=read_volume,
         source={"path": str(source), "layout": "Decathlon", "task": source.resolve().name},
-        protocol={**choice.record, "test": "imagesTs of the task, without labels"},
+        protocol={
+            **choice.record,
+            "test": "imagesTs of the task, without labels",
+            **({} if fill_nan is None else {"NaN in images": f"written as {fill_nan:g}"}),
+        },
         notes=[*choice.notes, *choice.unused(images)],
         name=name[1] if name else "MSD",
     )
 
 
-def read_channels(path: Path) -> list[sitk.Image]:
-    """The channels of a 4D image, split by nnU-Net's converter."""
-    require_whole(path)  # refuses a truncated file, which nnU-Net's converter does not
-    with TemporaryDirectory() as folder:
-        try:
-            split_4d_nifti(str(path), folder)
-        except RuntimeError as error:
-            raise InputError(f"{path} {DAMAGED} ({str(error).splitlines()[0][:60]})") from error
-        return [read_volume(file) for file in sorted(Path(folder).iterdir())]
+def read_task_image(path: Path, channels: int, fill_nan: float | None) -> sitk.Image | list[sitk.Image]:
+    """An image of the task: a volume, or those that nnU-Net's converter makes of a 4D image, with NaN replaced."""
+    if channels == 1:
+        volumes = [read_volume(path, nan_is_fine=fill_nan is not None)]
+    else:
+        require_whole(path, nan_is_fine=fill_nan is not None)  # nnU-Net's converter does not look at it
+        with TemporaryDirectory() as folder:
+            try:
+                split_4d_nifti(str(path), folder)
+            except RuntimeError as error:
+                raise InputError(f"{path} cannot be read ({reason_of(error)}); replace it") from error
+            volumes = [read_volume(file) for file in sorted(Path(folder).iterdir())]
+    if fill_nan is not None and (holes := nan_voxels(path)) is not None:
+        holes = holes.reshape(len(volumes), *volumes[0].GetSize()[::-1])
+        volumes = [_filled(volume, hole, fill_nan) for volume, hole in zip(volumes, holes, strict=True)]
+    return volumes
+
+
+def _filled(volume: sitk.Image, holes: np.ndarray, value: float) -> sitk.Image:
+    voxels = sitk.GetArrayFromImage(volume)  # where SimpleITK has read 0 for NaN
+    return with_geometry(np.where(holes, np.asarray(value, voxels.dtype), voxels), volume)
 
 
 def _case_id(path: str) -> str:

@@ -25,7 +25,7 @@ from nnunet_ssl.data.conversion import Case, Conversion, pair_cases
 from nnunet_ssl.data.notes import Note
 from nnunet_ssl.data.protocols import Labeled, choose
 from nnunet_ssl.data.raw import listed
-from nnunet_ssl.data.sources import DAMAGED, NIFTI, find_files, read_volume, require_whole, with_geometry
+from nnunet_ssl.data.sources import NIFTI, find_files, read_volume, reason_of, require_whole, with_geometry
 from nnunet_ssl.data.space import align, grid_of_image
 from nnunet_ssl.errors import InputError
 
@@ -102,7 +102,7 @@ def read_series(folder: Path) -> sitk.Image:
             raise InputError(f"{folder} has slices without PixelSpacing, so the size of a voxel is unknown; replace it")
         positions = np.array([reader.GetMetaData(z, "0020|0032").split("\\") for z in slices], dtype=float)
     except (RuntimeError, MemoryError, ValueError) as error:
-        raise InputError(f"{folder} {DAMAGED} ({str(error).splitlines()[-1]})") from error
+        raise InputError(f"{folder} cannot be read ({reason_of(error)}); replace it") from error
     if len(positions) < 2:
         raise InputError(f"{folder} holds one slice only, so the distance of slices is unknown; fetch it again")
     distances = np.linalg.norm(np.diff(positions, axis=0), axis=1)

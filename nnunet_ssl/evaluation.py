@@ -19,8 +19,6 @@ reference that the prediction lacks altogether has Dice and Jaccard 0 and no dis
 ``missed``: a mean distance is over the cases that have one, so read it beside that count.
 """
 
-import contextlib
-import io
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -28,11 +26,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from tqdm import tqdm
 
-from nnunet_ssl.data.headers import READ_ERRORS, header_fault, nifti_is_whole
 from nnunet_ssl.data.raw import listed, read_dataset_json
+from nnunet_ssl.data.reading import read_file, reader_of
 from nnunet_ssl.data.space import Difference, VoxelGrid, align, grid_of, summarize
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import require_keys
@@ -75,7 +72,7 @@ def evaluate_folders(
     faults = [f"{f.name}: not in {prediction}" for f in files if not (prediction / f.name).is_file()]
     # With a file missing no table can come out, so the rest is only checked, to report all faults at once.
     measure = not faults
-    reader = reader_for(dataset, files[0])
+    reader = reader_of(dataset, files)
     per_case, differences = {}, {}
     jobs = {
         f.name.removesuffix(ending): (reader, f, prediction / f.name, classes, ignore, measure)
@@ -159,16 +156,6 @@ def _find_dataset_json(reference: Path, prediction: Path) -> Path:
     raise InputError(f"No dataset.json at {candidates[0]} or {candidates[1]}: name it with --dataset-json.")
 
 
-def reader_for(dataset: dict, example: Path) -> type[BaseReaderWriter]:
-    """nnU-Net's reader of a dataset's files, of which ``example`` is one; InputError if there is none."""
-    # nnU-Net prints a traceback for each reader that it tries on an ambiguous ending (.tif) before the right one.
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            return determine_reader_writer_from_dataset_json(dataset, str(example), verbose=False)
-        except (RuntimeError, TypeError):
-            raise InputError(f"{example}: no reader of nnU-Net opens this file.") from None
-
-
 def _run(jobs: dict[str, tuple], processes: int):
     """Yields (case, what ``_evaluate_case`` returns) for every job, as they finish."""
     if processes <= 1:
@@ -223,18 +210,9 @@ def _read(
     reader: type[BaseReaderWriter], file: Path, classes: dict[str, tuple[int, ...]], ignore: int | None
 ) -> tuple[np.ndarray, VoxelGrid, tuple[float, ...]]:
     """The segmentation ``(z, y, x)``, its grid and its spacing in mm as nnU-Net has it."""
-    with contextlib.redirect_stdout(io.StringIO()):  # the TIFF reader prints a warning for each file without spacing
-        try:
-            if not nifti_is_whole(file):
-                raise ValueError("damaged or truncated")
-            if fault := header_fault(file):
-                raise ValueError(fault)
-            array, properties = reader().read_seg(str(file))
-            spacing = tuple(round(float(s), 6) for s in properties["spacing"])
-        except READ_ERRORS as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise InputError(f"{file}: cannot be read ({reason[-1]})") from None
-    if array.shape[0] != 1 or len(spacing) != 3:
+    array, properties = read_file(reader, file, str(file), segmentation=True)
+    spacing = tuple(round(float(s), 6) for s in properties["spacing"])
+    if len(array) != 1:
         raise InputError(f"{file}: holds several volumes or colors, shape {array.shape}; save the one that counts")
     array = array[0]
     known = {0, ignore} | {label for labels in classes.values() for label in labels}

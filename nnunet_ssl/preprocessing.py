@@ -3,9 +3,7 @@
 The folder that results is described in ``nnunet_ssl.data.unlabeled``.
 """
 
-import gzip
 import json
-import math
 import os
 import pickle
 import re
@@ -18,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import blosc2
-import nibabel
 import numpy as np
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
-from nnunet_ssl.data.headers import NIFTI, READ_ERRORS, header_fault
+from nnunet_ssl.data.headers import READ_ERRORS
 from nnunet_ssl.data.plans import read_plans
 from nnunet_ssl.data.raw import preprocessed_folder, raw_folder, read_dataset_json
+from nnunet_ssl.data.reading import read_file
 from nnunet_ssl.data.space import Difference, align, grid_of, in_words, summarize, worst
 from nnunet_ssl.data.splits import read_splits
 from nnunet_ssl.data.unlabeled import MANIFEST, find_unlabeled, manifest_content, plans_fingerprint, unlabeled_folder
@@ -88,19 +86,12 @@ def read_checked(case: str, files: list[Path], plans_manager: PlansManager) -> t
     for an image that cannot be read, is truncated, holds NaN or infinity, is constant, has another number of dimensions
     than the dataset, or whose channels do not stand in one space.
     """
-    reader = plans_manager.image_reader_writer_class()
+    reader = plans_manager.image_reader_writer_class
     images, properties, grids, differences = [], [], [], []
     for file in files:
         where = f"case {case}, file {file.name}"
-        try:
-            _check_whole(file)
-            if fault := header_fault(file):
-                raise ValueError(fault)
-            image, own_properties = reader.read_images([str(file)])
-        except READ_ERRORS as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            raise InputError(f"{where}: cannot be read, replace it ({reason})") from error
-        _check_image(image, own_properties, file, where, plans_manager)
+        image, own_properties = read_file(reader, file, where)
+        _check_image(image, own_properties, where, plans_manager)
         properties.append(own_properties)
         grids.append(grid_of(image.shape[1:], own_properties))
         image, difference = align(image, grids[-1], grids[0], where, files[0].name)
@@ -215,10 +206,8 @@ def _preprocess_case(
     return difference
 
 
-def _check_image(image: np.ndarray, properties: dict, file: Path, where: str, plans_manager: PlansManager) -> None:
-    low, high = image.min(), image.max()  # both are NaN if one voxel is
-    if not (np.isfinite(low) and np.isfinite(high)) or _holds_hidden_nan(file, image):
-        raise InputError(f"{where}: holds NaN or infinite values; replace them by numbers")
+def _check_image(image: np.ndarray, properties: dict, where: str, plans_manager: PlansManager) -> None:
+    low, high = image.min(), image.max()
     if low == high:
         raise InputError(f"{where}: every voxel is {low:g}, the image is empty; replace or remove it")
     wanted = _is_flat(plans_manager.plans["original_median_spacing_after_transp"])
@@ -233,38 +222,6 @@ def _is_flat(spacing: Iterable[float]) -> bool:
     return largest > 998 * max(others)
 
 
-def _holds_hidden_nan(file: Path, image: np.ndarray) -> bool:
-    """Whether a NIfTI file of floats holds NaN or infinity: SimpleITK reads these as 0 and says nothing."""
-    if not file.name.endswith(NIFTI):
-        return False
-    stored = nibabel.load(file)
-    intercept = stored.header.get_slope_inter()[1] or 0.0
-    # Integers cannot, and without a voxel that was read as 0 there is none: only the rest is worth a second read.
-    if stored.header.get_data_dtype().kind != "f" or not (image == np.float32(intercept)).any():
-        return False
-    voxels = stored.dataobj.get_unscaled()
-    return not (np.isfinite(voxels.min()) and np.isfinite(voxels.max()))
-
-
-def _check_whole(file: Path) -> None:
-    """Raises ``EOFError`` for a truncated NIfTI file: SimpleITK fills the missing voxels with 0 and says nothing."""
-    if not file.name.endswith(NIFTI):
-        return
-    stored = nibabel.load(file).dataobj  # its header alone is read; header["vox_offset"] is reset by nibabel
-    wanted = stored.offset + math.prod(stored.shape) * stored.dtype.itemsize
-    if file.name.endswith(".nii"):
-        size = file.stat().st_size
-    else:
-        with open(file, "rb") as stream:
-            stream.seek(-4, os.SEEK_END)
-            # gzip ends with the size of what it holds, modulo 2^32 ...
-            if int.from_bytes(stream.read(), "little") == wanted % 2**32:
-                return
-        # ... except when written in several members or padded; that is rare and takes a full read to tell.
-        with gzip.open(file) as stream:
-            size = sum(len(block) for block in iter(lambda: stream.read(1 << 20), b""))
-    if size < wanted:
-        raise EOFError(f"truncated: {size} bytes where the header asks for {wanted}")
 
 
 class _PlainUnpickler(pickle.Unpickler):

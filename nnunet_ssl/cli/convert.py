@@ -155,11 +155,18 @@ def lits(
 
 
 @converter(default="10%")
-def msd(source, labeled) -> "Conversion":
+def msd(
+    source,
+    labeled,
+    fill_nan: Annotated[
+        float | None,
+        typer.Option(metavar="VALUE", help="Write VALUE for NaN in images, which are refused otherwise."),
+    ] = None,
+) -> "Conversion":
     """A task of the Medical Segmentation Decathlon: the folder TaskNN_Name; the first 10% are labeled by default."""
     from nnunet_ssl.dataset_conversion.msd import msd_conversion
 
-    return msd_conversion(source, labeled)
+    return msd_conversion(source, labeled, fill_nan)
 
 
 @converter(default="mc-net-12", others="mc-net-6")

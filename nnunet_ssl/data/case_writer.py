@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.data.headers import nifti_is_whole
+from nnunet_ssl.data.headers import every_reader_opens, file_fault
 from nnunet_ssl.data.notes import Note
 from nnunet_ssl.data.sources import read_volume, with_geometry
 from nnunet_ssl.data.space import ROUNDING, TOLERANCE, Difference, align, grid_of_image, worst
@@ -174,9 +174,9 @@ def _label_faults(label: sitk.Image, values: list[int]) -> list[str]:
 
 def _put_volume(image: sitk.Image, path: Path, same: Path | None) -> None:
     """Writes a volume, or links to ``same``, the source file that holds it, where its ending fits."""
-    if same is None or not same.name.endswith(FILE_ENDING):
+    if same is None or not same.name.endswith(FILE_ENDING) or not every_reader_opens(same):
         sitk.WriteImage(image, str(path))
-        if not nifti_is_whole(path):
+        if file_fault(path):
             raise InputError(f"{path} could not be written whole. Is the disk full? Make room and run again.")
         return
     same = same.resolve()  # a hard link to a symbolic link would be another symbolic link

@@ -7,14 +7,18 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from nnunet_ssl.data.headers import READ_ERRORS, header_fault, nifti_is_whole
+from nnunet_ssl.data.reading import read_file, reader_of
 from nnunet_ssl.data.signatures import Grid, Signature, common_grid, make_signature
 from nnunet_ssl.data.space import align, grid_of
 from nnunet_ssl.errors import InputError
+
+if TYPE_CHECKING:
+    from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 GRID_SAMPLE = 16  # scans whose sizes decide the grid of the signatures
 
@@ -38,17 +42,17 @@ def read_scans(files: dict[tuple[str, str], list[Path]], dataset_json: dict, pro
 
     Raises ``InputError`` when nnU-Net has no reader for the dataset or a worker process is killed.
     """
-    readers = _reader_names(dataset_json)
+    reader = reader_of(dataset_json, (file for channels in files.values() for file in channels))
     work = list(files.items())
     sample = work[:: max(1, len(work) // GRID_SAMPLE)][:GRID_SAMPLE]
     pool = ProcessPoolExecutor(min(processes, len(work)), mp_context=get_context("spawn"))
     try:
-        sizes = [scan for scan in pool.map(_read_scan, sample, [readers] * len(sample)) if not scan.fault]
+        sizes = [scan for scan in pool.map(_read_scan, sample, [reader] * len(sample)) if not scan.fault]
         if sizes:
             grid = common_grid([scan.shape for scan in sizes], [scan.spacing for scan in sizes])
         else:  # none of the sample can be used; the others still need one grid
             grid = Grid((2.0,) * 3, (6,) * 3)
-        futures = {pool.submit(_read_scan, item, readers, grid): item[0] for item in work}
+        futures = {pool.submit(_read_scan, item, reader, grid): item[0] for item in work}
         for future in tqdm(as_completed(futures), total=len(futures), desc="Reading scans"):
             future.result()
         return _with_one_channel_count([future.result() for future in futures])
@@ -73,16 +77,16 @@ def _with_one_channel_count(scans: list[Scan]) -> list[Scan]:
     ]  # fmt: skip
 
 
-def _read_scan(item: tuple[tuple[str, str], list[Path]], readers: list[str], grid: Grid | None = None) -> Scan:
+def _read_scan(
+    item: tuple[tuple[str, str], list[Path]], reader: "type[BaseReaderWriter]", grid: Grid | None = None
+) -> Scan:
     """Runs in a worker. Without a grid only shape and spacing are taken."""
     (role, case), files = item
     channels, spacing, digest, place = [], (), hashlib.sha256(), None
     for file in files:
         try:
-            image, properties = _read_image(file, readers)
+            image, properties = read_file(reader, file, file.name)
             own = tuple(float(value) for value in properties["spacing"])
-            if image.ndim != 4 or len(own) != 3:
-                raise InputError(f"{file.name} has voxels of {image.ndim - 1} axes (a color image?)")
             stored = grid_of(image.shape[1:], properties)
             place, spacing = place or stored, spacing or own
             image, difference = align(image, stored, place, file.name, files[0].name)
@@ -93,8 +97,8 @@ def _read_scan(item: tuple[tuple[str, str], list[Path]], readers: list[str], gri
         except InputError as error:
             return Scan(role, case, fault=str(error))
         channels.append(image)
-        if image.min() == image.max() or not np.isfinite(image.sum(dtype=np.float64)):
-            return Scan(role, case, fault=f"{file.name} is constant, or holds NaN or infinity")
+        if image.min() == image.max():
+            return Scan(role, case, fault=f"{file.name} is empty: every voxel is {image.min():g}")
         digest.update(str(image.shape).encode())
         digest.update(np.ascontiguousarray(image, np.float32))
     first = channels[0][0]
@@ -106,37 +110,3 @@ def _read_scan(item: tuple[tuple[str, str], list[Path]], readers: list[str], gri
         percentiles.append(np.percentile(flat[:: max(1, flat.size // 500_000)], (1, 99)))
     signature = make_signature(first, spacing, grid)
     return Scan(role, case, first.shape, spacing, np.array(percentiles), digest.hexdigest(), signature)
-
-
-def _read_image(file: Path, readers: list[str]) -> tuple[np.ndarray, dict]:
-    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
-
-    errors = []
-    if not file.is_file():
-        raise InputError(f"{file.name} is no file (a broken link?)")
-    if not nifti_is_whole(file):
-        raise InputError(f"{file.name} is damaged or truncated")
-    if fault := header_fault(file):
-        raise InputError(f"{file.name} cannot be read: {fault}")
-    for name in readers:
-        try:
-            return recursive_find_reader_writer_by_name(name)().read_images([str(file)])
-        except READ_ERRORS as error:
-            errors.append((str(error).strip() or type(error).__name__).splitlines()[-1])
-    raise InputError(f"{file.name} cannot be read ({errors[0]})")
-
-
-
-
-def _reader_names(dataset_json: dict) -> list[str]:
-    """The reader classes of nnU-Net that may read these files, in its order."""
-    from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
-
-    chosen = dataset_json.get("overwrite_image_reader_writer", "None")
-    if chosen != "None":
-        return [chosen]
-    ending = dataset_json["file_ending"].lower()
-    names = [reader.__name__ for reader in LIST_OF_IO_CLASSES if ending in reader.supported_file_endings]
-    if not names:
-        raise InputError(f"nnU-Net has no reader for files that end in {ending}: mend file_ending in dataset.json.")
-    return names

@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
+import nibabel
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.data.headers import DEFLATE, SMALL, header_fault, nifti_is_whole
+from nnunet_ssl.data.headers import DAMAGED, DEFLATE, READ_ERRORS, SMALL, file_fault
 from nnunet_ssl.data.notes import Note
 from nnunet_ssl.data.raw import listed
 from nnunet_ssl.errors import InputError
 
 NIFTI = r"\.nii(\.gz)?"
 FACTORS = ("scale", "offset")  # attributes of an h5 array that our readers apply
-DAMAGED = "cannot be read (damaged or truncated); fetch it again"
+ORTHOGONAL = 1e-5  # how far products of unit axes may be off: what single precision leaves
 
 
 def find_files(source: Path, pattern: str) -> dict[str, Path]:
@@ -53,32 +54,65 @@ def find_files(source: Path, pattern: str) -> dict[str, Path]:
     return {name: paths[0] for name, paths in found.items()}
 
 
-def read_volume(path: Path) -> sitk.Image:
-    """Reads a scalar 3D image file with its geometry.
+def read_volume(path: Path, nan_is_fine: bool = False) -> sitk.Image:
+    """Reads a scalar 3D image file with its geometry: by SimpleITK, or by nibabel what only that knows (NIfTI-2).
+
+    With ``nan_is_fine`` NaN is no fault, and what the image has there is undefined.
 
     Raises:
-        InputError: missing, unreadable, truncated, or no scalar 3D volume.
+        InputError: missing, unreadable, a fault of :func:`file_fault`, no scalar 3D volume, or axes that are not
+            orthogonal, which nnU-Net's default reader could not read from the converted file.
     """
-    require_whole(path)
+    require_whole(path, nan_is_fine)
     try:
         image = sitk.ReadImage(str(path))
     except (RuntimeError, MemoryError) as error:
-        raise InputError(f"{path} {DAMAGED}") from error
+        image = _read_with_nibabel(path, reason_of(error))
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(f"{path} is no scalar 3D volume (size {image.GetSize()}); replace it")
     return image
 
 
-def require_whole(path: Path) -> None:
+def _read_with_nibabel(path: Path, reason: str) -> sitk.Image:
+    """A file that SimpleITK cannot read, for that reason."""
+    try:
+        stored = nibabel.load(path)
+        voxels, affine, spacing = np.asanyarray(stored.dataobj), stored.affine, stored.header.get_zooms()
+    except READ_ERRORS as error:
+        raise InputError(f"{path} cannot be read ({reason}); replace it") from error
+    if voxels.ndim != 3:
+        raise InputError(f"{path} is no scalar 3D volume (size {voxels.shape}); replace it")
+    axes = np.diag([-1, -1, 1]) @ affine[:3, :3]  # nibabel's x and y axes point the other way
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(axes) < 3:
+        raise InputError(f"{path} has a header that does not say where its voxels stand; mend it")
+    axes = axes / np.linalg.norm(axes, axis=0)
+    skew = np.abs(axes.T @ axes - np.eye(3)).max()
+    if skew > ORTHOGONAL:
+        raise InputError(
+            f"{path}: its axes are not orthogonal ({np.degrees(np.arcsin(min(skew, 1))):.2g} degrees off), which "
+            "SimpleITK and nnU-Net's default reader refuse; store it with right angles, as nibabel does after "
+            "image.set_qform(image.affine, 1) and image.set_sform(None)"
+        )
+    image = sitk.GetImageFromArray(voxels.T)
+    image.SetSpacing([float(size) for size in spacing])
+    image.SetOrigin((affine[:3, 3] * (-1, -1, 1)).tolist())
+    image.SetDirection(axes.ravel().tolist())
+    return image
+
+
+def require_whole(path: Path, nan_is_fine: bool = False) -> None:
     """Raises :class:`InputError` unless an image file holds what its header claims: all of it, and in this file."""
     if not path.is_file():
         raise InputError(f"{path} is missing; fetch it again")
-    if not nifti_is_whole(path):
-        raise InputError(f"{path} {DAMAGED}")
     if path.name.endswith(".nrrd") and re.search(rb"(?im)^data ?file:", path.read_bytes().partition(b"\n\n")[0]):
         raise InputError(f"{path} says that its voxels are another file; replace it by a file that holds them")
-    if fault := header_fault(path):
-        raise InputError(f"{path}: {fault}; fetch it again")
+    if fault := file_fault(path, nan_is_fine):
+        raise InputError(f"{path} {fault}")
+
+
+def reason_of(error: Exception) -> str:
+    """The last line of what a library says, where it has its reason."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 def read_h5(path: Path, key: str, axes: str) -> tuple[np.ndarray, dict[str, float]]:

@@ -10,9 +10,10 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_ssl.data.raw import read_dataset_json
+from nnunet_ssl.data.reading import read_file, reader_of
 from nnunet_ssl.data.space import VoxelGrid, align, grid_of
 from nnunet_ssl.demo.picture import Row, comparison_picture
-from nnunet_ssl.evaluation import read_labels, reader_for
+from nnunet_ssl.evaluation import read_labels
 from nnunet_ssl.files import read_json
 from nnunet_ssl.report.comparison import Comparison
 from nnunet_ssl.report.records import Record
@@ -70,7 +71,7 @@ def draw_overlay(overlay: Overlay, path: Path) -> None:
     rows = []
     for what, case in overlay.cases.items():
         file = overlay.raw / "imagesTs" / f"{case}_0000{ending}"
-        reader = reader_for(dataset, file)()
+        reader = reader_of(dataset, [file])
         image, grid = _read(file, reader)
         segmentations = [overlay.raw / "labelsTs", *overlay.predictions]
         reference, *predictions = [_read_onto(grid, folder / f"{case}{ending}", reader) for folder in segmentations]
@@ -97,11 +98,11 @@ def _predictions(folder: Path, record: Record) -> Path | None:
     return predictions if measured == record.metrics["dice"]["per_case"] else None
 
 
-def _read(file: Path, reader: BaseReaderWriter) -> tuple[np.ndarray, VoxelGrid]:
+def _read(file: Path, reader: type[BaseReaderWriter]) -> tuple[np.ndarray, VoxelGrid]:
     """Voxels `(slices, rows, columns)` of the first channel and where they stand; a 2D image is one slice."""
-    array, properties = reader.read_images([str(file)])
+    array, properties = read_file(reader, file, str(file))
     return array[0], grid_of(array.shape[1:], properties)
 
 
-def _read_onto(grid: VoxelGrid, file: Path, reader: BaseReaderWriter) -> np.ndarray:
+def _read_onto(grid: VoxelGrid, file: Path, reader: type[BaseReaderWriter]) -> np.ndarray:
     return align(*_read(file, reader), grid, str(file), "its image")[0]
