@@ -102,11 +102,19 @@ def _nifti_fault(path: Path, nan_is_fine: bool) -> str:
         return f"cannot be opened ({error.strerror or error}); mend its access or replace it"
 
 
+def every_reader_opens(path: Path) -> bool:
+    """Whether a whole ``.nii.gz`` file is one to SimpleITK and to nibabel: compressed, and no NIfTI-2."""
+    return _is_compressed(path) and bool(sitk.ImageFileReader.GetImageIOFromFileName(str(path)))
+
+
+def _is_compressed(path: Path) -> bool:
+    with open(path, "rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"
+
+
 def _opened(path: Path) -> BinaryIO:
     # As SimpleITK does: a file that is not compressed may end in .gz.
-    with open(path, "rb") as stream:
-        compressed = stream.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if compressed else open(path, "rb")
+    return gzip.open(path) if _is_compressed(path) else open(path, "rb")
 
 
 def _nifti_header(first: bytes) -> np.void | None:

@@ -1,5 +1,6 @@
 """Finding and reading the files of a downloaded data set."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -39,3 +40,47 @@ def test_read_volume_refuses_what_is_no_volume(tmp_path):
     text.write_text("no image", encoding="utf-8")
     with pytest.raises(InputError, match=r"text\.nrrd cannot be read"):
         read_volume(text)
+
+
+AFFINE = np.array([[0, -1.5, 0, 10], [1.4, 0, 0, -20], [0, 0, 3.0, 5], [0, 0, 0, 1]])
+VOXELS = np.random.default_rng(0).integers(-5, 100, (9, 8, 7)).astype(np.int16)
+
+
+def test_nifti_2_is_read_as_nifti_1_is(tmp_path):
+    for kind, ending in ((nib.Nifti1Image, ".nii.gz"), (nib.Nifti2Image, ".nii.gz"), (nib.Nifti2Image, ".nii")):
+        image = kind(VOXELS, AFFINE)
+        image.header.set_slope_inter(2, -3)
+        nib.save(image, tmp_path / f"a{ending}")
+        read = read_volume(tmp_path / f"a{ending}")
+        assert np.array_equal(sitk.GetArrayFromImage(read), nib.load(tmp_path / f"a{ending}").get_fdata().T)
+        assert np.allclose(read.GetSpacing(), (1.4, 1.5, 3.0))
+        assert np.allclose(read.GetOrigin(), (-10, 20, 5))
+        assert np.allclose(read.GetDirection(), (0, 1, 0, -1, 0, 0, 0, 0, 1))
+    nib.save(nib.Nifti2Image(VOXELS[..., None], AFFINE), tmp_path / "a.nii.gz")
+    with pytest.raises(InputError, match="is no scalar 3D volume"):
+        read_volume(tmp_path / "a.nii.gz")
+
+
+def test_skewed_axes_are_refused_for_what_they_are_and_the_advice_helps(tmp_path):
+    file, skewed = tmp_path / "a.nii.gz", AFFINE.copy()
+    skewed[0, 0] = 1.5e-3
+    image = nib.Nifti1Image(VOXELS, None)
+    image.header.set_zooms((1.4, 1.5, 3.0))
+    image.set_sform(skewed, 1)
+    nib.save(image, file)
+    with pytest.raises(InputError, match=r"a\.nii\.gz: its axes are not orthogonal \(0\.061 degrees off\)") as caught:
+        read_volume(file)
+    assert "image.set_qform(image.affine, 1) and image.set_sform(None)" in str(caught.value)
+    image = nib.load(file)
+    image.set_qform(image.affine, 1)
+    image.set_sform(None)
+    nib.save(image, tmp_path / "b.nii.gz")
+    assert np.array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / "b.nii.gz")), VOXELS.T)
+
+
+def test_a_header_that_says_no_place(tmp_path):
+    image = nib.Nifti1Image(VOXELS, None)
+    image.set_sform(np.diag([1, 0, 1, 1]), 1)
+    nib.save(image, tmp_path / "a.nii.gz")
+    with pytest.raises(InputError, match="does not say where its voxels stand"):
+        read_volume(tmp_path / "a.nii.gz")

@@ -1,10 +1,13 @@
 """The converter of the Decathlon's tasks, on small volumes in the released layout, against nnU-Net's own converter."""
 
+import gzip
 import json
+import struct
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -121,3 +124,83 @@ def test_command(spleen, command):
     assert result.exit_code == 0, result.exception
     assert "Dataset027_Spleen: 1 labeled, 4 unlabeled, 2 test cases" in result.output
     assert "--protocol" not in command("msd", "--help").output
+
+
+@pytest.mark.parametrize("name", ["spleen", "prostate"])
+def test_nan_is_written_as_the_user_says(name, request, tmp_path, command):
+    source = request.getfixturevalue(name)
+    file = source / "imagesTr" / "case_007.nii.gz"
+    stored = nib.load(file)
+    voxels = stored.get_fdata(dtype=np.float32)
+    voxels[:2, 1, 3] = np.nan
+    nib.save(nib.Nifti1Image(voxels, stored.affine, stored.header), file)
+    refused = command("msd", source, "--dataset-id", 27, "-np", 1)
+    assert "holds NaN" in str(refused.exception)
+    result = command("msd", source, "--dataset-id", 27, "-np", 1, "--fill-nan", -1024.5)
+    assert result.exit_code == 0, result.exception
+    assert "NaN in images is written as -1024.5" in result.output
+    folder = next((tmp_path / "nnUNet_raw").iterdir())
+    record = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))
+    assert record["protocol"]["NaN in images"] == "written as -1024.5"
+    channels = [voxels] if voxels.ndim == 3 else list(np.moveaxis(voxels, -1, 0))
+    for channel, wanted in enumerate(channels):
+        written = nib.load(folder / "imagesUnlabeled" / f"case_007_{channel:04d}.nii.gz").get_fdata()
+        assert np.array_equal(written, np.where(np.isnan(wanted), -1024.5, wanted))
+        assert (written == -1024.5).sum() == 2
+    assert "give the number" in str(command("msd", source, "--dataset-id", 28, "--fill-nan", "nan").exception)
+
+
+def test_infinity_is_not_filled_and_a_label_neither(spleen):
+    for name, value in (("imagesTr/case_007.nii.gz", np.inf), ("labelsTr/case_001.nii.gz", np.nan)):
+        image = sitk.GetImageFromArray(np.where(np.indices(SHAPE).sum(0) == 9, value, 1).astype(np.float32))
+        sitk.WriteImage(image, str(spleen / name))
+    with pytest.raises(InputError) as caught:
+        write_raw_dataset(msd_conversion(spleen, 2, fill_nan=0), 27, "Holes")
+    for name in ("imagesTr/case_007.nii.gz", "labelsTr/case_001.nii.gz"):
+        assert f"{name} holds NaN or infinite values" in str(caught.value)
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_nifti_2_is_written_as_what_every_reader_opens(spleen, write, link):
+    """A link to it would be a dataset that nnU-Net's default reader cannot read."""
+    files = [spleen / "imagesTr" / "case_007.nii.gz", spleen / "labelsTr" / "case_001.nii.gz"]
+    stored = [nib.Nifti1Image.from_bytes(gzip.decompress(file.read_bytes())) for file in files]
+    for file, image in zip(files, stored, strict=True):
+        nib.save(nib.Nifti2Image(np.asanyarray(image.dataobj), image.affine, dtype=image.get_data_dtype()), file)
+    folder = write(msd_conversion(spleen, 2), link=link)
+    for path in ("imagesUnlabeled/case_007_0000.nii.gz", "labelsTr/case_001.nii.gz"):
+        image = stored[path.startswith("labels")]
+        assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(folder / path))).T, image.get_fdata())
+        assert np.allclose(nib.load(folder / path).affine, image.affine)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        (300, np.int16),
+        (-1, np.int16),
+        (2**32 + 1, np.uint64),
+        (2**64 - 1, np.uint64),
+        (0.5, np.float32),
+        (257, np.int32),
+    ],
+)
+def test_label_values_are_never_wrapped(spleen, value, dtype):
+    file = spleen / "labelsTr" / "case_001.nii.gz"
+    stored = nib.load(file)
+    voxels = np.asanyarray(stored.dataobj).astype(dtype)
+    voxels[voxels == 1] = value
+    nib.save(nib.Nifti1Image(voxels, stored.affine, dtype=dtype), file)
+    with pytest.raises(InputError, match=rf"has label values \[{value}\] besides \[0, 1, 2\]"):
+        write_raw_dataset(msd_conversion(spleen, 2), 27, "Labels")
+
+
+@pytest.mark.parametrize("factor", [2, 10])
+def test_labels_with_a_slope_are_their_values(spleen, write, factor):
+    file = spleen / "labelsTr" / "case_001.nii.gz"
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(file))).T
+    content = bytearray(nib.Nifti1Image(labels * np.uint8(factor), nib.load(file).affine).to_bytes())
+    struct.pack_into("<2f", content, 112, 1 / factor, 0)
+    file.write_bytes(gzip.compress(content))
+    folder = write(msd_conversion(spleen, 2))
+    assert np.array_equal(nib.load(folder / "labelsTr" / "case_001.nii.gz").get_fdata(), labels)

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import SimpleITK as sitk
 
+from hostile.odd import odd_files
 from hostile.spoil import (
     GIGANTIC,
     WHOLE_FILE,
@@ -106,6 +107,12 @@ NIFTI_HEADER: dict[str, Callable[[bytes], bytes]] = {
     "flat matrix": packed("<2h12f", 252, 0, 1, *[0.0] * 12),
     "NaN slope": packed("<2f", 112, math.nan, math.nan),
     "infinite slope": packed("<2f", 112, math.inf, 0),
+    "intercept without slope": packed("<2f", 112, 0, 7),
+    "slope without intercept": packed("<2f", 112, 2, math.nan),
+    "slope of nothing": packed("<2f", 112, 1e-17, 0),
+    "offset in the header": packed("<f", 108, 100),
+    "one axis less": lambda content: packed("<h", 40, struct.unpack_from("<h", content, 40)[0] - 1)(content),
+    "one slice less": lambda content: packed("<h", 46, struct.unpack_from("<h", content, 46)[0] - 1)(content),
 }
 DAMAGE: dict[str, Spoil] = {
     "empty": bytes_(b""),
@@ -122,11 +129,7 @@ HARMLESS_HEADER = (
     "NaN matrix",
     "no magic",
     "wrong size of header",
-    "huge offset",
     "NaN slope",
-    "infinite slope",
-    "text offset",
-    "endless offset",
 )
 
 
@@ -164,6 +167,8 @@ def images(root: Path) -> Iterator[Hostile]:
         for seed in range(4):
             spoil = in_gzip(partial(_flip, seed=seed)) if file.endswith(".gz") else flipped(seed)
             yield Hostile(f"{place} flipped header {seed}", verb, file, spoil, told, None)
+        for name, (spoil, fine) in odd_files(place, file).items():
+            yield Hostile(f"{place} {name}", verb, file, spoil, told, fine)
         yield Hostile(f"{place} flipped bytes", verb, file, flipped(7, 300), told, None)
         if not place.startswith("msd"):
             yield Hostile(f"{place} 4D", verb, file, lambda f: put(sitk.JoinSeries([volume(1), volume(2)]), f), told)
