@@ -19,7 +19,7 @@ from nnunetv2.dataset_conversion.convert_MSD_dataset import split_4d_nifti
 from nnunet_ssl.data.conversion import Conversion, pair_cases
 from nnunet_ssl.data.headers import nan_voxels
 from nnunet_ssl.data.protocols import Labeled, Lists, choose
-from nnunet_ssl.data.sources import find_files, read_volume, reason_of, require_whole, with_geometry
+from nnunet_ssl.data.sources import REPAIR, find_files, read_volume, reason_of, require_whole, with_geometry
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import check_case_ids, is_plain_name, read_json
 
@@ -95,7 +95,10 @@ def read_task_image(path: Path, channels: int, fill_nan: float | None) -> sitk.I
 
 def _filled(volume: sitk.Image, holes: np.ndarray, value: float) -> sitk.Image:
     voxels = sitk.GetArrayFromImage(volume)  # where SimpleITK has read 0 for NaN
-    return with_geometry(np.where(holes, np.asarray(value, voxels.dtype), voxels), volume)
+    filled = with_geometry(np.where(holes, np.asarray(value, voxels.dtype), voxels), volume)
+    if holes.any():
+        filled.SetMetaData(REPAIR, f"NaN in images replaced by {value:g}: --fill-nan says so")
+    return filled
 
 
 def _case_id(path: str) -> str:

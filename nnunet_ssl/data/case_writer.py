@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from nnunet_ssl.data.headers import every_reader_opens, file_fault
 from nnunet_ssl.data.notes import Note
-from nnunet_ssl.data.sources import read_volume, with_geometry
+from nnunet_ssl.data.sources import REPAIR, read_volume, with_geometry
 from nnunet_ssl.data.space import ROUNDING, TOLERANCE, Difference, align, grid_of_image, worst
 from nnunet_ssl.data.spacings import give_spacing
 from nnunet_ssl.errors import InputError
@@ -59,9 +59,11 @@ def convert_case(
     faults: list[str] = []
     images = _read_images(case, conversion, faults)
     label, fit, put_off = None, None, False
+    repairs = [image.GetMetaData(REPAIR) for _, image in images if image.HasMetaDataKey(REPAIR)]
     if case.label:
         try:
             stored = conversion.read_label(case.label)
+            repairs += [stored.GetMetaData(REPAIR)] if stored.HasMetaDataKey(REPAIR) else []
             if case.spacing:
                 give_spacing([stored], case.spacing)
             if conversion.fit_label and images:
@@ -86,7 +88,8 @@ def convert_case(
     fits = link and conversion.read_image is read_volume and not case.spacing
     for channel, (image, same) in enumerate(volumes[: len(images)]):
         _put_volume(image, folder / image_file(case, channel), same if fits else None)
-    notes = ([fit] if fit else []) + _notes_on_space(case.id, worst(differences))
+    notes = [Note(*repair.split(": ", 1), (case.id,)) for repair in dict.fromkeys(repairs)]
+    notes += ([fit] if fit else []) + _notes_on_space(case.id, worst(differences))
     if label is not None:
         label, same = volumes[-1]
         fits = link and conversion.read_label is read_volume and not fit and not case.spacing

@@ -103,8 +103,14 @@ def _nifti_fault(path: Path, nan_is_fine: bool) -> str:
 
 
 def every_reader_opens(path: Path) -> bool:
-    """Whether a whole ``.nii.gz`` file is one to SimpleITK and to nibabel: compressed, and no NIfTI-2."""
-    return _is_compressed(path) and bool(sitk.ImageFileReader.GetImageIOFromFileName(str(path)))
+    """Whether SimpleITK and nibabel both open a ``.nii.gz`` file: compressed, no NIfTI-2, with orthogonal axes."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return False
+    return _is_compressed(path)
 
 
 def _is_compressed(path: Path) -> bool:

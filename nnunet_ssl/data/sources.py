@@ -1,5 +1,6 @@
 """Finding and reading the files of a downloaded data set."""
 
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -13,11 +14,13 @@ import SimpleITK as sitk
 from nnunet_ssl.data.headers import DAMAGED, DEFLATE, READ_ERRORS, SMALL, file_fault
 from nnunet_ssl.data.notes import Note
 from nnunet_ssl.data.raw import listed
+from nnunet_ssl.data.space import ROUNDING, TOLERANCE
 from nnunet_ssl.errors import InputError
 
 NIFTI = r"\.nii(\.gz)?"
 FACTORS = ("scale", "offset")  # attributes of an h5 array that our readers apply
-ORTHOGONAL = 1e-5  # how far products of unit axes may be off: what single precision leaves
+REPAIR = "nnunet_ssl repair"  # metadata of an image: what reading it has changed, and why, with ": " between
+CORNERS = np.array(list(itertools.product((0, 1), repeat=3)))
 
 
 def find_files(source: Path, pattern: str) -> dict[str, Path]:
@@ -57,11 +60,12 @@ def find_files(source: Path, pattern: str) -> dict[str, Path]:
 def read_volume(path: Path, nan_is_fine: bool = False) -> sitk.Image:
     """Reads a scalar 3D image file with its geometry: by SimpleITK, or by nibabel what only that knows (NIfTI-2).
 
-    With ``nan_is_fine`` NaN is no fault, and what the image has there is undefined.
+    Axes that are not quite orthogonal, which SimpleITK refuses, are made so, and the image says it under
+    :data:`REPAIR`. With ``nan_is_fine`` NaN is no fault, and what the image has there is undefined.
 
     Raises:
-        InputError: missing, unreadable, a fault of :func:`file_fault`, no scalar 3D volume, or axes that are not
-            orthogonal, which nnU-Net's default reader could not read from the converted file.
+        InputError: missing, unreadable, a fault of :func:`file_fault`, no scalar 3D volume, or axes so far from
+            orthogonal that right angles move a corner by :data:`TOLERANCE` voxels.
     """
     require_whole(path, nan_is_fine)
     try:
@@ -85,18 +89,24 @@ def _read_with_nibabel(path: Path, reason: str) -> sitk.Image:
     axes = np.diag([-1, -1, 1]) @ affine[:3, :3]  # nibabel's x and y axes point the other way
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(axes) < 3:
         raise InputError(f"{path} has a header that does not say where its voxels stand; mend it")
-    axes = axes / np.linalg.norm(axes, axis=0)
-    skew = np.abs(axes.T @ axes - np.eye(3)).max()
-    if skew > ORTHOGONAL:
+    left, _, right = np.linalg.svd(axes / np.linalg.norm(axes, axis=0))
+    direction = left @ right  # the nearest axes that are orthogonal
+    far_corner = np.array(voxels.shape) - 1
+    turned = direction * np.linalg.norm(axes, axis=0)
+    off = max(np.abs(np.linalg.solve(axes, (turned - axes) @ (far_corner * part))).max() for part in CORNERS)
+    if off >= TOLERANCE:
         raise InputError(
-            f"{path}: its axes are not orthogonal ({np.degrees(np.arcsin(min(skew, 1))):.2g} degrees off), which "
-            "SimpleITK and nnU-Net's default reader refuse; store it with right angles, as nibabel does after "
-            "image.set_qform(image.affine, 1) and image.set_sform(None)"
+            f"{path}: its axes are not orthogonal, which SimpleITK and nnU-Net's default reader refuse, and right "
+            f"angles would move a corner by {off:.2g} voxels; resample it to a grid with right angles"
         )
     image = sitk.GetImageFromArray(voxels.T)
     image.SetSpacing([float(size) for size in spacing])
     image.SetOrigin((affine[:3, 3] * (-1, -1, 1)).tolist())
-    image.SetDirection(axes.ravel().tolist())
+    image.SetDirection(direction.ravel().tolist())
+    if off >= ROUNDING:
+        image.SetMetaData(
+            REPAIR, f"axes given right angles: SimpleITK reads no others, and no corner moves by {TOLERANCE:g} voxels"
+        )
     return image
 
 

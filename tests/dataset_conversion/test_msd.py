@@ -138,10 +138,12 @@ def test_nan_is_written_as_the_user_says(name, request, tmp_path, command):
     assert "holds NaN" in str(refused.exception)
     result = command("msd", source, "--dataset-id", 27, "-np", 1, "--fill-nan", -1024.5)
     assert result.exit_code == 0, result.exception
-    assert "NaN in images is written as -1024.5" in result.output
+    assert "Note: NaN in images replaced by -1024.5 (case_007): --fill-nan says so." in result.output.splitlines()[-2]
     folder = next((tmp_path / "nnUNet_raw").iterdir())
     record = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))
     assert record["protocol"]["NaN in images"] == "written as -1024.5"
+    note = {"what": "NaN in images replaced by -1024.5", "cases": ["case_007"], "why": "--fill-nan says so"}
+    assert note in record["notes"]
     channels = [voxels] if voxels.ndim == 3 else list(np.moveaxis(voxels, -1, 0))
     for channel, wanted in enumerate(channels):
         written = nib.load(folder / "imagesUnlabeled" / f"case_007_{channel:04d}.nii.gz").get_fdata()
@@ -160,18 +162,39 @@ def test_infinity_is_not_filled_and_a_label_neither(spleen):
         assert f"{name} holds NaN or infinite values" in str(caught.value)
 
 
+def as_nifti_2(image):
+    return nib.Nifti2Image(np.asanyarray(image.dataobj), image.affine, dtype=image.get_data_dtype())
+
+
+def as_skewed(image):
+    skewed = nib.Nifti1Image(np.asanyarray(image.dataobj), None, dtype=image.get_data_dtype())
+    affine = image.affine.copy()
+    affine[0, 1] += 5e-3
+    skewed.header.set_zooms(image.header.get_zooms())
+    skewed.set_sform(affine, 1)
+    return skewed
+
+
 @pytest.mark.parametrize("link", [False, True])
-def test_nifti_2_is_written_as_what_every_reader_opens(spleen, write, link):
+@pytest.mark.parametrize("change", [as_nifti_2, as_skewed])
+def test_what_only_nibabel_reads_is_written_as_what_every_reader_opens(spleen, write, link, change):
     """A link to it would be a dataset that nnU-Net's default reader cannot read."""
-    files = [spleen / "imagesTr" / "case_007.nii.gz", spleen / "labelsTr" / "case_001.nii.gz"]
+    files = [
+        spleen / place for place in ("imagesTr/case_007.nii.gz", "imagesTr/case_001.nii.gz", "labelsTr/case_001.nii.gz")
+    ]
     stored = [nib.Nifti1Image.from_bytes(gzip.decompress(file.read_bytes())) for file in files]
     for file, image in zip(files, stored, strict=True):
-        nib.save(nib.Nifti2Image(np.asanyarray(image.dataobj), image.affine, dtype=image.get_data_dtype()), file)
+        nib.save(change(image), file)
+        with pytest.raises(RuntimeError):
+            sitk.ReadImage(str(file))
     folder = write(msd_conversion(spleen, 2), link=link)
-    for path in ("imagesUnlabeled/case_007_0000.nii.gz", "labelsTr/case_001.nii.gz"):
-        image = stored[path.startswith("labels")]
+    written = ("imagesUnlabeled/case_007_0000.nii.gz", "imagesTr/case_001_0000.nii.gz", "labelsTr/case_001.nii.gz")
+    for path, image in zip(written, stored, strict=True):
         assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(folder / path))).T, image.get_fdata())
-        assert np.allclose(nib.load(folder / path).affine, image.affine)
+        assert np.allclose(nib.load(folder / path).affine, image.affine, atol=5e-3)
+    notes = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))["notes"]
+    angles = [note["cases"] for note in notes if note["what"] == "axes given right angles"]
+    assert angles == ([["case_001", "case_007"]] if change is as_skewed else [])
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def odd_files(place: str, file: str) -> dict[str, tuple[Spoil, bool | None]]:
         "infinity": (_holed(math.inf), False),
         "complex numbers": (_complex, False),
         "NIfTI-2": (_nifti_2, True if converter else None if place == "reference" else False),
-        "skewed axes": (_skewed, None if place == "reference" else False),
+        "skewed axes": (_skewed, True if converter else None if place == "reference" else False),
     }
     if file.endswith(".gz"):
         odd |= {"changed bit": (changed(_bit), False), "not compressed": (changed(gzip.decompress), True)}
