@@ -61,18 +61,17 @@ def test_truncated_nifti_is_recognized(tmp_path, ending, shape, dtype):
 
 
 def test_a_changed_bit_is_never_taken_for_voxels(tmp_path):
-    """gzip keeps a checksum, to which neither SimpleITK nor nibabel pays attention."""
+    """gzip keeps a checksum. SimpleITK reads all of these files without a word as other voxels, nibabel 185 of them."""
     file, draw = tmp_path / "a.nii.gz", random.Random(0)
-    sitk.WriteImage(sitk.GetImageFromArray(voxels().T), str(file), useCompression=True)
-    whole, taken = file.read_bytes(), 0
+    array = np.random.default_rng(0).integers(0, 1000, (60, 100, 100)).astype(np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(file), useCompression=True)
+    whole = file.read_bytes()
+    assert file_fault(file) == ""
     for _ in range(200):
         content = bytearray(whole)
         content[draw.randrange(20, len(content))] ^= 1 << draw.randrange(8)
         file.write_bytes(content)
-        if not file_fault(file):
-            assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(file))), voxels().T)
-            taken += 1
-    assert taken < 20
+        assert DAMAGED in file_fault(file)
 
 
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])

@@ -66,6 +66,14 @@ def test_what_only_nibabel_reads_is_no_damage(tmp_path, image):
     assert reader_of({"file_ending": ".nii.gz"}, [file]) is NibabelIO  # as nnU-Net chooses
 
 
+@pytest.mark.parametrize("reader", READERS)
+def test_the_spacing_is_pixdim_whatever_the_transforms_say(tmp_path, reader):
+    image = nib.Nifti1Image(voxels(), np.diag([1.5, 1.5, 3, 1]))
+    image.set_sform(np.diag([1.5, 1.5, 5, 1]), 1)
+    nib.save(image, tmp_path / "a.nii.gz")
+    assert read_file(reader, tmp_path / "a.nii.gz", "a")[1]["spacing"] == [3, 1.5, 1.5]
+
+
 def test_plain_nifti_that_ends_in_gz(tmp_path):
     file = tmp_path / "a.nii.gz"
     file.write_bytes(nib.Nifti1Image(voxels(), AFFINE).to_bytes())

@@ -155,6 +155,7 @@ def test_nan_is_written_as_the_user_says(name, request, tmp_path, command):
 def test_infinity_is_not_filled_and_a_label_neither(spleen):
     for name, value in (("imagesTr/case_007.nii.gz", np.inf), ("labelsTr/case_001.nii.gz", np.nan)):
         image = sitk.GetImageFromArray(np.where(np.indices(SHAPE).sum(0) == 9, value, 1).astype(np.float32))
+        image.SetSpacing((0.7, 0.9, 3.0))
         sitk.WriteImage(image, str(spleen / name))
     with pytest.raises(InputError) as caught:
         write_raw_dataset(msd_conversion(spleen, 2, fill_nan=0), 27, "Holes")

@@ -16,11 +16,10 @@ def _holed(value: float) -> Spoil:
     """The file's own image as floats, with one voxel of another value."""
 
     def spoil(file: Path) -> None:
-        image = sitk.ReadImage(str(file))
-        if image.GetPixelID() != sitk.sitkFloat32:
-            image = sitk.Cast(image, sitk.sitkFloat32)
-        image[[1] * image.GetDimension()] = value
-        sitk.WriteImage(image, str(file))
+        image = nib.load(file)
+        voxels, affine = np.array(image.dataobj, np.float32), image.affine
+        voxels[(1,) * voxels.ndim] = value
+        nib.save(nib.Nifti1Image(voxels, affine), file)
 
     return spoil
 
