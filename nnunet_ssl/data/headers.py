@@ -30,7 +30,7 @@ COMPLEX = "holds complex numbers, of which readers keep the real part; save the 
 READ_ERRORS = (
     RuntimeError, OSError, EOFError, ValueError, AssertionError, SyntaxError, ArithmeticError, LookupError, TypeError,
     MemoryError, zlib.error, nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError,
-    Image.DecompressionBombError, TiffFileError,
+    nibabel.orientations.OrientationError, Image.DecompressionBombError, TiffFileError,
 )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def reader_of(dataset_json: dict[str, Any], examples: Iterable[Path]) -> "type[B
     """The reader that nnU-Net chooses: the one of ``dataset.json``, or the first of this file ending that opens a file.
 
     Args:
-        examples: files of the dataset. nnU-Net tries the first; the others are tried where that one is damaged.
+        examples: files of the dataset. nnU-Net tries the first; here it is the first without a fault that one reads.
 
     Raises:
         InputError: nnU-Net has no reader for this file ending.
@@ -69,7 +69,7 @@ def reader_of(dataset_json: dict[str, Any], examples: Iterable[Path]) -> "type[B
     if not readers:
         raise InputError(f"nnU-Net has no reader for files that end in {ending}: mend file_ending in dataset.json.")
     for file in examples if len(readers) > 1 else ():
-        for reader in readers:
+        for reader in readers if not file_fault(file) else ():
             with contextlib.suppress(*READ_ERRORS), contextlib.redirect_stdout(io.StringIO()):
                 reader().read_images([str(file)])
                 return reader

@@ -66,6 +66,13 @@ def test_what_only_nibabel_reads_is_no_damage(tmp_path, image):
     assert reader_of({"file_ending": ".nii.gz"}, [file]) is NibabelIO  # as nnU-Net chooses
 
 
+def test_a_header_without_places(tmp_path):
+    image = nib.Nifti1Image(voxels(), None)
+    image.set_sform(np.full((4, 4), np.nan), 1)
+    nib.save(image, tmp_path / "a.nii.gz")
+    assert "cannot be read (" in refusal(NibabelIOWithReorient, tmp_path / "a.nii.gz")
+
+
 @pytest.mark.parametrize("reader", READERS)
 def test_the_spacing_is_pixdim_whatever_the_transforms_say(tmp_path, reader):
     image = nib.Nifti1Image(voxels(), np.diag([1.5, 1.5, 3, 1]))
@@ -151,6 +158,12 @@ def test_the_reader_that_nnunet_chooses(tmp_path):
     tifffile.imwrite(flat, voxels()[0])
     tifffile.imwrite(volume, voxels())
     damaged.write_bytes(volume.read_bytes()[:50])
+    skewed_file, gigantic = tmp_path / "skewed.nii.gz", tmp_path / "gigantic.nii"
+    nib.save(skewed(), skewed_file)
+    content = bytearray(nib.Nifti1Image(voxels(), AFFINE).to_bytes())
+    content[42:48] = np.array([32767] * 3, "<i2").tobytes()
+    gigantic.write_bytes(content)
+    assert reader_of({"file_ending": ".nii.gz"}, [gigantic, skewed_file]) is NibabelIO  # the first is not opened
     content = {"file_ending": ".tif"}
     assert reader_of(content, [flat, volume]) is NaturalImage2DIO
     assert reader_of(content, [volume, flat]) is Tiff3DIO
