@@ -138,7 +138,10 @@ def test_nan_is_written_as_the_user_says(name, request, tmp_path, command):
     assert "holds NaN" in str(refused.exception)
     result = command("msd", source, "--dataset-id", 27, "-np", 1, "--fill-nan", -1024.5)
     assert result.exit_code == 0, result.exception
-    assert "Note: NaN in images replaced by -1024.5 (case_007): --fill-nan says so." in result.output.rstrip().splitlines()[-2]
+    assert (
+        "Note: NaN in images replaced by -1024.5 (case_007): --fill-nan says so."
+        in result.output.rstrip().splitlines()[-2]
+    )
     folder = next((tmp_path / "nnUNet_raw").iterdir())
     record = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))
     assert record["protocol"]["NaN in images"] == "written as -1024.5"

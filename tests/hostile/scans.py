@@ -202,7 +202,7 @@ def nrrd(**changes: str) -> Spoil:
             "encoding": "raw",
             "endian": "little",
             "space": "left-posterior-superior",
-            "space directions": "(1,0,0) (0,1,0) (0,0,1)",
+            "space directions": "(0.7,0,0) (0,0.7,0) (0,0,2)",  # 1 mm would be of unknown spacing
             "space origin": "(0,0,0)",
         }
         lines |= {key.replace("_", " "): value for key, value in changes.items()}
