@@ -64,7 +64,11 @@ def check_dataset(dataset_id: int, processes: int = 4) -> Report:
     ending, channels = dataset_json["file_ending"], dataset_json["channel_names"]
     files, findings = _list_files(raw, dataset_json)
     if not files:
-        raise InputError(f"No images in {', '.join(FOLDERS.values())} of {raw}. Files are named CASE_0000{ending}.")
+        others = listed([f"{listed(found.cases, separator=', ')}: {found.reason}" for found in findings])
+        raise InputError(
+            f"No images in {', '.join(FOLDERS.values())} of {raw}. Files are named CASE_0000{ending}."
+            + (f" There are others: {others}." if others else "")
+        )
     roots = nnunetv2.paths.nnUNet_preprocessed.get()
     base = Path(roots) / raw.name if roots else None
     labeled = sorted(case for role, case in files if role == "labeled")
@@ -109,10 +113,9 @@ def _list_files(raw: Path, dataset_json: dict) -> tuple[dict[tuple[str, str], li
             continue
         channels, strays = list_images(raw / name, ending)
         found |= {(role, case): [files[channel] for channel in sorted(files)] for case, files in channels.items()}
-        findings += [
-            Finding("bad file", stray.names, [role] * len(stray.names), f"{name}: {stray.fault}", f"{stray.advice[0].upper()}{stray.advice[1:]}.")
-            for stray in strays
-        ]
+        for stray in strays:
+            roles, advice = [role] * len(stray.names), stray.advice[0].upper() + stray.advice[1:] + "."
+            findings.append(Finding("bad file", stray.names, roles, f"{name}: {stray.fault}", advice))
     # An RGB picture is one file of three channels: what most cases have tells how many files make a case.
     usual = Counter(len(files) for files in found.values()).most_common(1)[0][0] if found else 0
     for (role, case), files in list(found.items()):
