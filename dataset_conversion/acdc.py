@@ -18,6 +18,7 @@ import SimpleITK as sitk
 
 from nnunet_ssl.data.conversion import Case, Conversion
 from nnunet_ssl.data.protocols import Labeled, choose
+from nnunet_ssl.data.raw import listed
 from nnunet_ssl.data.sources import read_h5, read_volume
 from nnunet_ssl.errors import InputError
 
@@ -57,7 +58,8 @@ def acdc_conversion(
     choice.require(patients, source)
     used = [patient for ids in choice.parts.values() for patient in ids]
     if incomplete := [patient for patient in used if len(patients[patient]) != 2]:
-        raise InputError(f"{source} lacks one of the two frames of: {', '.join(incomplete)}. Fetch them again.")
+        some = listed(incomplete, separator=", ")
+        raise InputError(f"{source} lacks one of the two frames of: {some}. Fetch them again.")
     return Conversion(
         converter="acdc",
         channels=("cine_MRI",),
@@ -110,8 +112,8 @@ def _files_of(path: Path) -> list[tuple[Path, str]]:
     stem = path.name[: path.name.index("_slice_")]
     files = {_slice_number(file): file for file in path.parent.glob(f"{stem}_slice_*.h5")}
     first = min(files)
-    if gaps := [number for number in range(first, max(files)) if number not in files]:
-        raise InputError(f"{path.parent} lacks slices {gaps} of {stem}; fetch them again")
+    if gaps := [str(number) for number in range(first, max(files)) if number not in files]:
+        raise InputError(f"{path.parent} lacks slices {listed(gaps, separator=', ')} of {stem}; fetch them again")
     return [(files[number], "yx") for number in sorted(files)]
 
 

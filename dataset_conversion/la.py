@@ -15,8 +15,10 @@ import SimpleITK as sitk
 
 from nnunet_ssl.data.conversion import Case, Conversion
 from nnunet_ssl.data.protocols import Labeled, Lists, choose, read_ids
+from nnunet_ssl.data.raw import listed
 from nnunet_ssl.data.sources import read_h5, read_volume, with_geometry
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.files import is_clutter
 
 SPACING = (0.625, 0.625, 0.625)  # mm; stated by the challenge, not stored in the h5 files
 DUPLICATE = ("0RZDK210BSMWAA6467LU", "CMPXO4J23G58J53Q98SZ")
@@ -39,7 +41,7 @@ def la_conversion(source: Path, labeled: Labeled = None) -> Conversion:
     choice.require(scans, source)
     used = [name for names in choice.parts.values() for name in names]
     if twice := [name for name in used if len(scans[name]) > 1]:
-        places = "; ".join(f"{name} ({', '.join(str(path.parent) for path in scans[name])})" for name in twice)
+        places = listed([f"{name} ({', '.join(str(path.parent) for path in scans[name])})" for name in twice])
         raise InputError(f"{source} holds scans twice: {places}. Point SOURCE at one of the folders.")
     if set(DUPLICATE) <= set(used):
         warnings.append(f"{' and '.join(DUPLICATE)} are the same scan; both are kept, as in the published lists.")
@@ -93,7 +95,12 @@ def _find_scans(source: Path) -> tuple[dict[str, list[Path]], bool, list[str]]:
     if not source.is_dir():
         raise InputError(f"SOURCE {source} is no folder.")
     found = {
-        name: sorted([*source.glob(f"*/{name}"), *source.glob(f"*/*/{name}")])
+        name: sorted(
+            path
+            for pattern in (f"*/{name}", f"*/*/{name}")
+            for path in source.glob(pattern)
+            if not any(map(is_clutter, path.relative_to(source).parts))
+        )
         for name in ("mri_norm2.h5", "lgemri.nrrd")
     }
     h5_files, nrrd_files = found.values()

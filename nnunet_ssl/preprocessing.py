@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from nnunet_ssl.data.headers import NIFTI, READ_ERRORS, header_fault
 from nnunet_ssl.data.plans import read_plans
-from nnunet_ssl.data.raw import preprocessed_folder, raw_folder, read_dataset_json
+from nnunet_ssl.data.raw import listed, preprocessed_folder, raw_folder, read_dataset_json
 from nnunet_ssl.data.space import Difference, align, grid_of, in_words, summarize, worst
 from nnunet_ssl.data.splits import read_splits
 from nnunet_ssl.data.unlabeled import MANIFEST, find_unlabeled, manifest_content, plans_fingerprint, unlabeled_folder
@@ -77,7 +77,7 @@ def preprocess_dataset(
             f"{len(problems)} problem(s) in {folder}, all other cases are preprocessed. "
             "Mend, replace or remove these files and run the command again:"
         )
-        raise InputError("\n  ".join([head, *problems]))
+        raise InputError(head + "\n  " + listed(problems, separator="\n  "))
 
 
 def read_checked(case: str, files: list[Path], plans_manager: PlansManager) -> tuple[np.ndarray, dict, Difference]:

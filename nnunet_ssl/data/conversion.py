@@ -5,6 +5,7 @@ A converter is one function that looks at a source folder and returns a :class:`
 """
 
 import errno
+import glob
 import json
 import os
 import re
@@ -31,7 +32,7 @@ from nnunet_ssl.data.raw import environment_folder, listed
 from nnunet_ssl.data.sources import read_volume, with_geometry
 from nnunet_ssl.data.space import Difference, align, grid_of_image, summarize, worst
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.files import check_case_ids, read_json, require_keys
+from nnunet_ssl.files import check_case_ids, is_clutter, read_json, require_keys
 
 FILE_ENDING = ".nii.gz"
 IMAGE_FOLDERS = {"labeled": "imagesTr", "unlabeled": "imagesUnlabeled", "test": "imagesTs"}
@@ -163,6 +164,7 @@ def write_raw_dataset(
         _require_same(target, conversion, provenance)
         return target, False
 
+    _require_level(conversion)
     root.mkdir(parents=True, exist_ok=True)
     # nnU-Net lists folders that begin with "Dataset": it cannot see this one.
     for leftover in root.glob(f".{target.name}.partial-*"):
@@ -185,6 +187,18 @@ def write_raw_dataset(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return target, True
+
+
+def _require_level(conversion: Conversion) -> None:
+    """Raises :class:`InputError` where files lie one folder deeper than they should, as some copies have them."""
+    wanted = [path for case in conversion.cases for path in (*case.images, case.label) if path and not path.exists()]
+    deeper = [
+        f"{path} ({found[0].relative_to(path.parent)})"
+        for path in wanted
+        if (found := sorted(path.parent.glob(f"*/{glob.escape(path.name.partition('.')[0])}.*")))
+    ]
+    if deeper:
+        raise InputError(f"{len(deeper)} files lie one folder deeper than they should: {listed(deeper)}. Move them up.")
 
 
 def _convert_cases(conversion: Conversion, folder: Path, processes: int, link: bool) -> Iterator[str | Difference]:
@@ -356,7 +370,7 @@ def _source_bytes(case: Case) -> dict[str, int]:
 
 
 def _bytes_of(path: Path) -> int:
-    files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
+    files = [path] if path.is_file() else [f for f in path.iterdir() if f.is_file() and not is_clutter(f.name)]
     return sum(file.stat().st_size for file in files)
 
 
