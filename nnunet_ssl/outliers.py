@@ -24,8 +24,9 @@ EDGE_FLOOR, SIZE_FLOOR = math.log(4) / SPREADS, math.log(2) / SPREADS
 SPACING_FLOOR, CONTRAST_FLOOR, OFFSET_FLOOR = math.log(2) / SPREADS, math.log(7.6) / SPREADS, 0.1
 CT_FLOOR = 60.0  # HU
 RIM_FLOOR = 4.0  # percent of the voxels
-AIR, LUNG = -1024.0, -900.0  # HU; what is below air is filling outside the scanner's circle
-HOUNSFIELD = (-500.0, 1000.0)  # a 1st percentile below and a contrast above: values of CT, and of no MR
+AIR = -1024.0  # HU; what is below is filling outside the scanner's circle
+TISSUE = -300.0  # HU; what is above is fat, organs and bone, not lung
+HOUNSFIELD = (-500.0, 800.0)  # a 1st percentile below and a contrast above: values of CT, and of no MR
 MASK_LEVELS = 16  # grey levels of a mask at most; a scan has at least twice as many
 # nnU-Net's schemes that treat the same value alike in every scan.
 ABSOLUTE = ("CTNormalization", "NoNormalization", "RGBTo01Normalization")
@@ -124,8 +125,8 @@ def _quantities(scans: Sequence[Scan], channels: list[tuple[str, str]]) -> list[
         low, high = np.array([scan.percentiles[number][[1, 99]] for scan in scans]).T
         if scheme == "CTNormalization":
             result.append((Quantity(f"{name} 1st percentile in HU", np.maximum(low, AIR), CT_FLOOR, False), ""))
-            body = np.array([_body(scan.percentiles[number]) for scan in scans])
-            result.append((Quantity(f"{name} median above {LUNG:g} HU", body, CT_FLOOR, False), ""))
+            tissue = np.array([_tissue(scan.percentiles[number]) for scan in scans])
+            result.append((Quantity(f"{name} median above {TISSUE:g} HU", tissue, CT_FLOOR, False), ""))
             continue
         contrast = np.maximum(high - low, 1e-12)
         advice = "" if scheme in ABSOLUTE else "nnU-Net normalizes each scan by itself, so the network does not see it."
@@ -134,10 +135,10 @@ def _quantities(scans: Sequence[Scan], channels: list[tuple[str, str]]) -> list[
     return result
 
 
-def _body(percentiles: np.ndarray) -> float:
-    """The median in HU of what is denser than air, or the 99th percentile where nothing is."""
-    denser = percentiles[1:100][percentiles[1:100] > LUNG]
-    return float(np.median(denser)) if len(denser) else float(percentiles[99])
+def _tissue(percentiles: np.ndarray) -> float:
+    """The median in HU of what is denser than lung, or the 99th percentile where next to nothing is."""
+    inside = percentiles[1:100]
+    return float(np.median(inside[inside > TISSUE])) if (inside > TISSUE).any() else float(percentiles[99])
 
 
 def _spacing(scans: Sequence[Scan]) -> np.ndarray:

@@ -31,8 +31,8 @@ def test_files_by_case_and_channel(tmp_path):
 
 
 def test_folders_with_images_are_one_line_with_their_counts(tmp_path):
-    touch(tmp_path, "a_0000.nii.gz", "siteA/x_0000.nii.gz", "siteA/y_0000.nii", "siteB/deep/er/z.NRRD", "siteB/._z.nrrd")
-    touch(tmp_path, "notes/read.txt", "previews/x.png", ".hidden/x_0000.nii.gz", "__MACOSX/x_0000.nii.gz")
+    touch(tmp_path, "a_0000.nii.gz", "siteA/x_0000.nii.gz", "siteA/y_0000.nii", "siteB/deep/er/z.NRRD")
+    touch(tmp_path, "siteB/._z.nrrd", "notes/read.txt", "previews/x.png", ".hidden/x.nii.gz", "__MACOSX/x.nii.gz")
     (line,) = told(tmp_path)
     assert line.startswith("siteA (2 images); siteB (1 images): images in folders are not read; ")
 
