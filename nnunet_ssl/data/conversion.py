@@ -191,12 +191,15 @@ def write_raw_dataset(
 
 def _require_level(conversion: Conversion) -> None:
     """Raises :class:`InputError` where files lie one folder deeper than they should, as some copies have them."""
-    wanted = [path for case in conversion.cases for path in (*case.images, case.label) if path and not path.exists()]
-    deeper = [
-        f"{path} ({found[0].relative_to(path.parent)})"
-        for path in wanted
-        if (found := sorted(path.parent.glob(f"*/{glob.escape(path.name.partition('.')[0])}.*")))
-    ]
+    deeper = []
+    for path in (path for case in conversion.cases for path in (*case.images, case.label) if path):
+        if path.is_dir():  # a DICOM series, or a folder that has the name of its only file
+            found = [path / path.name] if (path / path.name).is_file() else []
+        else:
+            # Such a folder may be named without the .gz of the file, or hold the file without it.
+            stem = glob.escape(path.name.partition(".")[0])
+            found = [] if path.is_file() else sorted(path.parent.glob(f"*/{stem}.*"))
+        deeper += [f"{path} ({file.relative_to(path.parent)})" for file in found[:1]]
     if deeper:
         raise InputError(f"{len(deeper)} files lie one folder deeper than they should: {listed(deeper)}. Move them up.")
 

@@ -155,7 +155,7 @@ def test_faults(tmp_path, original, h5_source):
     with pytest.raises(InputError, match=r"Unknown protocol 'ssl4mis-8'. Known here: ssl4mis-3, ssl4mis-7, ssl4mis-14"):
         acdc_conversion(h5_source, "ssl4mis-8")
     (h5_source / "data" / "slices" / "patient099_frame01_slice_2.h5").unlink()
-    with pytest.raises(InputError, match=r"patient099_frame01: .*lacks slices \[2\] of patient099_frame01"):
+    with pytest.raises(InputError, match=r"patient099_frame01: .*lacks slices 2 of patient099_frame01"):
         write_raw_dataset(acdc_conversion(h5_source, 3), 27, "ACDC")
     (h5_source / "data" / "patient038_frame02.h5").unlink()
     with pytest.raises(InputError, match="lacks one of the two frames of: patient038"):
@@ -173,6 +173,22 @@ def test_missing_label_is_named(original, raw):
     with pytest.raises(InputError, match=r"patient099_frame01: .*patient099_frame01_gt\.nii\.gz is missing"):
         write_raw_dataset(acdc_conversion(original, 3), 27, "ACDC")
     assert list(raw.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["{}.nii.gz", "{}.nii", "scan"])
+def test_a_layout_that_is_one_folder_deeper_is_told_in_one_line(original, raw, name):
+    for path in list(original.glob("*/*/*_frame*.nii.gz")):
+        path.rename(path.with_name("aside"))
+        folder = path.with_name(name.format(path.name.removesuffix(".nii.gz")))
+        folder.mkdir(exist_ok=True)
+        path.with_name("aside").rename(folder / path.name)
+    message = r"^\d+ files lie one folder deeper than they should: .*Move them up\.$"
+    with pytest.raises(InputError, match=message) as error:
+        write_raw_dataset(acdc_conversion(original, 3), 27, "ACDC")
+    assert str(error.value).count("patient099_frame01") >= 2
+    assert "more. Move" in str(error.value)
+    assert str(error.value).count(";") == 10
+    assert not raw.exists()
 
 
 def test_linked(original, write, raw):
