@@ -92,11 +92,9 @@ def find_outliers(scans: Sequence[Scan], channels: list[tuple[str, str]]) -> tup
         )
         if levels[labeled].min() >= 2 * MASK_LEVELS:
             add(levels <= MASK_LEVELS, f"{name}: only {{value}} grey levels (labeled: {{labeled}}), a mask?", levels)
-        if scheme in ABSOLUTE:
-            continue
         low, contrast = percentiles[:, 1], percentiles[:, 99] - percentiles[:, 1]
         like_ct = (low < HOUNSFIELD[0]) & (contrast > HOUNSFIELD[1])
-        if not like_ct[labeled].any():
+        if scheme != "CTNormalization" and not like_ct[labeled].any():
             add(like_ct, f"{name}: values from {{value}} (labeled: {{labeled}}), as in CT", low)
         dark, bright = rim[labeled].max() < 50, rim[labeled].min() > 50
         if dark or bright:
@@ -115,12 +113,14 @@ def _quantities(scans: Sequence[Scan], channels: list[tuple[str, str]]) -> list[
     spacing, sizes = _spacing(scans), np.array([scan.shape for scan in scans], float)
     first = int((sizes[:, 0] == 1).all())  # nnU-Net's readers make up the spacing of a picture's missing axis
     spacing, sizes, axes = spacing[:, first:], (sizes * spacing)[:, first:], AXES[first:]
-    result = []
+    unit, advice = "mm", ""
+    if first and (spacing == 1).all():
+        unit, advice = "pixels", "Pictures have no spacing: what is shown larger is larger to the network."
+    result = [(Quantity(f"mean size in {unit}", np.exp(np.log(sizes).mean(1)), SIZE_FLOOR, True), advice)]
     for axis, name in enumerate(axes):
-        result.append((Quantity(f"size {name} in mm", sizes[:, axis], EDGE_FLOOR, True), ""))
-        advice = "nnU-Net resamples all scans to one spacing; coarse ones come out blurred."
-        result.append((Quantity(f"spacing {name} in mm", spacing[:, axis], SPACING_FLOOR, True), advice))
-    result.append((Quantity("mean size in mm", np.exp(np.log(sizes).mean(1)), SIZE_FLOOR, True), ""))
+        result.append((Quantity(f"size {name} in {unit}", sizes[:, axis], EDGE_FLOOR, True), advice))
+        resampled = "nnU-Net resamples all scans to one spacing; coarse ones come out blurred."
+        result.append((Quantity(f"spacing {name} in mm", spacing[:, axis], SPACING_FLOOR, True), resampled))
     for number, (name, scheme) in enumerate(channels):
         low, high = np.array([scan.percentiles[number][[1, 99]] for scan in scans]).T
         if scheme == "CTNormalization":

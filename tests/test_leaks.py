@@ -262,7 +262,7 @@ def test_folders_and_hidden_files(raw):
     (folder / "._phantom_005_0000.nii.gz").write_bytes(b"\0\5\x16\7")
     (folder / "Thumbs.db").write_text("x")
     (finding,) = run().findings
-    assert (finding.kind, finding.cases) == ("bad file", ["siteA (2 images)", "siteB (1 images)"])
+    assert (finding.kind, finding.cases) == ("bad file", ["siteA (2 images)", "siteB (1 image)"])
     assert finding.reason == "imagesUnlabeled: images in folders are not read"
     # ... also where nothing else is there
     for file in raw.glob("images*/*.nii.gz"):

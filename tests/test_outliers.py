@@ -165,6 +165,15 @@ def test_notes_name_what_differs_and_ask_for_nothing(mr):
     assert not any("emove" in note.advice for note in notes)
 
 
+def test_pictures_of_another_size_are_a_note(mr):
+    ordinary, _ = mr
+    pictures = [replace(scan, shape=(1, 400, 600), spacing=(999.0, 1.0, 1.0), axes=None) for scan in ordinary]
+    drawn = next(draws(pictures, 3))
+    findings, notes = find_outliers([*drawn, replace(pictures[0], case="large", shape=(1, 1600, 2400))], MR)
+    assert findings == []
+    assert "mean size in pixels" in next(note.reason for note in notes if "large" in note.cases)
+
+
 def test_scans_at_an_angle_have_the_same_axes(mr):
     ordinary, _ = mr
     drawn = next(draws(ordinary, 3))

@@ -61,7 +61,7 @@ def list_images(folder: Path, ending: str) -> tuple[dict[str, dict[int, Path]], 
     advice = f"rename it to {unnumbered[0].removesuffix(ending)}_0000{ending}" if unnumbered else ""
     strays.append(Stray(unnumbered, "no channel number", advice))
     strays.append(Stray(others, f"the labeled images end in {ending}", "convert it"))
-    strays.append(Stray(dicom, f"a DICOM series ({len(dicom)} files)", f"convert it to CASE_0000{ending}"))
+    strays.append(Stray(dicom, f"a DICOM series ({_count(len(dicom), 'file')})", f"convert it to CASE_0000{ending}"))
     return found, [stray for stray in strays if stray.names] + _folders(entries, ending)
 
 
@@ -85,14 +85,18 @@ def _folders(entries: list[Path], ending: str) -> list[Stray]:
             scans += own
             slices += sum(_is_dicom(Path(place, name)) for name in files) if own < len(files) else 0
         if scans:
-            images.append(f"{folder.name} ({scans} images)")
+            images.append(f"{folder.name} ({_count(scans, 'image')})")
         if slices:
-            series.append(f"{folder.name} ({slices} files)")
+            series.append(f"{folder.name} ({_count(slices, 'file')})")
     strays = [
         Stray(images, "images in folders are not read", "move them up beside the others, or the folder away"),
         Stray(series, "a DICOM series", f"convert it to CASE_0000{ending} beside the other images"),
     ]
     return [stray for stray in strays if stray.names]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("s" if number > 1 else "")
 
 
 def _is_dicom(file: Path) -> bool:

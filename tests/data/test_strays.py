@@ -34,14 +34,14 @@ def test_folders_with_images_are_one_line_with_their_counts(tmp_path):
     touch(tmp_path, "a_0000.nii.gz", "siteA/x_0000.nii.gz", "siteA/y_0000.nii", "siteB/deep/er/z.NRRD")
     touch(tmp_path, "siteB/._z.nrrd", "notes/read.txt", "previews/x.png", ".hidden/x.nii.gz", "__MACOSX/x.nii.gz")
     (line,) = told(tmp_path)
-    assert line.startswith("siteA (2 images); siteB (1 images): images in folders are not read; ")
+    assert line.startswith("siteA (2 images); siteB (1 image): images in folders are not read; ")
 
 
 def test_a_folder_named_like_an_image_is_a_folder(tmp_path):
     touch(tmp_path, "a_0000.nii.gz/a_0000.nii.gz")
     found, (stray,) = list_images(tmp_path, ".nii.gz")
     assert found == {}
-    assert stray.names == ["a_0000.nii.gz (1 images)"]
+    assert stray.names == ["a_0000.nii.gz (1 image)"]
 
 
 def test_dicom_is_known_by_name_or_by_its_mark(tmp_path):
