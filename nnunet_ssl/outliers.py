@@ -161,11 +161,8 @@ def _other_axes(scans: Sequence[Scan]) -> list[Finding]:
 
     Scans of the heart lie at any angle to each other: what is not close to another order or direction is none.
     """
-    known = [scan.axes for scan in scans if scan.role == "labeled" and scan.axes is not None]
-    turned = [
-        scan for scan in scans
-        if scan.role == "unlabeled" and scan.axes is not None and known and all(_turned(scan.axes, k) for k in known)
-    ]  # fmt: skip
+    known = [scan.axes for scan in scans if scan.role == "labeled"]
+    turned = [s for s in scans if s.role == "unlabeled" and all(_turned(s.axes, other) for other in known)]
     if not turned:
         return []
     reason = "axes stored in another order or direction than in every labeled scan; the network sees them as stored"

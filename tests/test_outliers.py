@@ -167,7 +167,7 @@ def test_notes_name_what_differs_and_ask_for_nothing(mr):
 
 def test_pictures_of_another_size_are_a_note(mr):
     ordinary, _ = mr
-    pictures = [replace(scan, shape=(1, 400, 600), spacing=(999.0, 1.0, 1.0), axes=None) for scan in ordinary]
+    pictures = [replace(scan, shape=(1, 400, 600), spacing=(999.0, 1.0, 1.0)) for scan in ordinary]
     drawn = next(draws(pictures, 3))
     findings, notes = find_outliers([*drawn, replace(pictures[0], case="large", shape=(1, 1600, 2400))], MR)
     assert findings == []
