@@ -71,10 +71,10 @@ def find_outliers(scans: Sequence[Scan], channels: list[tuple[str, str]]) -> tup
     unlabeled = np.array([scan.role == "unlabeled" for scan in scans], bool)
     reasons: dict[int, list[str]] = {}
 
-    def add(which: np.ndarray, text: str, values: np.ndarray) -> None:
-        known = f"{values[labeled].min():.4g} to {values[labeled].max():.4g}"
+    def add(which: np.ndarray, what: str, values: np.ndarray, guess: str = "") -> None:
+        known = f"(labeled: {values[labeled].min():.4g} to {values[labeled].max():.4g})"
         for index in np.flatnonzero(which & unlabeled):
-            reasons.setdefault(index, []).append(text.format(value=f"{values[index]:.4g}", labeled=known))
+            reasons.setdefault(index, []).append(f"{what} {values[index]:.4g} {known}{guess}")
 
     notes = []
     for quantity, advice in _quantities(scans, channels):
@@ -82,25 +82,25 @@ def find_outliers(scans: Sequence[Scan], channels: list[tuple[str, str]]) -> tup
         if advice:
             notes += _note(scans, np.flatnonzero(which & unlabeled), quantity, labeled, advice)
         else:
-            add(which, quantity.name + " {value} (labeled: {labeled})", quantity.values)
-    bare = np.array([scan.bare for scan in scans])
-    if not bare[labeled].any():
-        add(bare, "voxels of 1 mm at the origin, as without a header (labeled: {labeled} mm)", _spacing(scans).mean(1))
+            add(which, quantity.name, quantity.values)
+    spacing = _spacing(scans)
+    if not (np.abs(spacing[labeled] - 1) < 0.1).all(axis=1).any():
+        bare = np.array([scan.bare for scan in scans])
+        add(bare, "mean spacing in mm", spacing.mean(1), ", and at the origin: a lost header?")
     for number, (name, scheme) in enumerate(channels):
         percentiles, levels, rim = (
             np.array([getattr(scan, what)[number] for scan in scans]) for what in ("percentiles", "levels", "rim")
         )
         if levels[labeled].min() >= 2 * MASK_LEVELS:
-            add(levels <= MASK_LEVELS, f"{name}: only {{value}} grey levels (labeled: {{labeled}}), a mask?", levels)
+            add(levels <= MASK_LEVELS, f"{name}: number of grey levels", levels, ", a mask?")
         low, contrast = percentiles[:, 1], percentiles[:, 99] - percentiles[:, 1]
         like_ct = (low < HOUNSFIELD[0]) & (contrast > HOUNSFIELD[1])
         if scheme != "CTNormalization" and not like_ct[labeled].any():
-            add(like_ct, f"{name}: values from {{value}} (labeled: {{labeled}}), as in CT", low)
+            add(like_ct, f"{name}: 1st percentile", low, ", as in CT")
         dark, bright = rim[labeled].max() < 50, rim[labeled].min() > 50
         if dark or bright:
             turned = Quantity(name, rim, RIM_FLOOR, False).beyond(labeled) & ((rim > 50) if dark else (rim < 50))
-            add(turned, f"{name}: the rim is brighter than {{value}} % of the voxels (labeled: {{labeled}}), inverted?",
-                rim)  # fmt: skip
+            add(turned, f"{name}: percent of the voxels that are darker than the rim", rim, ", inverted?")
     findings = [
         Finding("outlier", [scans[index].case], [scans[index].role], "; ".join(reasons[index]), LOOK)
         for index in sorted(reasons)

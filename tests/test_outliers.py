@@ -123,7 +123,7 @@ def test_ordinary_scans_are_no_outliers_whichever_are_labeled(request, kind, cha
 
 
 MR_FAULTS = {
-    "mm for cm": "size", "cm for mm": "size", "lost header": "without a header", "another body part": "size",
+    "mm for cm": "size", "cm for mm": "size", "lost header": "a lost header?", "another body part": "size",
     "mirrored": "axes", "permuted": "axes", "mask": "a mask?", "inverted": "inverted?", "CT": "as in CT",
 }  # fmt: skip
 CT_FAULTS = MR_FAULTS | dict.fromkeys(["inverted", "above", "MR", "8 bit"], "1st percentile in HU")
@@ -163,6 +163,18 @@ def test_notes_name_what_differs_and_ask_for_nothing(mr):
     assert told["coarse"] == "spacing z in mm 6 to 6 (labeled: 2 to 2)"
     assert told["loud"].startswith("MR: contrast (1st to 99th percentile)")
     assert not any("emove" in note.advice for note in notes)
+
+
+def test_a_lost_origin_alone_changes_nothing(mr):
+    ordinary, faults = mr
+    own = [replace(scan, spacing=(1.0, 1.0, 1.02)) for scan in ordinary]
+    assert outliers([*next(draws(own, 3)), faults["lost header"]], MR) == {}
+
+
+def test_a_channel_may_have_any_name(mr):
+    ordinary, faults = mr
+    found = outliers([*next(draws(ordinary, 3)), faults["mask"]], [("{0} {name} %s", MR[0][1])])
+    assert found["mask"].startswith("{0} {name} %s: number of grey levels ")
 
 
 def test_pictures_of_another_size_are_a_note(mr):
