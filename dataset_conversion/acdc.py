@@ -128,10 +128,8 @@ def _files_of(path: Path) -> list[tuple[Path, str]]:
     stem = path.name[: path.name.index("_slice_")]
     files = {_slice_number(file): file for file in path.parent.glob(f"{stem}_slice_*.h5")}
     first = min(files)
-    if gaps := [number for number in range(first, max(files)) if number not in files]:
-        raise InputError(
-            f"{path.parent} lacks slices {listed(list(map(str, gaps)), separator=', ')} of {stem}; fetch them again"
-        )
+    if gaps := [str(number) for number in range(first, max(files)) if number not in files]:
+        raise InputError(f"{path.parent} lacks slices {listed(gaps, separator=', ')} of {stem}; fetch them again")
     return [(files[number], "yx") for number in sorted(files)]
 
 

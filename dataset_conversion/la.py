@@ -21,6 +21,7 @@ from nnunet_ssl.data.protocols import Labeled, Lists, choose, read_ids
 from nnunet_ssl.data.raw import listed
 from nnunet_ssl.data.sources import read_h5, read_volume, rescaled_h5, with_geometry
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.files import is_clutter
 
 SPACING = (0.625, 0.625, 0.625)  # mm; stated by the challenge, not stored in the h5 files
 DUPLICATE = ("0RZDK210BSMWAA6467LU", "CMPXO4J23G58J53Q98SZ")
@@ -43,8 +44,8 @@ def la_conversion(source: Path, labeled: Labeled = None) -> Conversion:
     choice.require(scans, source)
     used = [name for names in choice.parts.values() for name in names]
     if twice := [name for name in used if len(scans[name]) > 1]:
-        places = [f"{name} ({', '.join(str(path.parent) for path in scans[name])})" for name in twice]
-        raise InputError(f"{source} holds scans twice: {listed(places)}. Point SOURCE at one of the folders.")
+        places = listed([f"{name} ({', '.join(str(path.parent) for path in scans[name])})" for name in twice])
+        raise InputError(f"{source} holds scans twice: {places}. Point SOURCE at one of the folders.")
     if set(DUPLICATE) <= set(used):
         notes.append(Note("both kept", "they are the same scan; the published lists have both", DUPLICATE))
     notes += choice.notes + choice.unused(scans)
@@ -108,7 +109,12 @@ def _find_scans(source: Path) -> tuple[dict[str, list[Path]], bool, list[Note]]:
     if not source.is_dir():
         raise InputError(f"SOURCE {source} is no folder.")
     found = {
-        name: sorted([*source.glob(f"*/{name}"), *source.glob(f"*/*/{name}")])
+        name: sorted(
+            path
+            for pattern in (f"*/{name}", f"*/*/{name}")
+            for path in source.glob(pattern)
+            if not any(map(is_clutter, path.relative_to(source).parts))
+        )
         for name in ("mri_norm2.h5", "lgemri.nrrd")
     }
     h5_files, nrrd_files = found.values()

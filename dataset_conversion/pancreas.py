@@ -28,6 +28,7 @@ from nnunet_ssl.data.raw import listed
 from nnunet_ssl.data.sources import NIFTI, find_files, read_volume, reason_of, require_whole, with_geometry
 from nnunet_ssl.data.space import align, grid_of_image
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.files import is_clutter
 
 WITHDRAWN = ("PANCREAS_0025", "PANCREAS_0070")
 SOFT_TISSUE = (-50, 200)  # HU
@@ -236,9 +237,9 @@ def _find_series(source: Path) -> dict[str, Path]:
     found: dict[str, set[Path]] = {}
     for path in source.rglob("*"):
         cases = [part for part in path.parts if re.fullmatch(r"PANCREAS_\d{4}", part)]
-        if cases and path.is_file() and not path.name.startswith(".") and path.suffix in ("", ".dcm"):
+        if cases and path.is_file() and not is_clutter(path.name) and path.suffix in ("", ".dcm"):
             found.setdefault(cases[-1], set()).add(path.parent)
     if twice := {name: sorted(folders) for name, folders in found.items() if len(folders) > 1}:
-        places = [f"{name} ({', '.join(map(str, folders))})" for name, folders in twice.items()]
-        raise InputError(f"{source} holds scans twice: {listed(places)}. Keep one series of each.")
+        places = listed([f"{name} ({', '.join(map(str, folders))})" for name, folders in twice.items()])
+        raise InputError(f"{source} holds scans twice: {places}. Keep one series of each.")
     return {name: folders.pop() for name, folders in sorted(found.items())}

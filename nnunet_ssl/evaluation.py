@@ -32,7 +32,7 @@ from nnunet_ssl.data.raw import listed, read_dataset_json
 from nnunet_ssl.data.reading import read_file, reader_of
 from nnunet_ssl.data.space import Difference, VoxelGrid, align, grid_of, summarize
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.files import require_keys
+from nnunet_ssl.files import is_clutter, require_keys
 
 METRICS = ("dice", "jaccard", "hd95_mm", "asd_mm", "hd95_voxel", "asd_voxel")
 
@@ -65,7 +65,7 @@ def evaluate_folders(
     dataset = read_dataset_json(dataset_json)
     classes, ignore = read_labels(dataset, dataset_json)
     ending = dataset["file_ending"]
-    files = sorted(f for f in reference.iterdir() if f.name.endswith(ending) and not f.name.startswith("."))
+    files = sorted(f for f in reference.iterdir() if f.name.endswith(ending) and not is_clutter(f.name))
     if not files:
         raise InputError(f"{reference} holds no {ending} file: give the folder of the reference segmentations.")
 

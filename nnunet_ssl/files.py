@@ -9,6 +9,7 @@ from typing import Any
 from nnunet_ssl.errors import InputError
 
 LONGEST_NAME = 220  # bytes; what is appended to a name must fit into 255 as well
+CLUTTER = ("thumbs.db", "ehthumbs.db", "desktop.ini")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -96,6 +97,11 @@ def is_plain_name(name: Any) -> bool:
         and not {"/", "\\"} & set(name)
         and 0 < len(name.encode()) <= LONGEST_NAME
     )
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder is one that a system leaves behind: hidden, or known by its name."""
+    return name.startswith((".", "__MACOSX")) or name.casefold() in CLUTTER
 
 
 def check_case_ids(ids: Iterable[Any], file: Path) -> None:

@@ -3,7 +3,6 @@
 It looks at images, ids, folds and the fingerprint; no label file is opened.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -19,45 +18,34 @@ from nnunet_ssl.data.raw import listed, raw_folder, read_dataset_json
 from nnunet_ssl.data.scans import Scan, read_scans
 from nnunet_ssl.data.signatures import SAME_SCAN, find_pairs
 from nnunet_ssl.data.splits import FILE, make_splits, read_splits
+from nnunet_ssl.data.strays import list_images
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.files import is_plain_name, require_keys
-from nnunet_ssl.planning import hidden_labels_in_plans, in_words
+from nnunet_ssl.files import require_keys
+from nnunet_ssl.findings import Finding
+from nnunet_ssl.outliers import find_outliers
+from nnunet_ssl.planning import hidden_labels_in_plans, in_words, normalization_schemes
 
 FOLDERS = {"labeled": "imagesTr", "unlabeled": "imagesUnlabeled", "test": "imagesTs"}
 # Trailing parts of an id that tell the frames of one patient apart: patient001_frame12, p7_ED, p7_ES, p7_t03, p7-time2.
 FRAME = re.compile(r"(?:[_-](?:ED|ES|(?:frame|phase|time|t)[_-]?\d+))+$", re.IGNORECASE)
 ALIKE = 50  # pairs below the threshold that the report keeps
-# An outlier is this many spreads (1.4826 MAD, at least the floor of its quantity) from the labeled cases' median.
-SPREADS = 5.0
-# For each quantity of a case: name, floor of the spread, whether a ratio (then in log) and its unit.
-# Ratios of spacing are flagged from 2, sizes from 3, the contrast of a channel without a unit from 7.6 on.
-SPACING_FLOOR, SIZE_FLOOR, CONTRAST_FLOOR = math.log(2) / SPREADS, math.log(3) / SPREADS, math.log(7.6) / SPREADS
-OFFSET_FLOOR = 0.1  # of the contrast
-CT_FLOOR = 60.0  # HU
-AIR = -1024.0  # what is below is filling outside the scanner's circle
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing found: its kind, the cases with the role of each, the score of near-duplicates, why and what to do."""
-
-    kind: str
-    cases: list[str]
-    roles: list[str]
-    reason: str
-    advice: str
-    score: float | None = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the check found; ``alike`` are the best scores of pairs that do *not* count as one scan."""
+    """What the check found.
+
+    Attributes:
+        alike: the best scores of pairs that do *not* count as one scan.
+        notes: how unlabeled scans differ from the labeled ones without changing a training.
+    """
 
     dataset: str
     cases: dict[str, int]
     findings: list[Finding]
     threshold: float
     alike: list[dict]
+    notes: list[Finding]
 
     def as_json(self) -> dict:
         return asdict(self)
@@ -76,7 +64,11 @@ def check_dataset(dataset_id: int, processes: int = 4) -> Report:
     ending, channels = dataset_json["file_ending"], dataset_json["channel_names"]
     files, findings = _list_files(raw, dataset_json)
     if not files:
-        raise InputError(f"No images in {', '.join(FOLDERS.values())} of {raw}. Files are named CASE_0000{ending}.")
+        others = listed([f"{listed(found.cases, separator=', ')}: {found.reason}" for found in findings])
+        raise InputError(
+            f"No images in {', '.join(FOLDERS.values())} of {raw}. Files are named CASE_0000{ending}."
+            + (f" There are others: {others}." if others else "")
+        )
     roots = nnunetv2.paths.nnUNet_preprocessed.get()
     base = Path(roots) / raw.name if roots else None
     labeled = sorted(case for role, case in files if role == "labeled")
@@ -92,9 +84,10 @@ def check_dataset(dataset_id: int, processes: int = 4) -> Report:
     findings += _two_roles(files, splits, labeled)
     findings += _frames(files, splits, origin)
     findings += _labels_in_plans(base, splits, dataset_id) if base else []
-    findings += _outliers(scans, list(channels.values()))
+    outliers, notes = find_outliers(scans, _with_schemes(base, list(channels.values()), scans))
+    findings += outliers
     counts = Counter(role for role, _ in files)
-    return Report(raw.name, {role: counts[role] for role in FOLDERS}, findings, SAME_SCAN, alike)
+    return Report(raw.name, {role: counts[role] for role in FOLDERS}, findings, SAME_SCAN, alike, notes)
 
 
 def patient_of(case: str) -> str:
@@ -118,19 +111,11 @@ def _list_files(raw: Path, dataset_json: dict) -> tuple[dict[tuple[str, str], li
             named = get_filenames_of_train_images_and_targets(str(raw), dataset_json)
             found |= {(role, case): [Path(file) for file in entry["images"]] for case, entry in named.items()}
             continue
-        folder = raw / name
-        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if not is_plain_name(file.name) and not file.name.startswith("."):
-                name = repr(file.name[:60])
-                findings.append(
-                    Finding("bad file", [name], [role], f"{folder.name}: too long, or control characters", "Rename it.")
-                )
-            elif match := re.fullmatch(rf"(.+)_\d{{4}}{re.escape(ending)}", file.name):
-                found.setdefault((role, match[1]), []).append(file)
-            elif file.name.endswith(ending) and not file.name.startswith("."):
-                findings.append(
-                    Finding("bad file", [file.name], [role], "has no channel number", f"Name it CASE_0000{ending}.")
-                )
+        channels, strays = list_images(raw / name, ending)
+        found |= {(role, case): [files[channel] for channel in sorted(files)] for case, files in channels.items()}
+        for stray in strays:
+            roles, advice = [role] * len(stray.names), stray.advice[0].upper() + stray.advice[1:] + "."
+            findings.append(Finding("bad file", stray.names, roles, f"{name}: {stray.fault}", advice))
     # An RGB picture is one file of three channels: what most cases have tells how many files make a case.
     usual = Counter(len(files) for files in found.values()).most_common(1)[0][0] if found else 0
     for (role, case), files in list(found.items()):
@@ -270,50 +255,13 @@ def _labels_in_plans(base: Path, splits: list[dict[str, list[str]]], dataset_id:
     return findings
 
 
-def _outliers(scans: Sequence[Scan], channels: list[str]) -> list[Finding]:
-    """Unlabeled scans far from the labeled ones in spacing, size or grey levels; all reasons of a scan in one."""
-    reference = [scan for scan in scans if scan.role == "labeled"]
-    if not reference:
-        return []
-    known = [_quantities(scan, channels) for scan in reference]
-    findings = []
-    for scan in scans:
-        if scan.role != "unlabeled":
-            continue
-        reasons = []
-        for name, (value, floor, ratio) in _quantities(scan, channels).items():
-            values = np.array([case[name][0] for case in known if name in case])
-            scale = np.log if ratio else np.asarray
-            center = np.median(scale(values)) if len(values) else math.nan
-            spread = max(1.4826 * np.median(np.abs(scale(values) - center)), floor) if len(values) else math.nan
-            # Beyond the most extreme labeled case too: a second, rarer kind of labeled scan is no outlier.
-            outside = len(values) == 0 or not values.min() <= value <= values.max()
-            if outside and not abs(scale(value) - center) <= SPREADS * spread:
-                span = f"{values.min():.4g} to {values.max():.4g}" if len(values) else "none"
-                reasons.append(f"{name} {value:.4g} (labeled: {span})")
-        if reasons:
-            findings.append(
-                Finding("outlier", [scan.case], [scan.role], "; ".join(reasons),
-                        "Look at the scan: other modality, wrong unit or wrong header? Mend or remove it.")
-            )  # fmt: skip
-    return findings
+def _with_schemes(base: Path | None, channels: list[str], scans: Sequence[Scan]) -> list[tuple[str, str]]:
+    """Name and normalization scheme of each channel of the scans, by the plans or else by nnU-Net's rule for names."""
+    from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
 
-
-def _quantities(scan: Scan, channels: list[str]) -> dict[str, tuple[float, float, bool]]:
-    """Value, floor of the spread, and whether ratios count, for each named quantity of a scan."""
-    result = {}
-    axes = ("z", "y", "x")
-    flat = scan.shape[0] == 1  # nnU-Net's readers make up the spacing of a picture's missing axis
-    for axis, size, spacing in list(zip(axes, scan.shape, scan.spacing, strict=True))[flat:]:
-        result[f"spacing {axis} in mm"] = (spacing, SPACING_FLOOR, True)
-        result[f"size {axis} in mm"] = (size * spacing, SIZE_FLOOR, True)
-    for number, (low, high) in enumerate(scan.percentiles):
-        name = channels[number] if number < len(channels) else str(number)
-        if name.lower() == "ct":  # what nnU-Net takes for Hounsfield units: absolute values count
-            result["CT 1st percentile in HU"] = (float(max(low, AIR)), CT_FLOOR, False)
-            result["CT 99th percentile in HU"] = (float(high), CT_FLOOR * 3, False)
-        else:  # of no unit: only gross changes of scale, or of the offset in relation to it
-            contrast = max(float(high - low), 1e-12)
-            result[f"{name}: contrast (1st to 99th percentile)"] = (contrast, CONTRAST_FLOOR, True)
-            result[f"{name}: 1st percentile / contrast"] = (float(low) / contrast, OFFSET_FLOOR, False)
-    return result
+    number = max((len(scan.percentiles) for scan in scans), default=0)
+    names = [channels[i] if i < len(channels) else str(i) for i in range(number)]
+    schemes = normalization_schemes(base) if base and base.is_dir() else []
+    if len(schemes) != number:
+        schemes = [get_normalization_scheme(name).__name__ for name in names]
+    return list(zip(names, schemes, strict=True))

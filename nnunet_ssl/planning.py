@@ -20,7 +20,7 @@ from nnunet_ssl.data.plans import check_new_name
 from nnunet_ssl.data.raw import listed, preprocessed_folder, raw_folder, read_dataset_json
 from nnunet_ssl.data.splits import FILE, check_fold, read_splits
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.files import read_json, write_json
+from nnunet_ssl.files import is_clutter, read_json, write_json
 
 RECORD = "nnunet_ssl"
 FINGERPRINT = "dataset_fingerprint.json"
@@ -130,15 +130,33 @@ def hidden_labels_of_fold(plans: dict[str, Any], fold: int | str, base: str | Pa
 def hidden_labels_in_plans(base: Path, splits: list[dict[str, list[str]]]) -> dict[str, dict[int, list[str]]]:
     """For each plans file in `base` that has seen hidden labels: for each fold that hides them, these cases."""
     found = {}
-    for file in sorted(base.glob("*.json")):
-        if file.name in (FILE, FINGERPRINT, "dataset.json"):
-            continue
-        plans = read_json(file, ADVICE)
-        if not isinstance(plans, dict) or not {"plans_name", "configurations"} <= plans.keys():
-            continue
+    for name, plans in _all_plans(base).items():
         seen = {fold: hidden_labels_seen(plans, split, base) for fold, split in enumerate(splits)}
         if seen := {fold: cases for fold, cases in seen.items() if cases}:
-            found[file.stem] = seen
+            found[name] = seen
+    return found
+
+
+def normalization_schemes(base: Path) -> list[str]:
+    """How the plans in `base`, nnU-Net's default ones before others, normalize each channel; empty if none says it."""
+    plans = _all_plans(base)
+    for name in sorted(plans, key=lambda name: (name != "nnUNetPlans", name)):
+        for configuration in plans[name]["configurations"].values():
+            schemes = configuration.get("normalization_schemes") if isinstance(configuration, dict) else None
+            if isinstance(schemes, list) and all(isinstance(scheme, str) for scheme in schemes):
+                return schemes
+    return []
+
+
+def _all_plans(base: Path) -> dict[str, dict[str, Any]]:
+    """The contents of the plans files in `base` by name."""
+    found = {}
+    for file in sorted(base.glob("*.json")):
+        if file.name in (FILE, FINGERPRINT, "dataset.json") or is_clutter(file.name):
+            continue
+        plans = read_json(file, ADVICE)
+        if isinstance(plans, dict) and "plans_name" in plans and isinstance(plans.get("configurations"), dict):
+            found[file.stem] = plans
     return found
 
 

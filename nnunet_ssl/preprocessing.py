@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from nnunet_ssl.data.headers import READ_ERRORS
 from nnunet_ssl.data.plans import read_plans
-from nnunet_ssl.data.raw import preprocessed_folder, raw_folder, read_dataset_json
+from nnunet_ssl.data.raw import listed, preprocessed_folder, raw_folder, read_dataset_json
 from nnunet_ssl.data.reading import read_file
 from nnunet_ssl.data.space import Difference, align, grid_of, in_words, summarize, worst
 from nnunet_ssl.data.splits import read_splits
@@ -75,7 +75,7 @@ def preprocess_dataset(
             f"{len(problems)} problem(s) in {folder}, all other cases are preprocessed. "
             "Mend, replace or remove these files and run the command again:"
         )
-        raise InputError("\n  ".join([head, *problems]))
+        raise InputError(head + "\n  " + listed(problems, separator="\n  "))
 
 
 def read_checked(case: str, files: list[Path], plans_manager: PlansManager) -> tuple[np.ndarray, dict, Difference]:

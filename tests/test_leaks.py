@@ -60,6 +60,11 @@ def write_splits(raw: Path, splits: list[dict], fingerprint_cases: int = 0) -> P
     return base
 
 
+def set_dataset(raw: Path, **changes) -> None:
+    file = raw / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
 def run():
     # Spawned workers would import nnU-Net again for each call; the test of the command has them.
     with pytest.MonkeyPatch.context() as patched:
@@ -176,18 +181,16 @@ def test_plans_from_labels_that_a_fold_hides(raw):
 @pytest.mark.parametrize(
     ("channel", "values", "spacing", "reason"),
     [
-        ("MRI", lambda v: v * 10, 1.0, "contrast"),
-        ("MRI", lambda v: v - 200, 1.0, "1st percentile"),
         ("CT", lambda v: v * 8 + 24, 1.0, "CT 1st percentile"),
         ("CT", lambda v: v / 255, 1.0, "CT 1st percentile"),
-        ("MRI", lambda v: v, 10.0, "spacing z in mm 20"),
+        ("noNorm", lambda v: v * 10, 1.0, "contrast"),
+        ("MRI", lambda v: 255 - v, 1.0, "inverted"),
+        ("MRI", lambda v: v, 10.0, "size z in mm 480"),
         ("MRI", lambda v: v, 0.1, "size x in mm"),
     ],
 )
 def test_outliers(raw, channel, values, spacing, reason):
-    dataset_file = raw / "dataset.json"
-    content = json.loads(dataset_file.read_text(encoding="utf-8"))
-    dataset_file.write_text(json.dumps(content | {"channel_names": {"0": channel}}), encoding="utf-8")
+    set_dataset(raw, channel_names={"0": channel})
     if channel == "CT":
         for file in sorted(raw.glob("images*/*.nii.gz")):
             change(file, file, lambda v: v * 8 - 1000)
@@ -197,6 +200,75 @@ def test_outliers(raw, channel, values, spacing, reason):
     (finding,) = run().findings
     assert (finding.kind, finding.cases, finding.roles) == ("outlier", ["phantom_009"], ["unlabeled"])
     assert reason in finding.reason
+
+
+def test_what_nnunet_normalizes_away_is_a_note(raw, tmp_path):
+    for case, values in (("phantom_007", lambda v: v * 20), ("phantom_009", lambda v: v * 30)):
+        change(image(raw, "Unlabeled", case), image(raw, "Unlabeled", case), values)
+    report = run()
+    assert report.findings == []
+    (note,) = report.notes
+    assert note.cases == ["phantom_007", "phantom_009"]
+    assert "contrast" in note.reason
+    app = typer.Typer()
+    app.command()(check)
+    result = CliRunner().invoke(app, ["-d", "5", "-np", "1", "-o", str(tmp_path / "report.json")])
+    assert result.exit_code == 0, result.output
+    assert "Note: 2 unlabeled scan(s) differ, which changes no training" in result.output
+    assert "remove" not in result.output
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert report["findings"] == []
+    assert report["notes"][0]["cases"] == ["phantom_007", "phantom_009"]
+    # ... and a finding where the plans normalize by one rule for all scans, whatever the channel is called
+    base = write_splits(raw, [{"train": ["phantom_000"], "val": ["phantom_001"]}])
+    configurations = {"3d_fullres": {"normalization_schemes": ["NoNormalization"]}}
+    plans = {"plans_name": "nnUNetPlans", "configurations": configurations}
+    (base / "nnUNetPlans.json").write_text(json.dumps(plans), encoding="utf-8")
+    assert kinds(run()) == [("outlier", ["phantom_007"]), ("outlier", ["phantom_009"])]
+
+
+def test_other_axes_matter_to_the_reader_that_keeps_them(raw):
+    file = image(raw, "Unlabeled", "phantom_009")
+    sitk.WriteImage(sitk.PermuteAxes(sitk.ReadImage(str(file)), (1, 2, 0)), str(file))
+    (finding,) = run().findings
+    assert (finding.kind, finding.cases) == ("other axes", ["phantom_009"])
+    assert "NibabelIOWithReorient" in finding.advice
+    set_dataset(raw, overwrite_image_reader_writer="NibabelIOWithReorient")
+    assert run().findings == []
+
+
+def test_constant_images_are_one_finding_each(raw):
+    for file in sorted(raw.glob("images*/*.nii.gz")):
+        change(file, file, np.ones_like)
+    findings = run().findings
+    assert {(finding.kind, len(finding.cases)) for finding in findings} == {("bad file", 1)}
+    assert len(findings) == 13
+    assert all("constant" in finding.reason for finding in findings)
+
+
+@pytest.mark.parametrize("kept", [{"Tr": 1}, {"Unlabeled": 1}, {"Unlabeled": 3}, {"Ts": 1}, {"Tr": 1, "Unlabeled": 1}])
+def test_few_scans(raw, kept):
+    for part in ("Tr", "Unlabeled", "Ts"):
+        for file in sorted((raw / f"images{part}").iterdir())[kept.get(part, 0) :]:
+            file.unlink()
+    assert run().findings == []
+
+
+def test_folders_and_hidden_files(raw):
+    folder = raw / "imagesUnlabeled"
+    for number, site in enumerate("AAB"):
+        (folder / f"site{site}").mkdir(exist_ok=True)
+        shutil.copy(image(raw, "Unlabeled", "phantom_007"), folder / f"site{site}" / f"scan{number}_0000.nii.gz")
+    (folder / "._phantom_005_0000.nii.gz").write_bytes(b"\0\5\x16\7")
+    (folder / "Thumbs.db").write_text("x")
+    (finding,) = run().findings
+    assert (finding.kind, finding.cases) == ("bad file", ["siteA (2 images)", "siteB (1 image)"])
+    assert finding.reason == "imagesUnlabeled: images in folders are not read"
+    # ... also where nothing else is there
+    for file in raw.glob("images*/*.nii.gz"):
+        file.unlink()
+    with pytest.raises(InputError, match=r"No images in .* siteA \(2 images\), siteB"):
+        run()
 
 
 def test_bad_files_are_told_all_at_once(raw):

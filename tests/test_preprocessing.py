@@ -196,13 +196,16 @@ def test_all_problems_in_one_message_and_the_good_ones_done(dataset, in_process)
         shutil.copy(dataset.images / f"un_0_{name}", dataset.images / f"lab_1_{name}")
         shutil.copy(dataset.images / f"un_0_{name}", dataset.images / f"test_1_{name}")
         shutil.copy(dataset.images / f"un_0_{name}", dataset.raw / "imagesTs" / f"test_1_{name}")
+    (dataset.images / "site").mkdir()
+    shutil.copy(dataset.images / "un_0_0000.nii.gz", dataset.images / "site" / "x_0000.nii.gz")
     voxels = np.full((20, 24, 22), np.nan, np.float32)
     sitk.WriteImage(with_geometry(voxels), dataset.images / "un_1_0001.nii.gz")
     file = dataset.images / "un_2_0000.nii.gz"
     file.write_bytes(file.read_bytes()[:-300])
     message = refusal(5, ["2d", "3d_fullres"])
     for words in (
-        "7 problem(s)",
+        "8 problem(s)",
+        "site (1 image): images in folders are not read; move them up beside the others, or the folder away",
         "case lonely: the labeled cases have 2 channel file(s); lonely_0001.nii.gz missing",
         "nochannel.nii.gz: no channel number; rename it to nochannel_0000.nii.gz",
         "other_0000.nrrd: the labeled images end in .nii.gz",

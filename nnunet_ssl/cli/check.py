@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-SHOWN = 20  # findings of one kind on the console; the report file has all
+SHOWN = 10  # findings of one kind on the console; the report file has all
 
 
 def check(
@@ -15,7 +15,7 @@ def check(
 ) -> None:
     """Find leaks before training: scans that are there twice, ids in two roles, odd unlabeled scans.
 
-    Exit status 0: nothing found; 1: something was found.
+    Exit status 0: nothing found, though there may be notes on what changes no training; 1: something was found.
     """
     from nnunet_ssl.data.raw import listed
     from nnunet_ssl.errors import InputError
@@ -42,6 +42,11 @@ def check(
         typer.echo(
             f"\nMost alike of the pairs that are not reported as one scan: {' / '.join(best['cases'])}, "
             f"score {best['score']:.3f} (reported from {report.threshold:g})."
+        )
+    for note in report.notes:
+        typer.echo(
+            f"\nNote: {len(note.cases)} unlabeled scan(s) differ, which changes no training: {note.reason}. "
+            f"{note.advice}\n    {listed(note.cases, separator=', ')}"
         )
     typer.echo(f"\n{len(report.findings)} finding(s)." if report.findings else "\nNothing found.")
     if output:

@@ -4,6 +4,7 @@ A converter is one function that looks at a source folder and returns a :class:`
 :func:`write_raw_dataset` does the rest.
 """
 
+import glob
 import json
 import os
 import re
@@ -30,7 +31,7 @@ from nnunet_ssl.data.protocols import PARTS
 from nnunet_ssl.data.raw import environment_folder, listed
 from nnunet_ssl.data.spacings import Spacing, with_known_spacings
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.files import check_case_ids, read_json, require_keys
+from nnunet_ssl.files import check_case_ids, is_clutter, read_json, require_keys
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,7 @@ def write_raw_dataset(
         _require_same(target, conversion)
         return target, False
 
+    _require_level(conversion)
     root.mkdir(parents=True, exist_ok=True)
     # nnU-Net lists folders that begin with "Dataset": it cannot see this one.
     for leftover in root.glob(f".{target.name}.partial-*"):
@@ -185,6 +187,21 @@ def write_raw_dataset(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return target, True
+
+
+def _require_level(conversion: Conversion) -> None:
+    """Raises :class:`InputError` where files lie one folder deeper than they should, as some copies have them."""
+    deeper = []
+    for path in (path for case in conversion.cases for path in (*case.images, case.label) if path):
+        if path.is_dir():  # a DICOM series, or a folder that has the name of its only file
+            found = [path / path.name] if (path / path.name).is_file() else []
+        else:
+            # Such a folder may be named without the .gz of the file, or hold the file without it.
+            stem = glob.escape(path.name.partition(".")[0])
+            found = [] if path.is_file() else sorted(path.parent.glob(f"*/{stem}.*"))
+        deeper += [f"{path} ({file.relative_to(path.parent)})" for file in found[:1]]
+    if deeper:
+        raise InputError(f"{len(deeper)} files lie one folder deeper than they should: {listed(deeper)}. Move them up.")
 
 
 def _convert_cases(conversion: Conversion, folder: Path, processes: int, link: bool) -> list[Note]:
@@ -267,7 +284,7 @@ def _source_bytes(case: Case) -> dict[str, int]:
 
 
 def _bytes_of(path: Path) -> int:
-    files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
+    files = [path] if path.is_file() else [f for f in path.iterdir() if f.is_file() and not is_clutter(f.name)]
     return sum(file.stat().st_size for file in files)
 
 

@@ -7,7 +7,7 @@ import nnunetv2.paths
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.files import check_case_ids, read_json, require_keys, require_new_folder
+from nnunet_ssl.files import check_case_ids, is_clutter, read_json, require_keys, require_new_folder
 
 
 def raw_folder(dataset_id: int) -> Path:
@@ -42,8 +42,9 @@ def preprocessed_folder(dataset_id: int) -> Path:
 def find_cases(folder: Path, file_ending: str, num_channels: int) -> dict[str, list[Path]]:
     """The cases of a folder of raw images, in alphabetical order, each with its channel files in order.
 
-    Files are named as nnU-Net wants them: ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz``... Passed over are hidden files,
-    subfolders and files that are no image (a note, the ``CASE.json`` beside a TIFF, the ``.raw`` of an ``.mhd``).
+    Files are named as nnU-Net wants them: ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz``... Passed over are clutter of the
+    system, subfolders and files that are no image (a note, the ``CASE.json`` beside a TIFF, the ``.raw`` of an
+    ``.mhd``).
 
     Raises:
         InputError: the folder does not exist, or names the files that do not fit: no channel number, a channel
@@ -51,7 +52,7 @@ def find_cases(folder: Path, file_ending: str, num_channels: int) -> dict[str, l
     """
     if not folder.is_dir():
         raise InputError(f"Folder {folder} does not exist.")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file() and not is_clutter(entry.name))
     channel_file = re.compile(rf"(.+)_(\d{{4}}){re.escape(file_ending)}")
     channels: dict[str, dict[int, Path]] = {}
     faults = []

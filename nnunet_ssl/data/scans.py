@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 GRID_SAMPLE = 16  # scans whose sizes decide the grid of the signatures
+SAMPLE = 500_000  # voxels whose grey levels stand for those of a channel
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,11 @@ class Scan:
     case: str
     shape: tuple[int, ...] = ()
     spacing: tuple[float, ...] = ()
-    percentiles: np.ndarray | None = None  # (C, 2): 1 % and 99 %
+    axes: np.ndarray | None = None  # (3, 3): in its columns the direction in space of each axis, as the network gets it
+    bare: bool = False  # voxels of 1 mm in a row from the origin: what is left when a header was lost
+    percentiles: np.ndarray | None = None  # (C, 101): 0 % to 100 %
+    levels: np.ndarray | None = None  # (C,): how many different grey levels there are
+    rim: np.ndarray | None = None  # (C,): how many percent of the voxels are darker than the rim of a slice
     digest: str = ""  # of the voxels of all channels
     signature: Signature | None = None  # of the first channel
     fault: str = ""
@@ -104,9 +109,28 @@ def _read_scan(
     first = channels[0][0]
     if grid is None:
         return Scan(role, case, first.shape, spacing)
-    percentiles = []
-    for channel in np.concatenate(channels):
-        flat = channel.reshape(-1)
-        percentiles.append(np.percentile(flat[:: max(1, flat.size // 500_000)], (1, 99)))
     signature = make_signature(first, spacing, grid)
-    return Scan(role, case, first.shape, spacing, np.array(percentiles), digest.hexdigest(), signature)
+    greys = [_greys(channel) for channel in _cut_to_content(np.concatenate(channels))]
+    percentiles, levels, rim = map(np.array, zip(*greys, strict=True))
+    axes = place.steps / place.spacing
+    bare = np.allclose(place.spacing, 1) and np.allclose(np.abs(axes).max(axis=0), 1) and np.allclose(place.origin, 0)
+    return Scan(
+        role, case, first.shape, spacing, axes, bare, percentiles, levels, rim, digest.hexdigest(), signature
+    )
+
+
+def _cut_to_content(image: np.ndarray) -> np.ndarray:
+    """Cut to the box of the voxels that are not 0 in one of the channels, as nnU-Net does before it normalizes."""
+    for axis in (1, 2, 3):
+        content = np.flatnonzero(image.any(axis=tuple(other for other in range(4) if other != axis)))
+        image = image.take(range(content[0], content[-1] + 1), axis)
+    return image
+
+
+def _greys(channel: np.ndarray) -> tuple[np.ndarray, int, float]:
+    """Percentiles, number of grey levels and brightness of the rim of a channel ``(z, y, x)``, see :class:`Scan`."""
+    flat = channel.reshape(-1)
+    values = np.sort(flat[:: max(1, flat.size // SAMPLE)])
+    rim = np.median(np.concatenate([channel[:, (0, -1)].ravel(), channel[:, :, (0, -1)].ravel()]))
+    darker = (np.searchsorted(values, rim) + np.searchsorted(values, rim, "right")) / 2 / len(values)
+    return np.percentile(values, np.arange(101)), 1 + np.count_nonzero(np.diff(values)), 100 * darker

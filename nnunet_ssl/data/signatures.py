@@ -93,6 +93,8 @@ def find_pairs(signatures: Sequence[Signature], groups: Sequence[str]) -> list[t
 
     Scans of one group (``groups`` names that of each scan) are not compared with each other.
     """
+    if not signatures:
+        return []
     best: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {}
     for first, second, shift in sorted(_nominate(signatures, groups)):
         score = _correlate(signatures[first].volume, signatures[second].volume, shift)

@@ -16,6 +16,7 @@ from nnunet_ssl.data.notes import Note
 from nnunet_ssl.data.raw import listed
 from nnunet_ssl.data.space import ROUNDING, TOLERANCE
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.files import is_clutter
 
 NIFTI = r"\.nii(\.gz)?"
 FACTORS = ("scale", "offset")  # attributes of an h5 array that our readers apply
@@ -26,7 +27,7 @@ CORNERS = np.array(list(itertools.product((0, 1), repeat=3)))
 def find_files(source: Path, pattern: str) -> dict[str, Path]:
     """The files below a folder by id, in the order of their paths.
 
-    Hidden files and folders and those that macOS adds to archives are passed over; links are followed, but into no
+    Hidden files and folders and other clutter of systems are passed over; links are followed, but into no
     folder twice.
 
     Args:
@@ -46,10 +47,10 @@ def find_files(source: Path, pattern: str) -> dict[str, Path]:
             subfolders.clear()
             continue
         seen.add((place.st_dev, place.st_ino))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__MACOSX")))
+        subfolders[:] = sorted(name for name in subfolders if not is_clutter(name))
         for name in sorted(names):
             match = expression.fullmatch(f"{Path(folder).as_posix()}/{name}")
-            if match and not name.startswith("."):
+            if match and not is_clutter(name):
                 found.setdefault(match["id"], []).append(Path(folder) / name)
     if twice := {name: paths for name, paths in found.items() if len(paths) > 1}:
         places = [f"{name} ({', '.join(map(str, paths))})" for name, paths in twice.items()]

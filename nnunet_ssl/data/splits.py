@@ -16,7 +16,7 @@ import numpy as np
 
 from nnunet_ssl.data.raw import preprocessed_folder, read_dataset_json
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.files import check_case_ids, read_json, write_text
+from nnunet_ssl.files import check_case_ids, is_clutter, read_json, write_text
 
 FILE = "splits_final.json"
 LISTS = ("train", "val", "unlabeled")
@@ -143,7 +143,7 @@ def labeled_cases(dataset_id: int) -> list[str]:
         return sorted(dataset_json["dataset"])
     ending = dataset_json["file_ending"]
     names = os.listdir(folder) if folder.is_dir() else []
-    cases = sorted(name.removesuffix(ending) for name in names if name.endswith(ending) and not name.startswith("."))
+    cases = sorted(name.removesuffix(ending) for name in names if name.endswith(ending) and not is_clutter(name))
     if not cases:
         raise InputError(f"No labeled cases: {folder} is missing or has no file that ends in {ending}.")
     return cases

@@ -11,13 +11,13 @@ The preprocessed folder is a sibling of nnU-Net's own folder, so that nothing of
 import hashlib
 import json
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_ssl.data.raw import dataset_number
+from nnunet_ssl.data.raw import dataset_number, listed
+from nnunet_ssl.data.strays import channel_file, list_images
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.files import is_plain_name, read_json
+from nnunet_ssl.files import is_clutter, is_plain_name, read_json
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -105,8 +105,6 @@ def find_unlabeled(raw: Path, dataset_json: dict, num_channels: int) -> tuple[di
 
     Unlike ``nnunet_ssl.data.raw.find_cases`` it does not stop at a bad name, so that all faults are reported at once.
     """
-    from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
-
     ending = dataset_json["file_ending"]
     labeled, test = _ids(raw / "imagesTr", ending), _ids(raw / "imagesTs", ending)
     if "dataset" in dataset_json:  # nnU-Net's other way to name the labeled cases
@@ -114,40 +112,23 @@ def find_unlabeled(raw: Path, dataset_json: dict, num_channels: int) -> tuple[di
     # An RGB picture is one file of three channels: the labeled cases tell how many files make a case.
     num_files = next(iter(labeled.values()), num_channels)
 
-    found, problems = {}, []
-    folder = raw / "imagesUnlabeled"
-    entries = [e for e in sorted(folder.iterdir()) if not e.name.startswith(".")] if folder.is_dir() else []
-    names = {entry.name for entry in entries}
-    image_endings = sorted({e for reader in LIST_OF_IO_CLASSES for e in reader.supported_file_endings}, key=len)
-    for entry in entries:
-        name = entry.name
-        if not is_plain_name(name):
-            problems.append(f"{name[:60]!r}: too long, or holds control characters; rename it")
-        elif match := _channel_file(name, ending):
-            found.setdefault(match[1], {})[int(match[2])] = entry
-        elif name.endswith(ending):
-            problems.append(f"{name}: no channel number; rename it to {name.removesuffix(ending)}_0000{ending}")
-        else:
-            # A file beside an image (CASE.json of a TIFF, the .raw of an .mhd) is not an image of another ending.
-            numbered = re.match(r".+_\d{4}(?=\.)", name)
-            is_image = numbered or any(name.lower().endswith(other) for other in image_endings)
-            if entry.is_file() and is_image and not (numbered and numbered[0] + ending in names):
-                problems.append(f"{name}: the labeled images end in {ending}; convert it")
-
+    found, strays = list_images(raw / "imagesUnlabeled", ending)
+    problems = [str(stray) for stray in strays]
     cases = {}
     for case, files in found.items():
         wanted = [f"{case}_{i:04d}{ending}" for i in range(num_files)]
         present = [file.name for file in files.values()]
         missing, extra = [n for n in wanted if n not in present], [n for n in present if n not in wanted]
         if missing or extra:
-            what = [f"{', '.join(n)} {verb}" for n, verb in ((missing, "missing"), (extra, "too many")) if n]
+            both = ((missing, "missing"), (extra, "too many"))
+            what = [f"{listed(files, separator=', ')} {verb}" for files, verb in both if files]
             problems.append(f"case {case}: the labeled cases have {num_files} channel file(s); {'; '.join(what)}")
         elif case in labeled:
             problems.append(f"case {case} ({wanted[0]}): also a labeled case in imagesTr; remove one of them")
         elif case in test:
             problems.append(f"case {case} ({wanted[0]}): also a test case in imagesTs; remove it from imagesUnlabeled")
         elif broken := [file.name for file in files.values() if not file.is_file()]:
-            problems.append(f"case {case}: {', '.join(broken)} is no file (a broken link?)")
+            problems.append(f"case {case}: {listed(broken, separator=', ')} is no file (a broken link?)")
         else:
             cases[case] = [files[i] for i in range(num_files)]
     return cases, problems
@@ -164,14 +145,10 @@ def _read_manifest(file: Path, command: str) -> dict:
     return manifest
 
 
-def _channel_file(name: str, ending: str) -> re.Match | None:
-    return re.fullmatch(rf"(.+)_(\d{{4}}){re.escape(ending)}", name)
-
-
 def _ids(folder: Path, ending: str) -> dict[str, int]:
     """Case ids of a folder of raw images, each with its number of files; nothing if there is no such folder."""
     count: dict[str, int] = {}
     for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
-        if match := _channel_file(name, ending):
+        if not is_clutter(name) and (match := channel_file(name, ending)):
             count[match[1]] = count.get(match[1], 0) + 1
     return count

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.files import is_plain_name, read_json, require_keys
+from nnunet_ssl.files import is_clutter, is_plain_name, read_json, require_keys
 
 ALL = "all"  # labels of the upper bound
 SUPERVISED = "supervised"  # the baseline's name as a method
@@ -99,7 +99,8 @@ def read_records(folders: Sequence[Path]) -> list[Record]:
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder: give the folders of the accuracy records.")
         for file in sorted(folder.rglob("*.json")):
-            files.setdefault(os.path.realpath(file), file)
+            if not is_clutter(file.name):
+                files.setdefault(os.path.realpath(file), file)
     records = [record for file in files.values() if (record := read_record(file))]
     if not records:
         raise InputError(f"No accuracy record in {', '.join(map(str, folders))}: benchmarks/accuracy.py writes them.")

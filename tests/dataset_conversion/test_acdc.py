@@ -181,6 +181,22 @@ def test_missing_label_is_named(original, raw):
     assert list(raw.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["{}.nii.gz", "{}.nii", "scan"])
+def test_a_layout_that_is_one_folder_deeper_is_told_in_one_line(original, raw, name):
+    for path in list(original.glob("*/*/*_frame*.nii.gz")):
+        path.rename(path.with_name("aside"))
+        folder = path.with_name(name.format(path.name.removesuffix(".nii.gz")))
+        folder.mkdir(exist_ok=True)
+        path.with_name("aside").rename(folder / path.name)
+    message = r"^\d+ files lie one folder deeper than they should: .*Move them up\.$"
+    with pytest.raises(InputError, match=message) as error:
+        write_raw_dataset(acdc_conversion(original, 3), 27, "ACDC")
+    assert str(error.value).count("patient099_frame01") >= 2
+    assert "more. Move" in str(error.value)
+    assert str(error.value).count(";") == 10
+    assert not raw.exists()
+
+
 def test_linked(original, write, raw):
     folder = write(acdc_conversion(original, 3), link=True)
     for file, source in {
