@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_ssl.checkpoints import load_as_data
+from nnunet_ssl.checkpoints import CHECKPOINT_KEY, load_as_data
 from nnunet_ssl.data.raw import environment_folder
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import is_plain_name, require_new_folder
@@ -99,7 +99,7 @@ def _network_class(checkpoint: Any, file: Path) -> str:
     if missing:
         raise InputError(f"{file} is no nnU-Net checkpoint: it lacks {', '.join(missing)}.")
     weights, arguments = checkpoint["network_weights"], checkpoint["init_args"]
-    state = checkpoint.get("semi_supervised", {})
+    state = checkpoint.get(CHECKPOINT_KEY, {})
     known = isinstance(weights, dict) and isinstance(state, dict) and all(isinstance(key, str) for key in weights)
     axes = checkpoint["inference_allowed_mirroring_axes"]
     try:
@@ -116,7 +116,7 @@ def _members(checkpoint: dict, member: str | None, file: Path) -> list[dict]:
     """The weights asked for: a model of two networks deploys their average, or the first of them."""
     deployed = checkpoint["network_weights"]
     first = _below(deployed, "first.")
-    second = _below(deployed, "second.") or _below(checkpoint.get("semi_supervised", {}).get("method", {}), "twin.")
+    second = _below(deployed, "second.") or _below(checkpoint.get(CHECKPOINT_KEY, {}).get("method", {}), "twin.")
     if member is None:
         return [first, second] if first else [deployed]
     if not second:

@@ -233,6 +233,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
 
     def on_train_epoch_start(self) -> None:
         if self.method.labeled_first and self._phase_begins():
+            self.check_same_data()
             if "target" in type(self).method.views:
                 self._label_cases()
             self._renew_loaders()

@@ -207,7 +207,17 @@ def data_differences(before: Origin, now: Origin) -> list[str]:
     ]
     if before.plans_fingerprint != now.plans_fingerprint:
         found.append("other plans")
-    told: set[str] = set()
+    found += fold_differences(before, now)
+    for first, second, change in ((now, before, "new"), (before, now, "gone")):
+        if changed := sorted({*first.unlabeled} - {*second.unlabeled}):
+            verb = "case is" if len(changed) == 1 else "cases are"
+            found.append(f"{len(changed)} unlabeled {verb} {change} ({listed(changed, separator=', ')})")
+    return found
+
+
+def fold_differences(before: Origin, now: Origin) -> list[str]:
+    """Of `differences` those of the labeled folder's cases."""
+    found, told = [], set()
     for key, role in NEW.items():
         if new := sorted({*getattr(now, key)} - {*getattr(before, key)}):
             found.append(f"{_cases(new)} now {role} ({listed(new, separator=', ')})")
@@ -215,10 +225,6 @@ def data_differences(before: Origin, now: Origin) -> list[str]:
     for key, role in NEW.items():
         if lost := sorted({*getattr(before, key)} - {*getattr(now, key)} - told):
             found.append(f"{_cases(lost)} no longer {role} ({listed(lost, separator=', ')})")
-    for first, second, change in ((now, before, "new"), (before, now, "gone")):
-        if changed := sorted({*first.unlabeled} - {*second.unlabeled}):
-            verb = "case is" if len(changed) == 1 else "cases are"
-            found.append(f"{len(changed)} unlabeled {verb} {change} ({listed(changed, separator=', ')})")
     return found
 
 
