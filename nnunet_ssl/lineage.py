@@ -16,13 +16,16 @@ from typing import Any
 
 from nnunet_ssl.checkpoints import CHECKPOINT_KEY, FOREIGN, load_as_data
 from nnunet_ssl.data.origin import (
+    NAMES,
     ORIGIN_FILE,
     Origin,
     data_differences,
     fold_differences,
     leaked,
+    read_origin,
     setting_differences,
 )
+from nnunet_ssl.data.previous_stage import MARK, digest_of, read_mark
 from nnunet_ssl.data.raw import listed
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.settings import VARIABLE
@@ -43,6 +46,14 @@ def origin_in(checkpoint: Any, file: str | Path) -> Origin | None:
     ours = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
     content = ours.get(KEY) if isinstance(ours, dict) else None
     return None if content is None else Origin.from_dict(content, Path(file))
+
+
+def origin_of(file: Path) -> Origin | None:
+    """The same of a file; None also for one that holds more than data, which none of ours does."""
+    try:
+        return origin_in(load_as_data(file, "cpu"), file)
+    except FOREIGN:
+        return None
 
 
 def refuse_leaks(before: Origin, now: Origin, what: str, remedy: str) -> None:
@@ -133,23 +144,28 @@ def begun_with(file: str, now: Origin, accept: bool, say: Say) -> Origin:
     return now.after(before, f"began with weights of {training} ({name})")
 
 
-def check_maker(maker: Origin | None, now: Origin, folder: Path, remedy: str, accept: bool, say: Say) -> None:
-    """Checks that a fold may train on what another network predicted for the cases that it sees without a label.
+def check_first_stage(folder: Path, now: Origin, remedy: str, accept: bool, say: Say) -> None:
+    """Checks that a fold may train on what its first stage predicted for the cases that it sees without a label.
 
     Args:
-        maker: the origin of that network; None if it is unknown.
-        folder: of the predictions.
-        remedy: what to do, for the message.
+        folder: of the predictions, see `nnunet_ssl.data.previous_stage`.
+        remedy: what to do, for the message; a sentence.
 
     Raises:
-        InputError: the network has learned labels that the fold hides or validates on, belongs to another split that is
-            not said to be meant, or is unknown where labels are hidden.
+        InputError: another checkpoint predicted them than the first stage's of today; or its network has learned labels
+            that the fold hides or validates on, was trained on another split that is not said to be meant, or is
+            unknown where labels are hidden.
     """
+    mark, remedy = read_mark(folder), remedy.removesuffix(".")
+    checkpoint = folder.parents[1] / "checkpoint_final.pth"
+    if mark and checkpoint.is_file() and mark["checkpoint"] != digest_of(checkpoint):
+        raise InputError(f"{folder} was predicted by another checkpoint than {checkpoint} is now: {remedy}.")
+    maker = Origin.from_dict(mark["origin"], folder / MARK) if mark.get("origin") else None
     if maker is None:
         _refuse_unknown(now, f"{folder} does not tell which network predicted", remedy, accept)
         say(f"{folder} does not tell which network predicted: {UNKNOWN}")
         return
-    refuse_leaks(maker, now, f"The network that predicted {folder}", remedy)
+    refuse_leaks(maker, now, f"The network that predicted {folder}", f"train the first stage anew, then {remedy}")
     if not (changed := fold_differences(maker, now)):
         return
     if not accept:
@@ -158,6 +174,16 @@ def check_maker(maker: Origin | None, now: Origin, folder: Path, remedy: str, ac
             f"{IF_MEANT}."
         )
     say(f"ATTENTION: {folder} was predicted by a network of another split: {'; '.join(changed)}")
+
+
+def check_pseudo_labels(folder: Path, now: Origin, remedy: str) -> None:
+    """Raises InputError for pseudo-labels by a network from which the training at hand does not come."""
+    maker = read_origin(folder)
+    if maker is None and not now.complete:  # of an earlier version, as what has been continued is
+        return
+    same = maker is not None and all(getattr(maker, key) == getattr(now, key) for key in NAMES)
+    if not (same and {*maker.learned} <= {*now.learned}):
+        raise InputError(f"{folder} holds pseudo-labels of another training: {remedy.removesuffix('.')}.")
 
 
 def set_aside(fold_folder: Path, say: Say) -> None:

@@ -398,3 +398,65 @@ def test_a_trainer_by_hand_has_its_origin_too(dataset, monkeypatch):
     trainer.initialize()
     trainer.save_checkpoint(f"{trainer.output_folder}/checkpoint_best.pth")
     assert origin_in(loaded(fold_of(dataset, TRAINERS[0], 1), "checkpoint_best.pth"), "").fold == 1
+
+
+# ---------------------------------------------------------------------- pseudo-labels
+
+
+def test_pseudo_labels_of_another_training_are_not_taken(dataset, monkeypatch):
+    """Those of a network that has learned a case more, put into the folder of a run that goes on."""
+    name, epochs = "nnUNetTrainerSelfTraining", {"num_epochs": 3, "first_round": 0.34}
+    train(monkeypatch, trainer=name, **epochs)
+    fold = fold_of(dataset, name)
+    phase = fold / "pseudo_labels" / "phase_1"
+    assert read_origin(phase) == read_origin(fold)
+    other = shutil.move(phase, dataset.root / "other")
+    hide(dataset)
+    with monkeypatch.context() as patched:
+        patched.setattr("nnunet_ssl.configured_trainer.ConfiguredTrainer.on_train_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(monkeypatch, trainer=name, **epochs)
+    (fold / "checkpoint_best.pth").unlink(missing_ok=True)
+    assert read_origin(phase) == read_origin(fold) and len(read_origin(phase).learned) == 1
+    shutil.copy(phase.parent / "phase_1" / f"{split_of(dataset)['unlabeled'][0]}.b2nd", other)
+    shutil.rmtree(phase)
+    shutil.move(other, phase)
+    message = refused(monkeypatch, "--c", trainer=name, **epochs)
+    assert message == (
+        f"{phase} holds pseudo-labels of another training: the network that made them is gone; train from the start, "
+        "without --c."
+    )
+    (phase / ORIGIN_FILE).unlink()
+    assert "of another training" in refused(monkeypatch, "--c", trainer=name, **epochs)
+
+
+# ---------------------------------------------------------------------- export
+
+
+def export(dataset, out, *options, capsys) -> str:
+    from nnunet_ssl.cli import main
+
+    names = ["-d", "7", "-c", "3d_fullres", "-tr", SEMI, "-p", "nnUNetPlans_tiny", "-o", str(out)]
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(SystemExit) as end:
+        patched.setattr(sys, "argv", ["nnunet_ssl", "export", *names, *options])
+        main()
+    assert not end.value.code
+    return capsys.readouterr().out
+
+
+def test_an_exported_model_tells_what_it_has_learned(dataset, monkeypatch, tmp_path, capsys):
+    """Fold 0 hides a label that fold 1 validates... and fold 1 one that fold 0 has learned."""
+    learned = split_of(dataset)["train"]
+    first, second = split_of(dataset, 1)["train"]
+    set_split(dataset, 1, train=[first], val=[second], unlabeled=learned)
+    train(monkeypatch, fold="1")
+    capsys.readouterr()
+    printed = export(dataset, tmp_path / "one", "-f", "0", capsys=capsys)
+    line = f"fold 0: {SEMI}, fold 0, 1 epochs; learned 2 labels ({', '.join(sorted(learned))}); 0 hidden, 5 unlabeled, "
+    assert f"{line}2 validation cases\n" in printed and "ATTENTION" not in printed
+    assert read_origin(tmp_path / "one" / "fold_0") == read_origin(fold_of(dataset))
+    printed = export(dataset, tmp_path / "two", capsys=capsys)
+    assert f"has learned 2 label(s) that one of them hides ({', '.join(sorted(learned))})" in printed
+    assert printed.count("fold 1: ") == 1 and read_origin(tmp_path / "two" / "fold_1").hidden == tuple(sorted(learned))
+    forget(fold_of(dataset) / "checkpoint_final.pth")
+    assert "fold 0: of unknown data" in export(dataset, tmp_path / "unknown", "-f", "0", capsys=capsys)

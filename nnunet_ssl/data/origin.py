@@ -242,6 +242,16 @@ def setting_differences(before: Origin, now: Origin) -> list[str]:
     return found
 
 
+def in_words(origin: Origin) -> str:
+    """`nnUNetTrainerBCP, fold 0, 1000 epochs; learned 2 labels (a, b); 6 hidden, 40 unlabeled, 2 validation cases`."""
+    more = "" if origin.complete else " and what weights of unknown data had"
+    return (
+        f"{origin.trainer}, fold {origin.fold}, {origin.num_epochs} epochs; "
+        f"learned {len(origin.learned)} labels ({listed(list(origin.learned), separator=', ')}){more}; "
+        f"{len(origin.hidden)} hidden, {len(origin.unlabeled)} unlabeled, {len(origin.val)} validation cases"
+    )
+
+
 def _cases(cases: list[str]) -> str:
     return f"{len(cases)} {'case is' if len(cases) == 1 else 'cases are'}"
 
