@@ -121,18 +121,18 @@ class ConfiguredTrainer(ResumableTrainer):
     def on_train_start(self) -> None:
         if not self.was_initialized:
             self.initialize()
+        now = self._present_origin()  # before the loaders read the splits
         if self.resumed:
             what = f"The checkpoint in {self.output_folder}"
-            self._origin = lineage.continued(
-                *(self._origin, self._present_origin(), what, self.current_epoch),
-                *(self.accept_other_data, self.print_to_log_file),
-            )
-        origin = self.origin  # as the loaders find the data
+            arguments = (what, self.current_epoch, self.accept_other_data, self.print_to_log_file)
+            self._origin = lineage.continued(self._origin, now, *arguments)
+        elif self._origin is None:  # else it began with pretrained weights
+            self._origin = now
         super().on_train_start()
         if self.local_rank == 0 and not self.disable_checkpointing:
             if not self.resumed:
                 lineage.set_aside(Path(self.output_folder), self.print_to_log_file)
-            write_json(origin.as_dict(), Path(self.output_folder) / ORIGIN_FILE)
+            write_json(self.origin.as_dict(), Path(self.output_folder) / ORIGIN_FILE)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's.
@@ -149,10 +149,8 @@ class ConfiguredTrainer(ResumableTrainer):
         super().perform_actual_validation(save_probabilities)
 
     def check_state(self, checkpoint: dict[str, Any], filename: str) -> None:
-        self._origin = lineage.loaded(
-            *(lineage.origin_in(checkpoint, filename), self._present_origin(), filename),
-            *(self.accept_other_data, self.print_to_log_file),
-        )
+        before, now = lineage.origin_in(checkpoint, filename), self._present_origin()
+        self._origin = lineage.loaded(before, now, filename, self.accept_other_data, self.print_to_log_file)
 
     def own_state(self) -> dict[str, Any]:
         settings = {"settings": self.settings.trainer, "preset": self.settings.preset}

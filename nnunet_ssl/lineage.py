@@ -144,8 +144,8 @@ def begun_with(file: str, now: Origin, accept: bool, say: Say) -> Origin:
     return now.after(before, f"began with weights of {training} ({name})")
 
 
-def check_first_stage(folder: Path, now: Origin, remedy: str, accept: bool, say: Say) -> None:
-    """Checks that a fold may train on what its first stage predicted for the cases that it sees without a label.
+def check_first_stage(folder: Path, now: Origin, remedy: str, accept: bool, say: Say) -> Origin:
+    """The origin of a training on what the first stage predicted for the cases that the fold sees without a label.
 
     Args:
         folder: of the predictions, see `nnunet_ssl.data.previous_stage`.
@@ -164,16 +164,14 @@ def check_first_stage(folder: Path, now: Origin, remedy: str, accept: bool, say:
     if maker is None:
         _refuse_unknown(now, f"{folder} does not tell which network predicted", remedy, accept)
         say(f"{folder} does not tell which network predicted: {UNKNOWN}")
-        return
+        return now.joined(None)
     refuse_leaks(maker, now, f"The network that predicted {folder}", f"train the first stage anew, then {remedy}")
-    if not (changed := fold_differences(maker, now)):
-        return
-    if not accept:
-        raise InputError(
-            f"{folder} was predicted by a network of another split: {'; '.join(changed)}: {remedy}; if this is meant, "
-            f"{IF_MEANT}."
-        )
-    say(f"ATTENTION: {folder} was predicted by a network of another split: {'; '.join(changed)}")
+    if changed := fold_differences(maker, now):
+        what = f"{folder} was predicted by a network of another split: {'; '.join(changed)}"
+        if not accept:
+            raise InputError(f"{what}: {remedy}; if this is meant, {IF_MEANT}.")
+        say(f"ATTENTION: {what}")
+    return now.joined(maker)
 
 
 def check_pseudo_labels(folder: Path, now: Origin, remedy: str) -> None:

@@ -198,7 +198,8 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
                 f"-c {self.configuration_manager.previous_stage_name} -f {self.fold}`."
             )
             check_predicted(predictions, files, "unlabeled", remedy)
-            check_first_stage(predictions, self.origin, remedy, self.accept_other_data, self.print_to_log_file)
+            arguments = (self.origin, remedy, self.accept_other_data, self.print_to_log_file)
+            self._origin = check_first_stage(predictions, *arguments)
         self.print_to_log_file(
             f"{len(files)} unlabeled cases: {len(cases)} of {folder.name}, {len(hidden)} with hidden labels"
         )

@@ -459,8 +459,28 @@ def test_predictions_of_another_split_must_be_said_to_be_meant(ready, monkeypatc
     message = setup_error(ready)
     assert f"by a network of another split: 1 case is now trained on ({hidden})" in message
     monkeypatch.setenv("nnUNet_ssl_config", json.dumps(SHORT | {"accept_other_data": True}))
-    get_trainer_from_args(ready.name, SECOND, 0, TRAINER, ready.plans, False, CPU).run_training()
+    trainer = get_trainer_from_args(ready.name, SECOND, 0, TRAINER, ready.plans, False, CPU)
+    trainer.run_training()
     assert "predicted by a network of another split" in capsys.readouterr().out
+    assert read_origin(Path(trainer.output_folder)).learned == tuple(sorted([*fold["train"], hidden]))
+
+
+def test_a_second_stage_has_learned_what_its_first_stage_has(ready):
+    """It trains on a case less, which the first stage knows; hidden then, its own weights are refused, too."""
+    first = model(ready) / "fold_0"
+    (known,), val = fold_of(ready)["train"], fold_of(ready)["val"]
+    checkpoint = torch.load(first / "checkpoint_final.pth", weights_only=False)
+    origin = checkpoint["semi_supervised"]["origin"]
+    origin["learned"] = sorted([*origin["learned"], "known"])
+    torch.save(checkpoint, first / "checkpoint_final.pth")
+    predict(ready)
+    trainer = get_trainer_from_args(ready.name, SECOND, 0, TRAINER, ready.plans, False, CPU)
+    trainer.run_training()
+    assert read_origin(Path(trainer.output_folder)).learned == tuple(sorted([known, "known"]))
+    edit_fold(ready, val=[*val, "known"])
+    again = get_trainer_from_args(ready.name, SECOND, 0, TRAINER, ready.plans, True, CPU)
+    with pytest.raises(InputError, match=r"has learned 1 label\(s\) .*\(known\)"):
+        again.load_checkpoint(f"{trainer.output_folder}/checkpoint_final.pth")
 
 
 def test_predictions_of_an_unknown_network_are_taken_only_where_no_label_is_hidden(ready, monkeypatch, capsys):

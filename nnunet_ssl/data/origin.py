@@ -48,7 +48,7 @@ class Origin:
         hidden: cases of the labeled folder whose label the fold hides.
         unlabeled: cases of the unlabeled folder; none for a supervised trainer, which does not read them.
         learned: cases whose label the weights have ever learned: `train`, and what earlier parts of a training that was
-            continued or began with pretrained weights have learned.
+            continued, pretrained weights and the first stage of a cascade have learned.
         complete: whether `learned` is all; False after weights of unknown origin.
         plans_fingerprint: sha256 of what of the plans decides the training; not of names.
         overrides: all that `nnUNet_ssl_config` asks for, those of its preset included.
@@ -96,18 +96,26 @@ class Origin:
                 raise InputError(f"{source}: origin.{key} must list case ids: {advice}.")
         if isinstance(content["fold"], str) and content["fold"] != "all":
             raise InputError(f"{source}: origin.fold must be a number or all: {advice}.")
+        try:
+            json.dumps(content["overrides"])
+        except (TypeError, ValueError, RecursionError):
+            raise InputError(f"{source}: origin.overrides must hold plain values: {advice}.") from None
         if not all(isinstance(line, str) for line in content["history"]):
             raise InputError(f"{source}: origin.history must be a list of texts: {advice}.")
         lists = {key: tuple(content[key]) for key in (*CASE_LISTS, "history")}
         return cls(**content | lists)
 
+    def joined(self, other: Origin | None) -> Origin:
+        """With the labels that weights or predictions of another origin bring; None where that is unknown."""
+        if other is None:
+            return replace(self, complete=False)
+        learned = tuple(sorted({*self.learned, *other.learned}))
+        return replace(self, learned=learned, complete=self.complete and other.complete)
+
     def after(self, before: Origin | None, event: str = "") -> Origin:
-        """Of a training that goes on with weights of another origin; None where that is unknown."""
+        """Of a training that goes on with weights of another origin, with an entry in its history."""
         history = (*(before.history if before else ()), *([event] if event else []))
-        if before is None:
-            return replace(self, complete=False, history=history)
-        learned = tuple(sorted({*self.learned, *before.learned}))
-        return replace(self, learned=learned, complete=self.complete and before.complete, history=history)
+        return replace(self.joined(before), history=history)
 
 
 def present_origin(

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +67,14 @@ def test_damaged_origins_are_named(tmp_path, change):
     with pytest.raises(InputError, match=f"{ORIGIN_FILE}.*origin") as error:
         read_origin(tmp_path)
     assert next(iter(change)) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change", [{"overrides": {"a": {1}}}, {"overrides": {(1,): 1}}, {"train": {1: {2}}}, {"version": np.zeros(2)}]
+)
+def test_what_a_checkpoint_may_hold_and_json_cannot_is_damage(change):
+    with pytest.raises(InputError, match=f"x.pth: origin.{next(iter(change))}"):
+        Origin.from_dict(ORIGIN.as_dict() | change, Path("x.pth"))
 
 
 def test_every_missing_part_is_damage(tmp_path):
