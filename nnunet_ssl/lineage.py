@@ -79,7 +79,8 @@ def loaded(before: Origin | None, now: Origin, file: str, accept: bool, say: Say
     if before is None:
         say(f"{file} is of an earlier version: {UNKNOWN}")
         return None
-    refuse_leaks(before, now, file, "train the fold anew, or put the splits_final.json of its training back")
+    remedy = "train the fold anew, without --c, or put the splits_final.json of its training back"
+    refuse_leaks(before, now, file, remedy)
     if before.plans_fingerprint != now.plans_fingerprint and not accept:
         raise InputError(
             f"{file} was trained with other plans than {now.plans} is now: train the fold anew, or put the plans back; "
@@ -138,7 +139,7 @@ def begun_with(file: str, now: Origin, accept: bool, say: Say) -> Origin:
         _refuse_unknown(now, f"{what} carries no record of its data", "take other weights", accept)
         say(f"{what} carries no record of its data: {UNKNOWN}")
         return now.after(None, f"began with weights whose data are unknown ({name})")
-    refuse_leaks(before, now, what, "take weights that have not, such as those of this fold")
+    refuse_leaks(before, now, what, "take weights that have not")
     training = f"{before.trainer}, {before.configuration}, fold {before.fold}"
     say(f"{what}: weights of {training}, which have learned {len(before.learned)} labels, none that the fold hides")
     return now.after(before, f"began with weights of {training} ({name})")
