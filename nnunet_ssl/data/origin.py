@@ -117,6 +117,14 @@ class Origin:
         history = (*(before.history if before else ()), *([event] if event else []))
         return replace(self.joined(before), history=history)
 
+    def facts(self) -> dict[str, Any]:
+        """What tables and records keep: number and digest of the cases in each role, the plans, the length."""
+        lists = {key: getattr(self, key) for key in ("train", "val", "hidden", "unlabeled")}
+        digests = {key: hashlib.sha256(json.dumps(cases).encode()).hexdigest() for key, cases in lists.items()}
+        return {key: {"cases": len(cases), "sha256": digests[key]} for key, cases in lists.items()} | {
+            key: getattr(self, key) for key in ("plans_fingerprint", *NNUNET_LENGTH)
+        }
+
 
 def present_origin(
     base: Path,
