@@ -231,11 +231,10 @@ def require_own(experiment: Experiment, runs: Sequence[Run]) -> None:
     found = {run: strange for run in runs if (strange := experiment.strangeness(run))}
     if found:
         lines = [f"{run}: {'; '.join(strange)} [{experiment.folder(run)}]" for run, strange in found.items()]
-        told = listed(lines, separator="\n  ")
         raise InputError(
-            f"{len(found)} of {len(runs)} runs are there, but of another experiment than this one:\n  {told}\n"
-            "Remove their folders to train them anew, set another nnUNet_results to keep them, or give the overrides "
-            "that they were trained with (--config)."
+            f"{len(found)} of {len(runs)} runs are there, but of another experiment than this one. Remove their "
+            "folders to train them anew, set another nnUNet_results to keep them, or give the overrides that they were "
+            "trained with (--config):\n  " + listed(lines, separator="\n  ")
         )
 
 
