@@ -79,14 +79,10 @@ class Experiment:
         return self.root(run) / self.dataset / model / f"fold_{run.fold}"
 
     def state(self, run: Run) -> str:
-        """What is there of a run: "finished", "validate" (trained only), "resume" (cut off) or "new".
-
-        A validation older than the final checkpoint is of a network that this one has replaced.
-        """
+        """What is there of a run: "finished", "validate" (trained only), "resume" (cut off) or "new"."""
         folder = self.folder(run)
-        final = folder / "checkpoint_final.pth"
-        if final.is_file():
-            return "finished" if read_summary(folder) and not _is_older(_summary(folder), final) else "validate"
+        if (folder / "checkpoint_final.pth").is_file():
+            return "finished" if read_summary(folder) else "validate"
         cut_off = any((folder / f"checkpoint_{name}.pth").is_file() for name in ("latest", "best"))
         return "resume" if cut_off else "new"
 
@@ -141,18 +137,10 @@ class Experiment:
 def read_summary(folder: Path) -> dict | None:
     """What nnU-Net measured on a fold; None if there is no `validation/summary.json` or a cut-off one."""
     try:
-        summary = json.loads(_summary(folder).read_text(encoding="utf-8"))
+        summary = json.loads((folder / "validation" / "summary.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
     return summary if isinstance(summary, dict) and "mean" in summary else None
-
-
-def _summary(folder: Path) -> Path:
-    return folder / "validation" / "summary.json"
-
-
-def _is_older(file: Path, than: Path) -> bool:
-    return file.stat().st_mtime_ns < than.stat().st_mtime_ns
 
 
 def words(texts: Iterable[str] | None) -> list[str]:

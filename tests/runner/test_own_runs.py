@@ -1,7 +1,6 @@
 """A result is of this grid only if it was made of what the grid asks for: anything else is refused and named."""
 
 import json
-import os
 from dataclasses import replace
 
 import pytest
@@ -132,16 +131,6 @@ def test_folds_that_change_while_the_grid_runs(dataset):
         make_table(experiment, runs, {"liver": (1,)})
     with pytest.raises(InputError, match="1 of 1 runs .*\n  MeanTeacher fold 0: 2 cases are now hidden"):
         Job(experiment, runs[0])()
-
-
-def test_a_validation_of_earlier_weights_is_made_again(dataset):
-    """Trained anew by hand: the summary that lies there is older than the final checkpoint."""
-    experiment, [run] = grid()
-    folder = finish(experiment, run, {"1": 1.0})
-    assert experiment.state(run) == "finished"
-    moment = (folder / "validation" / "summary.json").stat().st_mtime + 10
-    os.utime(folder / "checkpoint_final.pth", (moment, moment))
-    assert experiment.state(run) == "validate"
 
 
 def test_the_table_tells_the_origin_of_its_runs(dataset):
