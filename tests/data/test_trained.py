@@ -1,12 +1,11 @@
 """Which trained folds new folds make worthless, as `split` tells it."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import typer
-from test_origin import ORIGIN
+from origins import leave_origin
 from typer.testing import CliRunner
 
 from nnunet_ssl.cli.split import split
@@ -14,7 +13,6 @@ from nnunet_ssl.data.origin import ORIGIN_FILE
 from nnunet_ssl.data.splits import make_splits, read_splits, write_splits
 from nnunet_ssl.data.trained import estranged, trained_folds
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.files import write_json
 
 NAME = "Dataset007_X"
 CASES = [f"case_{i:02d}" for i in range(20)]
@@ -41,8 +39,7 @@ def train(dataset: Path, fold, model="nnUNetTrainerBCP__nnUNetPlans__2d", seed=N
     if lists is not None:
         roles = {"train": lists["train"], "val": lists["val"], "hidden": lists.get("unlabeled", [])}
         roles["learned"] = lists["train"]
-        origin = replace(ORIGIN, dataset=NAME, fold=fold, **{role: tuple(sorted(ids)) for role, ids in roles.items()})
-        write_json(replace(origin, **changes).as_dict(), folder / ORIGIN_FILE)
+        leave_origin(folder, fold=fold, **{role: tuple(sorted(ids)) for role, ids in roles.items()} | changes)
     return folder.relative_to(root).as_posix()
 
 
