@@ -249,7 +249,7 @@ def measure(workspace: Workspace, row: Row) -> dict[str, Any]:
 
 
 def predict(workspace: Workspace, row: Row) -> Path:
-    """The folder of a row's predictions of the test cases; those of another checkpoint than its final one are redone."""
+    """The folder of a row's predictions of the test cases; those of another checkpoint are made again."""
     predictions = workspace.root / "predictions" / str(row)
     mark = {"checkpoint": digest_of(workspace.fold(row) / "checkpoint_final.pth")}
     if (predictions / MARK).is_file() and read_json(predictions / MARK, f"remove {predictions}") == mark:

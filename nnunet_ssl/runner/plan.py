@@ -122,7 +122,7 @@ class Experiment:
             found.append(f"labels of an earlier part were learned, too ({listed(more, separator=', ')})")
         if not before.complete:
             found.append("it began with weights of unknown origin")
-        return [*found, *before.history]
+        return [" ".join(phrase.split()) for phrase in (*found, *before.history)]
 
     def environment(self, run: Run, gpu: str | None) -> dict[str, str]:
         """The environment of a run; `gpu` None leaves the choice as it is."""

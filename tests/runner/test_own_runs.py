@@ -63,7 +63,7 @@ def test_a_network_of_other_folds_is_no_result(dataset, refused):
         ({"val": ("case0",)}, "1 case is now validated on (case7)"),
         ({"learned": (*CASES[:9],)}, "labels of an earlier part were learned, too"),
         ({"complete": False}, "it began with weights of unknown origin"),
-        ({"history": ("continued with 3 epochs",)}, "continued with 3 epochs"),
+        ({"history": ("continued with\n3 epochs",)}, "continued with 3 epochs"),
     ],
 )
 @pytest.mark.parametrize("leave", [finish, begin])
