@@ -13,12 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 import nnunet_ssl
-from nnunet_ssl.data.loader import unlabeled_files
 from nnunet_ssl.data.plans import with_inherited
 from nnunet_ssl.data.raw import listed
 from nnunet_ssl.data.splits import FILE as SPLITS_FILE
@@ -153,6 +150,8 @@ def present_origin(
     lists = _lists_of_fold(base, fold)
     hidden, unlabeled = lists.get("unlabeled", []), []
     if semi_supervised:
+        from nnunet_ssl.data.loader import unlabeled_files
+
         unlabeled, hidden = unlabeled_files(base, PlansManager(plans), configuration, fold)
     if split is None:
         split = (lists["train"], lists["val"]) if lists else _nnunets_split(base, plans, configuration, fold)
@@ -287,6 +286,9 @@ def _lists_of_fold(base: Path, fold: int | str) -> dict[str, list[str]]:
 
 def _nnunets_split(base: Path, plans: dict[str, Any], configuration: str, fold: int | str) -> tuple[list, list]:
     """The split of a fold that `splits_final.json` lacks, as nnU-Net's trainer makes it."""
+    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
     settings = with_inherited(plans, configuration, base / f"{plans['plans_name']}.json")
     folder = str(base / settings["data_identifier"])
     trainer = SimpleNamespace(

@@ -119,9 +119,9 @@ class Experiment:
         now = self.origin(run)
         found = differences(before, now)
         if more := sorted({*before.learned} - {*now.learned} - {*before.train}):
-            found.append(f"labels of an earlier part were learned, too ({listed(more, separator=', ')})")
+            found.append(f"earlier weights or a first stage have learned others, too ({listed(more, separator=', ')})")
         if not before.complete:
-            found.append("it began with weights of unknown origin")
+            found.append("not all that its weights or first stage have learned is known")
         return [" ".join(phrase.split()) for phrase in (*found, *before.history)]
 
     def environment(self, run: Run, gpu: str | None) -> dict[str, str]:

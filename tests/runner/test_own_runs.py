@@ -61,8 +61,8 @@ def test_a_network_of_other_folds_is_no_result(dataset, refused):
         ({"plans_fingerprint": "0"}, "other plans"),
         ({"unlabeled": ("more", "still_more")}, "1 unlabeled case is gone (still_more)"),
         ({"val": ("case0",)}, "1 case is now validated on (case7)"),
-        ({"learned": (*CASES[:9],)}, "labels of an earlier part were learned, too"),
-        ({"complete": False}, "it began with weights of unknown origin"),
+        ({"learned": (*CASES[:9],)}, "earlier weights or a first stage have learned others, too (case"),
+        ({"complete": False}, "not all that its weights or first stage have learned is known"),
         ({"history": ("continued with\n3 epochs",)}, "continued with 3 epochs"),
     ],
 )
