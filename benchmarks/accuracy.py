@@ -15,56 +15,40 @@ cases stand in imagesTs, which no training reads, and it is always the final che
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
-import re
 import shlex
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from postprocessing import write_rule
 from records import commit, make_table, read_measures, read_training, versions
 from rich.console import Console
-from steps import locked, run_command
+from rows import PRESETS, Row, definition, length, make_rows, record_file, recorded, shown
+from steps import digest_of, locked, run_command
 from suites import SUITES, Suite, edit_plans, fold_of, make_folds
 
+from nnunet_ssl.data.origin import read_origin
+from nnunet_ssl.data.raw import listed
 from nnunet_ssl.demo.phantom import write_phantom
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.files import write_json
+from nnunet_ssl.files import read_json, write_json
 from nnunet_ssl.report.comparison import make_sections
-from nnunet_ssl.report.records import ALL, SUPERVISED, read_record
+from nnunet_ssl.report.records import ALL, read_record
 from nnunet_ssl.runner.local import interrupted_by_signals
-from nnunet_ssl.runner.plan import BASELINE, Experiment, Run, overrides_by_method
-from nnunet_ssl.settings import VARIABLE, parse_overrides
+from nnunet_ssl.runner.plan import BASELINE, Experiment, Run
+from nnunet_ssl.settings import VARIABLE
 
 HERE = Path(__file__).resolve().parent
 SHARED_DATA = HERE.parent.parent / "shared" / "data"
 DATASET_ID, NAME, PLANS = 1, "Benchmark", "nnUNetPlans_bench"
 DATASET = f"Dataset{DATASET_ID:03d}_{NAME}"
+MARK = "checkpoint.json"  # in a folder of predictions: what made them
 PROCESSES = str(min(8, os.cpu_count() or 1))
-PRESETS = ("default", "published")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One training. `tag` tells runs of other overrides apart: the preset, or a name for what else is changed."""
-
-    method: str
-    labeled: int | str
-    seed: int
-    iterations: int
-    preset: str
-    name: str | None
-    tag: str
-    overrides: dict[str, Any]
-
-    def __str__(self) -> str:
-        return f"{self.labeled}_{shown(self.method)}_{self.tag}_{self.iterations}_seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -160,84 +144,6 @@ def run_suite(suite: Suite, asked: argparse.Namespace) -> None:
     console.print(make_table(section))
 
 
-def make_rows(suite: Suite, asked: argparse.Namespace) -> list[Row]:
-    """The trainings that were asked for, with both bounds, seed by seed.
-
-    Raises:
-        InputError: a number that the suite does not have, or overrides that the trainers do not take.
-    """
-    labeled = sorted(set(asked.labeled or suite.labeled[:1]))
-    if wrong := [number for number in labeled if number not in suite.labeled]:
-        raise InputError(f"--labeled {wrong[0]}: {suite.name} has {', '.join(map(str, suite.labeled))}.")
-    if asked.name is not None and (asked.name in PRESETS or not re.fullmatch(r"[A-Za-z0-9.-]+", asked.name)):
-        raise InputError(f"--name {asked.name}: use letters, digits, '.' and '-', and not the name of a preset.")
-    iterations = asked.iterations or suite.iterations
-    own, _ = parse_overrides(asked.config)
-    fixed = length(suite, iterations) | ({} if asked.preset == "default" else {"preset": asked.preset})
-    if both := [key for key in own if key in {*fixed, "preset", "seed"}]:
-        raise InputError(f"--config sets {both[0]}, which --iterations, --preset and --seeds decide: leave it out.")
-    methods = [BASELINE, *(method for method in dict.fromkeys(asked.methods) if method != BASELINE)]
-    overrides = overrides_by_method(methods, json.dumps(fixed | own))
-    rows = []
-    for seed in dict.fromkeys(asked.seeds):
-        wanted = [(method, number) for number in labeled for method in methods]
-        for method, number in [*wanted, (BASELINE, ALL)]:
-            changed = {key: overrides[method][key] for key in own if key in overrides[method]}
-            preset = "default" if method == BASELINE else asked.preset
-            # The baseline has no preset and few settings: it is the same row for most of what is asked for methods.
-            name = None if method == BASELINE and not changed else asked.name
-            digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:6]
-            tag = name or (f"{preset}-{digest}" if changed else preset)
-            rows.append(Row(method, number, seed, iterations, preset, name, tag, overrides[method]))
-    return rows
-
-
-def length(suite: Suite, iterations: int) -> dict[str, int]:
-    """The overrides for a number of iterations. Raises InputError if it is not a number of whole epochs."""
-    per_epoch = min(iterations, suite.iterations_per_epoch)
-    if iterations < 1 or iterations % per_epoch:
-        raise InputError(f"--iterations {iterations}: give a multiple of {suite.iterations_per_epoch}.")
-    return {
-        "num_epochs": iterations // per_epoch,
-        "num_iterations_per_epoch": per_epoch,
-        "num_val_iterations_per_epoch": 2,
-        "save_every": 5,  # what is lost when a training is cut off
-    }
-
-
-def shown(method: str) -> str:
-    """The method's name in records: the baseline's is in lower case."""
-    return SUPERVISED if method == BASELINE else method
-
-
-def record_file(row: Row, suite: Suite, out: Path) -> Path:
-    """The JSON of a row."""
-    return out / f"{suite.name}_{row}.json"
-
-
-def recorded(row: Row, suite: Suite, out: Path) -> dict[str, Any] | None:
-    """The record of a row, None if it has none.
-
-    Raises:
-        InputError: it was made with other overrides or another definition of the suite.
-    """
-    file = record_file(row, suite, out)
-    if not file.is_file():
-        return None
-    record = json.loads(file.read_text(encoding="utf-8"))
-    before, now = record["definition"] | record["overrides"], definition(suite) | row.overrides
-    if changed := sorted(key for key in {*before, *now} if before.get(key) != now.get(key)):
-        what = ", ".join(f"{key} {before.get(key)}, not {now.get(key)}" for key in changed)
-        raise InputError(f"{file} was made with {what}: remove it, or give the new runs another --name or --out.")
-    return record
-
-
-def definition(suite: Suite) -> dict[str, Any]:
-    """What every record of a suite rests on, as JSON gives it back: not which numbers there are, and the length."""
-    others = ("labeled", "iterations", "iterations_per_epoch")
-    return json.loads(json.dumps({key: value for key, value in asdict(suite).items() if key not in others}))
-
-
 def prepare(workspace: Workspace, source: Path | None) -> None:
     """Converts, plans and preprocesses the suite's dataset and writes its folds, unless all of it is there.
 
@@ -305,28 +211,19 @@ def training_cases(workspace: Workspace) -> list[str]:
 
 def measure(workspace: Workspace, row: Row) -> dict[str, Any]:
     """Trains, predicts the test cases, evaluates, and returns the record."""
-    suite, fold = workspace.suite, fold_of(workspace.suite, row.labeled)
-    state = commit()
-    model = ["-d", str(DATASET_ID), "-c", suite.configuration, "-p", PLANS]
+    suite, state = workspace.suite, commit()
     workspace.run(
         f"{row}: training",
-        [*("nnunet_ssl", "run", *model, "--methods", row.method, "--folds", str(fold), "--seeds", str(row.seed)),
+        [*("nnunet_ssl", "run", "-d", str(DATASET_ID), "-c", suite.configuration, "-p", PLANS, "--methods", row.method),
+         *("--folds", str(fold_of(suite, row.labeled)), "--seeds", str(row.seed)),
          *("--device", workspace.device, "--config", json.dumps(row.overrides))],
         str(row), workspace.results(row),
     )  # fmt: skip
-    predictions = workspace.root / "predictions" / str(row)
-    if not predictions.is_dir():
-        partial = predictions.with_name(f"{row}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        workspace.run(
-            f"{row}: prediction",
-            [*("nnUNetv2_predict", *model, "-tr", f"nnUNetTrainer{row.method}", "-f", str(fold), "--disable_tta"),
-             *("-i", str(workspace.raw / "imagesTs"), "-o", str(partial), "-device", workspace.device),
-             *("-npp", "1", "-nps", "1")],
-            str(row), workspace.root_of(row),
-        )  # fmt: skip
-        partial.rename(predictions)
+    origin = read_origin(workspace.fold(row))  # the row's, else nnunet_ssl run had refused it
+    predictions = predict(workspace, row)
     metrics = evaluate(workspace, row, predictions)
+    if seen := sorted({*metrics["dice"]["per_case"]} & {*origin.learned}):
+        raise InputError(f"{row}: {workspace.fold(row)} has learned the test cases {listed(seen, separator=', ')}.")
     curve, seconds, peak = read_training(workspace.fold(row))
     return {
         "suite": suite.name,
@@ -344,10 +241,33 @@ def measure(workspace: Workspace, row: Row) -> dict[str, Any]:
         "overrides": row.overrides,
         "name": row.name,
         "definition": definition(suite),
+        "origin": origin.facts(),
         "metrics": metrics,
         "largest_component": postprocess(workspace, row, predictions),
         "learning_curve": curve,
     }
+
+
+def predict(workspace: Workspace, row: Row) -> Path:
+    """The folder of a row's predictions of the test cases; those of another checkpoint are made again."""
+    predictions = workspace.root / "predictions" / str(row)
+    mark = {"checkpoint": digest_of(workspace.fold(row) / "checkpoint_final.pth")}
+    if (predictions / MARK).is_file() and read_json(predictions / MARK, f"remove {predictions}") == mark:
+        return predictions
+    partial = predictions.with_name(f"{row}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    workspace.run(
+        f"{row}: prediction",
+        [*("nnUNetv2_predict", "-d", str(DATASET_ID), "-c", workspace.suite.configuration, "-p", PLANS),
+         *("-tr", f"nnUNetTrainer{row.method}", "-f", str(fold_of(workspace.suite, row.labeled)), "--disable_tta"),
+         *("-i", str(workspace.raw / "imagesTs"), "-o", str(partial), "-device", workspace.device),
+         *("-npp", "1", "-nps", "1")],
+        str(row), workspace.root_of(row),
+    )  # fmt: skip
+    write_json(mark, partial / MARK)
+    shutil.rmtree(predictions, ignore_errors=True)
+    partial.rename(predictions)
+    return predictions
 
 
 def evaluate(workspace: Workspace, row: Row, predictions: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import torch
 from nnunet_ssl.errors import InputError
 
 PARTIAL = ".partial"
+CHECKPOINT_KEY = "semi_supervised"  # our entry beside those of nnU-Net
 # what zipfile raises on a damaged archive, then what torch raises on one that holds something else
 DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, ValueError, OSError)
 FOREIGN = (RuntimeError, EOFError, pickle.UnpicklingError)

@@ -6,7 +6,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from os.path import isfile, join
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,13 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 import nnunet_ssl
+from nnunet_ssl import lineage
+from nnunet_ssl.data.origin import ORIGIN_FILE, Origin, data_differences, present_origin
 from nnunet_ssl.data.raw import dataset_number
 from nnunet_ssl.data.splits import read_splits
 from nnunet_ssl.data.workers import Workers
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.files import write_json
 from nnunet_ssl.method import Method
 from nnunet_ssl.networks.net import set_deep_supervision
 from nnunet_ssl.planning import hidden_labels_of_fold
@@ -62,6 +67,8 @@ class ConfiguredTrainer(ResumableTrainer):
         if "strides" not in self.configuration_manager.network_arch_init_kwargs:
             self.enable_deep_supervision = False
         self.seed: int | None = None
+        self.accept_other_data = False
+        self._origin: Origin | None = None
         self.settings: Settings = read_settings(type(self).method)
         for name, value in self.settings.trainer.items():
             setattr(self, name, value)
@@ -75,10 +82,81 @@ class ConfiguredTrainer(ResumableTrainer):
         base = self.preprocessed_dataset_folder_base
         self.plans_saw_hidden_labels = len(hidden_labels_of_fold(self.plans_manager.plans, self.fold, base))
         self.print_to_log_file(f"labels that this fold hides and the plans saw: {self.plans_saw_hidden_labels}")
+        if file := lineage.pretrained_weights_file():
+            self._origin = lineage.begun_with(
+                file, self._present_origin(), self.accept_other_data, self.print_to_log_file
+            )
         super().initialize()
 
+    # ------------------------------------------------------------------ what it is made of
+
+    @property
+    def origin(self) -> Origin:
+        """What this training is made of; the splits are read once, when it begins or goes on."""
+        if self._origin is None:
+            self._origin = self._present_origin()
+        return self._origin
+
+    def _present_origin(self) -> Origin:
+        origin = present_origin(
+            Path(self.preprocessed_dataset_folder_base),
+            self.plans_manager.plans,
+            self.configuration_name,
+            self.fold,
+            type(self).__name__,
+            type(self).method is not None,
+            self.settings.overrides,
+            self.do_split(),
+        )
+        return replace(origin, num_epochs=self.num_epochs, num_iterations_per_epoch=self.num_iterations_per_epoch)
+
+    def check_same_data(self) -> None:
+        """Raises InputError if the fold's data have changed since this training began or went on."""
+        if changed := data_differences(self.origin, self._present_origin()):
+            raise InputError(
+                f"The data of fold {self.fold} changed while it trained: {'; '.join(changed)}. Put them back and "
+                "continue with --c, or train the fold anew."
+            )
+
+    def on_train_start(self) -> None:
+        if not self.was_initialized:
+            self.initialize()
+        now = self._present_origin()  # before the loaders read the splits
+        if self.resumed:
+            what = f"The checkpoint in {self.output_folder}"
+            arguments = (what, self.current_epoch, self.accept_other_data, self.print_to_log_file)
+            self._origin = lineage.continued(self._origin, now, *arguments)
+        elif self._origin is None:  # else it began with pretrained weights
+            self._origin = now
+        super().on_train_start()
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            if not self.resumed:
+                lineage.set_aside(Path(self.output_folder), self.print_to_log_file)
+            write_json(self.origin.as_dict(), Path(self.output_folder) / ORIGIN_FILE)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's.
+
+        Raises:
+            InputError: the folds have changed: the network has learned labels that it is measured on.
+        """
+        lineage.refuse_leaks(
+            self.origin,
+            self._present_origin(),
+            f"The network in {self.output_folder}",
+            "put the splits_final.json of its training back, then validate with --val",
+        )
+        super().perform_actual_validation(save_probabilities)
+
+    def check_state(self, checkpoint: dict[str, Any], filename: str) -> None:
+        before, now = lineage.origin_in(checkpoint, filename), self._present_origin()
+        self._origin = lineage.loaded(before, now, filename, self.accept_other_data, self.print_to_log_file)
+
     def own_state(self) -> dict[str, Any]:
-        return super().own_state() | {"settings": self.settings.trainer, "preset": self.settings.preset}
+        settings = {"settings": self.settings.trainer, "preset": self.settings.preset}
+        return super().own_state() | settings | {lineage.KEY: self.origin.as_dict()}
+
+    # ------------------------------------------------------------------ nnU-Net's
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         set_deep_supervision(self.network, enabled)

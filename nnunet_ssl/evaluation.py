@@ -44,12 +44,12 @@ def evaluate_folders(
 ) -> dict:
     """Compares every segmentation of ``reference`` with the file of the same name in ``prediction``.
 
-    Returns what ``metrics.json`` holds: ``metrics[m]`` for each m of ``METRICS`` with ``per_case`` (case id -> class ->
-    value or None), ``per_class`` (mean over the cases that have a value) and ``mean`` (mean over ``per_class``, that
-    is nnU-Net's foreground mean); ``absent`` (class -> ids of the cases whose reference lacks it), ``missed`` (class
-    -> number of cases whose prediction lacks it), ``space`` (cases whose prediction has other axes or another header
-    than its reference, see ``space.summarize``), and the two folders. Files in ``prediction`` without a reference are
-    not looked at.
+    Returns what ``metrics.json`` holds but for ``seen`` (``nnunet_ssl.seen``): ``metrics[m]`` for each m of ``METRICS``
+    with ``per_case`` (case id -> class -> value or None), ``per_class`` (mean over the cases that have a value) and
+    ``mean`` (mean over ``per_class``, that is nnU-Net's foreground mean); ``absent`` (class -> ids of the cases whose
+    reference lacks it), ``missed`` (class -> number of cases whose prediction lacks it), ``space`` (cases whose
+    prediction has other axes or another header than its reference, see ``space.summarize``), and the two folders. Files
+    in ``prediction`` without a reference are not looked at.
 
     ``dataset_json`` names the classes; by default the one in ``prediction``, else the one beside ``reference``.
 

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_ssl.checkpoints import load_as_data
-from nnunet_ssl.data.raw import environment_folder
+from nnunet_ssl.checkpoints import CHECKPOINT_KEY, load_as_data
+from nnunet_ssl.data.origin import ORIGIN_FILE, in_words, read_origin
+from nnunet_ssl.data.raw import environment_folder, listed
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.files import is_plain_name, require_new_folder
+from nnunet_ssl.files import is_plain_name, require_new_folder, write_json
+from nnunet_ssl.lineage import origin_in
 
 STOCK_TRAINER = "nnUNetTrainer"
 CHECKPOINT = "checkpoint_final.pth"
@@ -29,7 +31,8 @@ def export_model(
     """Writes a model folder for `nnUNetv2_predict_from_modelfolder -m OUT -f FOLDS` of stock nnU-Net.
 
     Networks of a semi-supervised training have nnU-Net's own architecture, so only the trainer's name is replaced and
-    the state of the training left out. A model of two averaged networks becomes two folds, which nnU-Net averages.
+    the state of the training left out. A model of two averaged networks becomes two folds, which nnU-Net averages. What
+    each fold was trained on lies beside its checkpoint, as in the results.
 
     Args:
         model_folder: trainer__plans__configuration folder in `nnUNet_results`.
@@ -64,33 +67,58 @@ def export_model(
         for fold, source in sources.items():
             if not source.is_file():
                 raise InputError(f"{source} does not exist: train fold {fold} first, or name other folds with -f.")
-            networks = stock_checkpoints(source, member)
+            checkpoint_of_fold = _load(source)
+            origin = origin_in(checkpoint_of_fold, source)
+            networks = stock_checkpoints(checkpoint_of_fold, source, member)
             for content in networks:
                 written.append(fold if len(networks) == 1 else str(len(written)))
-                (partial / f"fold_{written[-1]}").mkdir()
-                torch.save(content, partial / f"fold_{written[-1]}" / CHECKPOINT)
+                folder = partial / f"fold_{written[-1]}"
+                folder.mkdir()
+                torch.save(content, folder / CHECKPOINT)
+                if origin:
+                    write_json(origin.as_dict(), folder / ORIGIN_FILE)
         os.replace(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return written
 
 
-def stock_checkpoints(file: Path, member: str | None = None) -> list[dict]:
+def data_in_words(model: Path, folds: list[str]) -> list[str]:
+    """What the folds of an exported model were trained on, a line for each, and what their average has learned."""
+    origins = {fold: read_origin(model / f"fold_{fold}") for fold in folds}
+    lines = [f"fold {fold}: {in_words(origin) if origin else 'of unknown data'}" for fold, origin in origins.items()]
+    known = [origin for origin in origins.values() if origin]
+    hidden = {case for origin in known for case in origin.hidden}
+    if both := sorted(hidden.intersection(case for origin in known for case in origin.learned)):
+        lines.append(
+            f"ATTENTION: the average over these folds has learned {len(both)} label(s) that one of them hides "
+            f"({listed(both, separator=', ')}): it is no model of that fraction of the labels."
+        )
+    return lines
+
+
+def stock_checkpoints(checkpoint: Any, file: Path, member: str | None = None) -> list[dict]:
     """The checkpoints, one per network, as stock nnU-Net's trainer would name them, without the training's state.
 
+    Args:
+        checkpoint: what `file` holds.
+
     Raises:
-        InputError: the file is no checkpoint of nnU-Net, lacks the member asked for, or its network is not nnU-Net's.
+        InputError: it is no checkpoint of nnU-Net, lacks the member asked for, or its network is not nnU-Net's.
     """
-    try:
-        checkpoint = load_as_data(file, "cpu")
-    except (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(f"{file} cannot be read: it is damaged, or holds more than data ({reason}).") from None
     network = _network_class(checkpoint, file)
     if network.startswith("nnunet_ssl."):
         raise InputError(f"{file}: its network is {network}, which only nnU-Net with this package can build.")
     common = {key: checkpoint[key] for key in PREDICTION_KEYS} | {"trainer_name": STOCK_TRAINER}
     return [common | {"network_weights": weights} for weights in _members(checkpoint, member, file)]
+
+
+def _load(file: Path) -> Any:
+    try:
+        return load_as_data(file, "cpu")
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"{file} cannot be read: it is damaged, or holds more than data ({reason}).") from None
 
 
 def _network_class(checkpoint: Any, file: Path) -> str:
@@ -99,7 +127,7 @@ def _network_class(checkpoint: Any, file: Path) -> str:
     if missing:
         raise InputError(f"{file} is no nnU-Net checkpoint: it lacks {', '.join(missing)}.")
     weights, arguments = checkpoint["network_weights"], checkpoint["init_args"]
-    state = checkpoint.get("semi_supervised", {})
+    state = checkpoint.get(CHECKPOINT_KEY, {})
     known = isinstance(weights, dict) and isinstance(state, dict) and all(isinstance(key, str) for key in weights)
     axes = checkpoint["inference_allowed_mirroring_axes"]
     try:
@@ -116,7 +144,7 @@ def _members(checkpoint: dict, member: str | None, file: Path) -> list[dict]:
     """The weights asked for: a model of two networks deploys their average, or the first of them."""
     deployed = checkpoint["network_weights"]
     first = _below(deployed, "first.")
-    second = _below(deployed, "second.") or _below(checkpoint.get("semi_supervised", {}).get("method", {}), "twin.")
+    second = _below(deployed, "second.") or _below(checkpoint.get(CHECKPOINT_KEY, {}).get("method", {}), "twin.")
     if member is None:
         return [first, second] if first else [deployed]
     if not second:

@@ -84,7 +84,7 @@ def require_keys(
             raise InputError(f"{file} lacks the key {where}{key}: {advice}.")
         value = content[key]
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            shown = json.dumps(value)[:60]
+            shown = json.dumps(value, default=repr, skipkeys=True)[:60]  # a checkpoint may hold anything
             raise InputError(f"{file}: {where}{key} is {shown}, of another type than it must be: {advice}.")
 
 

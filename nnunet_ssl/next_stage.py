@@ -5,8 +5,6 @@ The folder that results is described in `nnunet_ssl.data.previous_stage`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import pickle
 import shutil
@@ -23,13 +21,14 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tqdm import tqdm
 
 from nnunet_ssl.data.loader import UnlabeledPool, unlabeled_files
-from nnunet_ssl.data.previous_stage import predictions_folder
+from nnunet_ssl.data.origin import Origin, present_origin
+from nnunet_ssl.data.previous_stage import MARK, digest_of, predictions_folder, read_mark
 from nnunet_ssl.data.raw import dataset_number, listed, preprocessed_folder
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.export import CHECKPOINT, trained_model_folder
 from nnunet_ssl.files import write_json
+from nnunet_ssl.lineage import UNKNOWN, origin_of, refuse_leaks
 
-MARK = "first_stage.json"
 PARTIAL = ".partial"
 
 
@@ -50,7 +49,8 @@ def predict_unlabeled(
 
     Raises:
         InputError: there is no such training, it is no first stage, its checkpoint or an image is missing or damaged,
-            or the unlabeled cases are not preprocessed for both stages.
+            its network has learned labels that the fold hides or validates on now, or the unlabeled cases are not
+            preprocessed for both stages.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("There is no CUDA device. Predict with -device cpu.")
@@ -69,9 +69,10 @@ def predict_unlabeled(
         stages = predictor.configuration_manager.next_stage_names
         if not stages:
             raise InputError(f"{configuration} of {plans} is not the first stage of a cascade; name that with -c.")
+        images = {stage: _images(base, predictor, configuration, stage, fold) for stage in stages}
+        origin = _checked_origin(base, predictor, configuration, fold, trainer, model / f"fold_{fold}" / CHECKPOINT)
         for stage in stages:
-            images = _images(base, predictor, configuration, stage, fold)
-            _predict_fold(predictor, model, fold, stage, images, processes)
+            _predict_fold(predictor, model, fold, stage, images[stage], processes, origin)
 
 
 def _predictor(model: Path, fold: str, device: str) -> nnUNetPredictor:
@@ -82,6 +83,19 @@ def _predictor(model: Path, fold: str, device: str) -> nnUNetPredictor:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{model / f'fold_{fold}' / CHECKPOINT} cannot be used ({reason}): train it again.") from error
     return predictor
+
+
+def _checked_origin(
+    base: Path, predictor: nnUNetPredictor, configuration: str, fold: str, trainer: str, checkpoint: Path
+) -> Origin | None:
+    """What the network has been trained on; None if it is unknown, which the second stage then takes or not."""
+    origin = origin_of(checkpoint)
+    if origin is None:
+        print(f"fold {fold}: {checkpoint} is of an earlier version or a stock trainer: {UNKNOWN}.")
+        return None
+    now = present_origin(base, predictor.plans_manager.plans, configuration, fold, trainer, True, {})
+    refuse_leaks(origin, now, str(checkpoint), f"train fold {fold} of {configuration} anew, without --c")
+    return origin
 
 
 def _images(
@@ -108,9 +122,10 @@ def _predict_fold(
     stage: str,
     images: tuple[dict[str, str], dict[str, str]],
     processes: int,
+    origin: Origin | None,
 ) -> None:
     folder = predictions_folder(model / "predicted_next_stage" / stage, fold)
-    _keep_only_of(model / f"fold_{fold}" / CHECKPOINT, folder)
+    _keep_only_of(model / f"fold_{fold}" / CHECKPOINT, origin, folder)
     partial = folder / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
     first, second = (UnlabeledPool(files) for files in images)
@@ -154,21 +169,14 @@ def _resample(logits: np.ndarray, shape: tuple[int, ...], aside: Path, file: Pat
     os.replace(f"{aside}.b2nd", file)
 
 
-def _keep_only_of(checkpoint: Path, folder: Path) -> None:
+def _keep_only_of(checkpoint: Path, origin: Origin | None, folder: Path) -> None:
     """Removes predictions that another checkpoint has made, and marks the folder with this one."""
-    digest = hashlib.sha256()
-    with open(checkpoint, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    mark, file = {"checkpoint": digest.hexdigest()}, folder / MARK
-    try:
-        if json.loads(file.read_text(encoding="utf-8")) == mark:
-            return
-    except (OSError, ValueError):
-        pass  # none yet, or cut off
-    file.unlink(missing_ok=True)
-    for old in folder.glob("*.b2nd"):
-        old.unlink()
+    mark = {"checkpoint": digest_of(checkpoint), "origin": origin.as_dict() if origin else None}
+    file = folder / MARK
+    if not file.is_file() or read_mark(folder)["checkpoint"] != mark["checkpoint"]:
+        file.unlink(missing_ok=True)
+        for old in folder.glob("*.b2nd"):
+            old.unlink()
     write_json(mark, file)
 
 

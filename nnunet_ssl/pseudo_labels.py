@@ -3,11 +3,13 @@
 They lie in the fold's folder, segmentations (*spatial) of the preprocessed images, anew for each phase of a training::
 
     fold_0/pseudo_labels/phase_1/CASE.b2nd
+    fold_0/pseudo_labels/phase_1/nnunet_ssl_origin.json    what the network that labels was trained on
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -20,7 +22,9 @@ from nnunetv2.postprocessing.remove_connected_components import remove_all_but_l
 from nnunetv2.utilities.label_handling.label_handling import LabelManager, convert_labelmap_to_one_hot
 
 from nnunet_ssl.data.loader import UnlabeledPool
+from nnunet_ssl.data.origin import ORIGIN_FILE, Origin
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.files import write_json
 
 FOLDER = "pseudo_labels"
 LOST = "the network that made them is gone; train from the start, without --c."
@@ -61,6 +65,12 @@ def single_components(segmentations: Iterable[np.ndarray], labels: LabelManager)
             if max(components.values()) < (1 - MAX_LOST) * size:
                 broken.add(structure)
     return [structure for structure, cases in found.items() if cases and structure not in broken]
+
+
+def begin_folder(folder: Path, origin: Origin) -> None:
+    """An empty folder for the labels of a network of this origin; those of an earlier phase or training go."""
+    shutil.rmtree(folder, ignore_errors=True)
+    write_json(origin.as_dict(), folder / ORIGIN_FILE)
 
 
 def label_cases(

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 import nnunet_ssl
-from nnunet_ssl.checkpoints import read_checkpoint, remove_partial, write_checkpoint
+from nnunet_ssl.checkpoints import CHECKPOINT_KEY, read_checkpoint, remove_partial, write_checkpoint
 from nnunet_ssl.distributed import of_all_ranks
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.networks.net import unwrap
 from nnunet_ssl.random_state import get_random_state, set_random_state
 from nnunet_ssl.stopping import Steps, Stop
 
-CHECKPOINT_KEY = "semi_supervised"
 LATEST, BEST = "checkpoint_latest.pth", "checkpoint_best.pth"
 
 
@@ -120,6 +119,9 @@ class ResumableTrainer(nnUNetTrainer):
     def load_own_state(self, state: dict[str, Any]) -> None:
         """Restores what `own_state` of a subclass returned."""
 
+    def check_state(self, checkpoint: dict[str, Any], filename: str) -> None:
+        """Raises InputError for a checkpoint that a subclass must not go on from; nothing is restored yet."""
+
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's checkpoint with the deployed network as `network_weights` and one entry of ours.
 
@@ -160,7 +162,7 @@ class ResumableTrainer(nnUNetTrainer):
         """Resumes all of the state.
 
         Raises:
-            InputError: the checkpoint is damaged, or was not written by this trainer.
+            InputError: the checkpoint is damaged, was not written by this trainer, or does not belong to the fold.
         """
         checkpoint = read_checkpoint(filename_or_checkpoint, self.device)
         ours = checkpoint.get(CHECKPOINT_KEY)
@@ -169,6 +171,7 @@ class ResumableTrainer(nnUNetTrainer):
                 f"{filename_or_checkpoint} was written by {checkpoint['trainer_name']}, not by this version's "
                 f"{type(self).__name__}, and cannot be continued. To start from its weights, use -pretrained_weights."
             )
+        self.check_state(checkpoint, filename_or_checkpoint)
         if not self.was_initialized:
             self.initialize()
         unwrap(self.network).load_state_dict(ours["student"] or checkpoint["network_weights"])

@@ -55,6 +55,7 @@ TRAINER_SETTINGS = {
     "weight_decay": Setting(float),
     "oversample_foreground_percent": Setting(float, 0, 1),
     "seed": Setting(int),
+    "accept_other_data": Setting(bool),
 }
 STREAM_SETTINGS = {"unlabeled_batch_size": Setting(int, 1)}
 
@@ -66,6 +67,12 @@ class Settings:
     trainer: dict[str, Any] = field(default_factory=dict)
     method: dict[str, Any] = field(default_factory=dict)
     preset: str = "default"
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """All that was asked for and shapes the training, the values of a preset included."""
+        asked = self.trainer | self.method | ({} if self.preset == "default" else {"preset": self.preset})
+        return {key: value for key, value in asked.items() if key != "accept_other_data"}
 
 
 def read_settings(method: type[Method] | None, text: str | None = None) -> Settings:

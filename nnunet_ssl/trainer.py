@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,12 +24,13 @@ from nnunet_ssl.data.unlabeled import unlabeled_folder
 from nnunet_ssl.data.views import Views
 from nnunet_ssl.distributed import average_gradients, broadcast_state, mean_over_ranks, world_size
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.lineage import check_first_stage, check_pseudo_labels
 from nnunet_ssl.method import Labeled, Method, Now, Task, Unlabeled
 from nnunet_ssl.networks.net import Net, Output, deep_supervision, unwrap
 from nnunet_ssl.networks.own_optimizer import MAX_GRADIENT_NORM, OwnOptimizer
 from nnunet_ssl.networks.teacher import Teacher
 from nnunet_ssl.progress import ProgressLogger
-from nnunet_ssl.pseudo_labels import FOLDER, LOST, label_cases, single_components
+from nnunet_ssl.pseudo_labels import FOLDER, LOST, begin_folder, label_cases, single_components
 from nnunet_ssl.random_state import seed_everything
 from nnunet_ssl.schedules import Restarted, phase_of
 
@@ -198,11 +198,14 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
                 f"-c {self.configuration_manager.previous_stage_name} -f {self.fold}`."
             )
             check_predicted(predictions, files, "unlabeled", remedy)
+            arguments = (self.origin, remedy, self.accept_other_data, self.print_to_log_file)
+            self._origin = check_first_stage(predictions, *arguments)
         self.print_to_log_file(
             f"{len(files)} unlabeled cases: {len(cases)} of {folder.name}, {len(hidden)} with hidden labels"
         )
         if labels is not None:
             check_predicted(labels, files, "unlabeled", LOST, "pseudo-label")
+            check_pseudo_labels(labels, self.origin, LOST)
         return UnlabeledPool(files, predictions, labels)
 
     def _unlabeled_share(self) -> int:
@@ -233,6 +236,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
 
     def on_train_epoch_start(self) -> None:
         if self.method.labeled_first and self._phase_begins():
+            self.check_same_data()
             if "target" in type(self).method.views:
                 self._label_cases()
             self._renew_loaders()
@@ -265,8 +269,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         """
         folder = self._labels_of(self._phase)
         if self.local_rank == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            begin_folder(folder, self.origin)
         if self.is_ddp:
             dist.barrier()
         pool, (dataset, _) = self._unlabeled_pool(), self.get_tr_and_val_datasets()

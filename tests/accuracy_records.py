@@ -33,6 +33,12 @@ def content(method="supervised", labeled=4, seed=0, dice=0.6, per_case=None, cla
     return record | changes
 
 
+def origin(**folds: str) -> dict:
+    """What a record of ten iterations keeps of its origin; `train="2"` stands for other training cases."""
+    lists = {role: {"cases": 4, "sha256": folds.get(role, "1")} for role in ("train", "val", "hidden", "unlabeled")}
+    return lists | {"plans_fingerprint": "1", "num_epochs": 2, "num_iterations_per_epoch": 5}
+
+
 def measure(dice: dict[str, dict[str, float | None]], factor: float) -> dict:
     per_case = {
         case: {name: None if value is None else factor * value for name, value in values.items()}

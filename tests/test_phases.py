@@ -104,7 +104,7 @@ def test_each_phase_has_pseudo_labels_of_the_student_as_it_was(dataset, monkeypa
     cases = sorted(file.name for file in images.glob("*.b2nd"))
     predictor = nnUNetPredictor(device=CPU, use_mirroring=False, perform_everything_on_device=False, allow_tqdm=False)
     for phase, epoch in ((1, 2), (2, 3)):
-        assert sorted(file.name for file in (folder / f"phase_{phase}").iterdir()) == cases
+        assert sorted(file.name for file in (folder / f"phase_{phase}").glob("*.b2nd")) == cases
         network = unwrap(trainer.network)
         network.load_state_dict(at_end[epoch])
         predictor.manual_initialization(
@@ -136,7 +136,7 @@ def test_a_run_stopped_while_it_labels_does_so_again(dataset, monkeypatch):
     assert resumed.current_epoch == 1
     resumed.run_training()
     images = dataset.base / f"{dataset.plans}_3d_fullres_unlabeled"
-    assert {file.name for file in stopped[0].iterdir()} == {file.name for file in images.glob("*.b2nd")}
+    assert {file.name for file in stopped[0].glob("*.b2nd")} == {file.name for file in images.glob("*.b2nd")}
 
 
 def test_a_resume_without_the_pseudo_labels_says_so(dataset, monkeypatch):

@@ -18,7 +18,7 @@ def evaluate(
     ] = None,
     processes: Annotated[int, typer.Option("-np", min=1, help="Cases measured at once.")] = 2,
 ) -> None:
-    """Dice, Jaccard, HD95 and ASD per case and class, as JSON and as a table."""
+    """Dice, Jaccard, HD95 and ASD per case and class, as JSON and as a table; and cases that the model has learned."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.markup import escape
@@ -27,8 +27,10 @@ def evaluate(
     from nnunet_ssl.data.space import in_words
     from nnunet_ssl.evaluation import METRICS, evaluate_folders
     from nnunet_ssl.files import write_json
+    from nnunet_ssl.seen import seen_cases, seen_in_words
 
     result = evaluate_folders(reference, prediction, dataset_json, processes)
+    result["seen"] = seen_cases(prediction, list(result["metrics"]["dice"]["per_case"]))
     output = output or prediction / "metrics.json"
     write_json(result, output)
 
@@ -56,6 +58,6 @@ def evaluate(
         console.print("absent: cases whose reference lacks the class; they are left out of its means.")
     if any(missed.values()):
         console.print("missed: cases whose prediction lacks the class: Dice 0, left out of the mean distances.")
-    for line in in_words(result["space"], "the prediction", "the reference"):
+    for line in (*in_words(result["space"], "the prediction", "the reference"), *seen_in_words(result["seen"])):
         print(line)
     print(f"Every case's values: {output}")

@@ -59,11 +59,15 @@ def run(
         outcomes = run_submitted(experiment, runs, slurm_executor(experiment, slurm or []))
     else:
         outcomes = run_local(experiment, runs, words(gpus))
-    table, file = write_table(experiment, runs)
-    print(f"\n{table}\n{file}\n{file.with_suffix('.json')}")
     failures = [outcome for outcome in outcomes if outcome.error]
-    if failures:
-        typer.echo(f"nnunet_ssl: {len(failures)} of {len(runs)} runs failed; the same command tries again.", err=True)
+    try:
+        table, file = write_table(experiment, runs)
+        print(f"\n{table}\n{file}\n{file.with_suffix('.json')}")
+    finally:  # hours of training are told of, whether there is a table or not
+        if failures:
+            failed = f"{len(failures)} of {len(runs)} runs failed"
+            typer.echo(f"nnunet_ssl: {failed}; the same command tries again.", err=True)
         for failure in failures:
             typer.echo(f"  {failure.run}: {failure.error}\n    {failure.log}", err=True)
+    if failures:
         raise typer.Exit(1)

@@ -16,6 +16,7 @@ def split(
 ) -> None:
     """Write splits_final.json: nnU-Net's folds, with part of the training labels hidden if asked."""
     from nnunet_ssl.data.splits import parse_labeled, read_splits, write_splits
+    from nnunet_ssl.data.trained import in_lines
     from nnunet_ssl.planning import EFFECT, hidden_labels_in_plans, in_words
 
     share = None if labeled is None else parse_labeled(labeled)
@@ -24,6 +25,8 @@ def split(
     splits = read_splits(file)
     for fold, lists in enumerate(splits):
         typer.echo(f"  fold {fold}: " + ", ".join(f"{len(ids)} {key}" for key, ids in lists.items()))
+    if trained := in_lines(file.parent.name, splits):
+        typer.echo(f"Note: {trained}")
     if plans := hidden_labels_in_plans(file.parent, splits):
         typer.echo(f"Note: plans were made with labels that a fold hides; {EFFECT}:")
         for name, seen in plans.items():

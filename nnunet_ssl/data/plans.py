@@ -89,7 +89,7 @@ def read_plans_for_networks(base: Path, name: str) -> PlansManager:
     file = base / f"{name}.json"
     manager = PlansManager(plans)
     for configuration in plans["configurations"]:
-        settings = _with_inherited(plans, configuration, file)
+        settings = with_inherited(plans, configuration, file)
         needed = {"patch_size": (list,), "architecture": (dict,)}
         require_keys(settings, needed, file, f"configurations.{configuration}.")
         _check_patch(settings["patch_size"], configuration, file)
@@ -98,7 +98,12 @@ def read_plans_for_networks(base: Path, name: str) -> PlansManager:
     return manager
 
 
-def _with_inherited(plans: dict[str, Any], name: str, file: Path) -> dict[str, Any]:
+def with_inherited(plans: dict[str, Any], name: str, file: Path) -> dict[str, Any]:
+    """A configuration of plans with what it inherits; `file` is for the message.
+
+    Raises:
+        InputError: it inherits from itself or from one that there is not.
+    """
     configurations, names = plans["configurations"], [name]
     while (parent := configurations[names[-1]].get("inherits_from")) is not None:
         if not isinstance(parent, str) or parent in names or parent not in configurations:
@@ -123,7 +128,7 @@ def _check_folder(data_identifier: Any, name: str, file: Path) -> None:
 
 def _check_configuration(manager: PlansManager, name: str, file: Path) -> None:
     where = f"configurations.{name}."
-    settings = _with_inherited(manager.plans, name, file)
+    settings = with_inherited(manager.plans, name, file)
     require_keys(settings, LISTS | TEXTS | ARGUMENTS, file, where)
     _check_folder(settings["data_identifier"], name, file)
     if not _are_numbers(settings["spacing"], *SPACING_RANGE, (2, 3)):

@@ -117,14 +117,18 @@ def unlabeled_of_fold(splits: list[dict[str, list[str]]], fold: int | str) -> li
 def write_splits(dataset_id: int, labeled: int | Fraction | None, seed: int, folds: int, force: bool) -> Path:
     """Write ``<preprocessed>/splits_final.json`` and return its path; an equal file is left as it is.
 
-    Raises ``InputError`` when a different one is there and ``force`` is not set.
+    Raises ``InputError`` when a different one is there and ``force`` is not set; it names the trained folds that would
+    be no results of the new ones.
     """
     base = preprocessed_folder(dataset_id)
     splits = make_splits(labeled_cases(dataset_id), labeled, seed, folds)
     file = base / FILE
     if file.exists() and not force:
         if read_splits(file) != splits:
-            raise InputError(f"{file} exists and is different. Trained folds may depend on it; --force replaces it.")
+            from nnunet_ssl.data.trained import in_lines  # which reads splits
+
+            trained = in_lines(base.name, splits)
+            raise InputError(f"{file} exists and is different; --force replaces it.{trained and ' ' + trained}")
         return file
     write_text(file, json.dumps(splits, indent=4))
     return file

@@ -16,7 +16,7 @@ from typing import Any
 
 from nnunet_ssl.catalog import mapping_text
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.report.records import ALL, SUPERVISED, Record
+from nnunet_ssl.report.records import ALL, ROLES, SUPERVISED, Record
 from nnunet_ssl.report.significance import LEVEL, holm, paired_p
 
 MINUS = "−"  # as wide as the plus sign
@@ -213,7 +213,8 @@ def make_sections(records: Sequence[Record]) -> list[Section]:
     """Sorts records into sections and tables.
 
     Raises:
-        InputError: one run has two records, or runs of one section have other test cases or classes.
+        InputError: one run has two records, runs of one section have other test cases or classes, or runs with the same
+            number of labels were trained on other folds.
     """
     found: dict[tuple[str, int], dict[str, list[Record]]] = {}
     for record in sorted(records, key=lambda r: (r.suite, r.iterations)):
@@ -223,6 +224,7 @@ def make_sections(records: Sequence[Record]) -> list[Section]:
     for (suite, iterations), definitions in found.items():
         for number, members in enumerate(definitions.values()):
             _check_same_cases(members)
+            _check_same_folds(members)
             variant = chr(ord("A") + number) if len(definitions) > 1 else ""
             comparisons = tuple(_comparisons(members))
             sections.append(Section(suite, iterations, members[0].definition, comparisons, variant))
@@ -278,6 +280,18 @@ def _check_same_cases(records: Sequence[Record]) -> None:
         if measured(record) != measured(records[0]):
             raise InputError(
                 f"{records[0].file} and {record.file} have other test cases or classes: they cannot be compared."
+            )
+
+
+def _check_same_folds(records: Sequence[Record]) -> None:
+    """Older records do not tell their folds and are taken as they are."""
+    first: dict[int | str, Record] = {}
+    for record in (record for record in records if record.origin):
+        other = first.setdefault(record.labeled, record)
+        if differing := [role for role in ROLES if record.origin[role] != other.origin[role]]:
+            raise InputError(
+                f"{other.file} and {record.file} were trained on other folds ({', '.join(differing)} differ): they "
+                "cannot be compared."
             )
 
 

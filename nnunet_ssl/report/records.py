@@ -14,6 +14,7 @@ from nnunet_ssl.files import is_clutter, is_plain_name, read_json, require_keys
 ALL = "all"  # labels of the upper bound
 SUPERVISED = "supervised"  # the baseline's name as a method
 METRICS = ("dice", "jaccard", "hd95_mm", "asd_mm")
+ROLES = ("train", "val", "hidden")  # of the labeled cases, in an origin: the same for all rows of one number of labels
 
 _NUMBER = (int, float)
 _NEEDED: dict[str, tuple[type, ...]] = {
@@ -35,7 +36,8 @@ _METRIC: dict[str, tuple[type, ...]] = {"mean": (*_NUMBER, type(None)), "per_cla
 
 
 _OPTIONAL: dict[str, tuple[type, ...]] = {
-    "name": (str,), "overrides": (dict,), "definition": (dict,), "learning_curve": (dict,), "largest_component": (dict,)
+    "name": (str,), "overrides": (dict,), "definition": (dict,), "origin": (dict,), "learning_curve": (dict,),
+    "largest_component": (dict,),
 }  # fmt: skip
 LARGEST = 2**53  # of a number in a record
 ADVICE = "make the record again, or move it away"
@@ -55,6 +57,7 @@ class Record:
         definition: what the figures of the suite rest on; records of two definitions are not compared.
         learning_curve: values per epoch, such as `pseudo_dice` by class.
         largest_component: `metrics` after nnU-Net's postprocessing.
+        origin: what the training was made of, as `Origin.facts` gives it; older records have none.
     """
 
     file: Path
@@ -76,6 +79,7 @@ class Record:
     definition: dict[str, Any] = field(default_factory=dict)
     learning_curve: dict[str, list] = field(default_factory=dict)
     largest_component: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, Any] = field(default_factory=dict)
 
     @property
     def dice(self) -> float:
@@ -125,6 +129,7 @@ def read_record(file: Path) -> Record | None:
         _check_metrics(postprocessed["metrics"], file, "largest_component.metrics.")
     _check_numbers({key: content[key] for key, types in _NEEDED.items() if types != (int, str) and int in types}, file)
     _check_curves(optional.get("learning_curve", {}), file)
+    _check_origin(optional.get("origin", {}), content["iterations"], file)
     if content["metrics"]["dice"]["mean"] is None:
         raise InputError(f"{file}: metrics.dice.mean is null: no test case has a class to measure.")
     if not all(map(is_plain_name, (content["suite"], content["method"], content["preset"], optional.get("name", "x")))):
@@ -160,6 +165,17 @@ def _check_numbers(
     for key, value in content.items():
         if value is not None and not -LARGEST < value < LARGEST:
             raise InputError(f"{file}: {where}{key} is no finite number: {ADVICE}.")
+
+
+def _check_origin(origin: dict[str, Any], iterations: int, file: Path) -> None:
+    if not origin:
+        return
+    length = dict.fromkeys(("num_epochs", "num_iterations_per_epoch"), (int,))
+    require_keys(origin, dict.fromkeys(ROLES, (dict,)) | length, file, "origin.", ADVICE)
+    for role in ROLES:
+        require_keys(origin[role], {"cases": (int,), "sha256": (str,)}, file, f"origin.{role}.", ADVICE)
+    if (trained := origin["num_epochs"] * origin["num_iterations_per_epoch"]) != iterations:
+        raise InputError(f"{file}: {iterations} iterations, but trained for {str(trained)[:20]} (origin): {ADVICE}.")
 
 
 def _check_curves(curves: dict[str, Any], file: Path) -> None:

@@ -16,8 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nnunet_ssl.files import write_json
-from nnunet_ssl.runner.plan import RECORD_FILE, Experiment, Run
+from nnunet_ssl.runner.plan import Experiment, Run
 from nnunet_ssl.settings import VARIABLE
 
 LOG_FILE = "nnunet_ssl_run.log"
@@ -87,8 +86,6 @@ def say(line: str) -> None:
 def _start(experiment: Experiment, run: Run, gpu: str | None) -> _Training:
     state, folder, command = experiment.state(run), experiment.folder(run), experiment.command(run)
     folder.mkdir(parents=True, exist_ok=True)
-    if state != "validate":
-        write_json({"overrides": experiment.settings(run)}, folder / RECORD_FILE)
     log = folder / LOG_FILE
     with log.open("a", encoding="utf-8") as stream:
         stream.write(f"\n=== {time.strftime('%Y-%m-%d %H:%M:%S')} {VARIABLE}='{json.dumps(experiment.settings(run))}' ")

@@ -1,12 +1,14 @@
 """Which runs a grid of methods, folds and seeds has, what each still needs, and the command for it.
 
 What a run still needs is read from its fold's folder, so the same command again skips what is finished and goes on
-with what was cut off. Several seeds lie apart, each in its own nnU-Net results folder `<nnUNet_results>/seed_<seed>`.
+with what was cut off, if its origin (`nnunet_ssl.data.origin`) is that of the run. Several seeds lie apart, each in its
+own nnU-Net results folder `<nnUNet_results>/seed_<seed>`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -20,19 +22,18 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_ssl.commands import find_command
 from nnunet_ssl.configured_trainer import NNUNET_FOLDS, ConfiguredTrainer
+from nnunet_ssl.data.origin import ORIGIN_FILE, Origin, differences, present_origin, read_origin
 from nnunet_ssl.data.plans import read_plans_file
-from nnunet_ssl.data.raw import environment_folder, preprocessed_folder, read_dataset_json
+from nnunet_ssl.data.raw import environment_folder, listed, preprocessed_folder, read_dataset_json
 from nnunet_ssl.data.splits import FILE as SPLITS_FILE
 from nnunet_ssl.data.splits import SEED as SPLIT_SEED
 from nnunet_ssl.data.splits import read_splits, write_splits
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.evaluation import read_labels
-from nnunet_ssl.files import read_json, require_keys
 from nnunet_ssl.method import Method
 from nnunet_ssl.settings import STREAM_SETTINGS, TRAINER_SETTINGS, VARIABLE, check_settings, parse_overrides
 
 TRAINER, BASELINE = "nnUNetTrainer", "Supervised"
-RECORD_FILE = "nnunet_ssl_run.json"
 FLAGS = {"new": [], "resume": ["--c"], "validate": ["--val"]}  # of nnUNetv2_train
 
 
@@ -98,6 +99,31 @@ class Experiment:
         """The overrides of a run, its seed among them."""
         return self.overrides[run.method] | ({} if run.seed is None else {"seed": run.seed})
 
+    def origin(self, run: Run) -> Origin:
+        """What a run would be made of if it began now."""
+        method = _method_of_trainer(f"{TRAINER}{run.method}")
+        base = preprocessed_folder(self.dataset_id)
+        return present_origin(
+            *(base, read_plans_file(base, self.plans, self.dataset_id), self.configuration, run.fold),
+            *(f"{TRAINER}{run.method}", method is not None),
+            check_settings(method, self.settings(run), VARIABLE).overrides,
+        )
+
+    def strangeness(self, run: Run) -> list[str]:
+        """In short phrases, what of the training in a run's folder is not as the run asks for; nothing if it is new."""
+        if self.state(run) == "new":
+            return []
+        before = read_origin(self.folder(run))
+        if before is None:
+            return [f"its origin is unknown: no {ORIGIN_FILE}, as of trainings by hand with other trainers or versions"]
+        now = self.origin(run)
+        found = differences(before, now)
+        if more := sorted({*before.learned} - {*now.learned} - {*before.train}):
+            found.append(f"earlier weights or a first stage have learned others, too ({listed(more, separator=', ')})")
+        if not before.complete:
+            found.append("not all that its weights or first stage have learned is known")
+        return [" ".join(phrase.split()) for phrase in (*found, *before.history)]
+
     def environment(self, run: Run, gpu: str | None) -> dict[str, str]:
         """The environment of a run; `gpu` None leaves the choice as it is."""
         variables = {
@@ -115,16 +141,6 @@ def read_summary(folder: Path) -> dict | None:
     except (FileNotFoundError, json.JSONDecodeError):
         return None
     return summary if isinstance(summary, dict) and "mean" in summary else None
-
-
-def recorded_settings(folder: Path) -> dict[str, Any] | None:
-    """The overrides that a fold was last trained with; None if it was not trained by `nnunet_ssl run`."""
-    file = folder / RECORD_FILE
-    if not file.exists():
-        return None
-    record = read_json(file, f"remove {folder} and train again")
-    require_keys(record, {"overrides": (dict,)}, file)
-    return record["overrides"]
 
 
 def words(texts: Iterable[str] | None) -> list[str]:
@@ -162,7 +178,7 @@ def plan(
         program: `nnUNetv2_train`; that of this Python environment if None.
 
     Raises:
-        InputError: for whatever would let every run fail, or let runs of different overrides share a table.
+        InputError: for whatever would let every run fail, or let results of another experiment pass for this one's.
     """
     base = preprocessed_folder(dataset_id)
     available = read_plans_file(base, plans, dataset_id)["configurations"]
@@ -190,14 +206,24 @@ def plan(
     runs = [
         Run(method, fold, seed) for seed in seeds or [None] for fold in folds or range(count) for method in methods
     ]
-    for run in runs:
-        before = recorded_settings(experiment.folder(run))
-        if experiment.state(run) != "new" and before is not None and before != experiment.settings(run):
-            raise InputError(
-                f"{experiment.folder(run)} was trained with {json.dumps(before)}, not with "
-                f"{json.dumps(experiment.settings(run))}: remove it, or set another nnUNet_results."
-            )
+    require_own(experiment, runs)
     return experiment, runs
+
+
+def require_own(experiment: Experiment, runs: Sequence[Run]) -> None:
+    """Looks at what is there of the runs, finished or cut off.
+
+    Raises:
+        InputError: a folder holds a training of other cases, plans, length or overrides, or of unknown origin.
+    """
+    found = {run: strange for run in runs if (strange := experiment.strangeness(run))}
+    if found:
+        lines = [f"{run}: {'; '.join(strange)} [{experiment.folder(run)}]" for run, strange in found.items()]
+        raise InputError(
+            f"{len(found)} of {len(runs)} runs are there, but of another experiment than this one. Remove their "
+            "folders to train them anew, set another nnUNet_results to keep them, or give the overrides that they were "
+            "trained with (--config):\n  " + listed(lines, separator="\n  ")
+        )
 
 
 def overrides_by_method(methods: Sequence[str], config: str) -> dict[str, dict[str, Any]]:
@@ -223,6 +249,7 @@ def overrides_by_method(methods: Sequence[str], config: str) -> dict[str, dict[s
     return overrides
 
 
+@functools.cache
 def _method_of_trainer(name: str) -> type[Method] | None:
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells where it searches
         try:

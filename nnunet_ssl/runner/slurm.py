@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.runner.local import LOG_FILE, Outcome, interrupted_by_signals, run_local, say
-from nnunet_ssl.runner.plan import Experiment, Run
+from nnunet_ssl.runner.plan import Experiment, Run, require_own
 
 if TYPE_CHECKING:
     import submitit
@@ -25,6 +25,7 @@ class Job:
     run: Run
 
     def __call__(self) -> Outcome:
+        require_own(self.experiment, [self.run])  # folds may have changed while it waited
         outcomes = run_local(self.experiment, [self.run])
         return outcomes[0] if outcomes else Outcome(self.run, 0, self.experiment.folder(self.run) / LOG_FILE)
 

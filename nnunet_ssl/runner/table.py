@@ -10,10 +10,11 @@ from typing import Any
 
 from nnunetv2.evaluation.evaluate_predictions import key_to_label_or_region
 
+from nnunet_ssl.data.origin import read_origin
 from nnunet_ssl.data.raw import preprocessed_folder, read_dataset_json
 from nnunet_ssl.evaluation import read_labels
 from nnunet_ssl.files import read_json, write_json, write_text
-from nnunet_ssl.runner.plan import BASELINE, Experiment, Run, read_summary, recorded_settings
+from nnunet_ssl.runner.plan import BASELINE, Experiment, Run, read_summary, require_own
 
 
 def make_table(experiment: Experiment, runs: Sequence[Run], classes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -23,12 +24,16 @@ def make_table(experiment: Experiment, runs: Sequence[Run], classes: dict[str, t
 
     Args:
         classes: names of the classes or regions with their labels, as in `dataset.json`.
+
+    Raises:
+        InputError: a finished run is of other cases, plans, length or overrides than the experiment's are now.
     """
     names = {labels: name for name, labels in classes.items()}
+    runs_finished = [run for run in runs if experiment.state(run) == "finished"]
+    require_own(experiment, runs_finished)  # folds may have changed since the runs began
     finished = []
-    for run in runs:
-        if experiment.state(run) != "finished":
-            continue
+    for run in runs_finished:
+        origin = read_origin(experiment.folder(run))
         dice = {}
         for key, measures in read_summary(experiment.folder(run))["mean"].items():
             label = key_to_label_or_region(key)
@@ -37,7 +42,7 @@ def make_table(experiment: Experiment, runs: Sequence[Run], classes: dict[str, t
         present = [value for value in dice.values() if value is not None]
         finished.append(
             {"method": run.method, "fold": run.fold, "seed": run.seed}
-            | {"overrides": recorded_settings(experiment.folder(run))}
+            | {"overrides": origin.overrides, "origin": origin.facts()}
             | {"plans_saw_hidden_labels": _hidden_labels_seen(experiment.folder(run))}
             | {"dice": {"mean": statistics.fmean(present) if present else None, "per_class": dice}}
         )

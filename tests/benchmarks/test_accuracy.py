@@ -247,6 +247,32 @@ def test_a_record_of_other_overrides_or_another_suite_is_no_record_of_the_row(tm
         accuracy.recorded(longer, TINY, tmp_path)
 
 
+def test_predictions_of_another_checkpoint_are_made_again(tmp_path, monkeypatch):
+    """Trained anew after its folder was removed: the predictions that lie there are of the old network."""
+    [row, _] = accuracy.make_rows(TINY, asked(tmp_path))
+    workspace = accuracy.Workspace(TINY, tmp_path, "cpu")
+    checkpoint = workspace.fold(row) / "checkpoint_final.pth"
+    checkpoint.parent.mkdir(parents=True)
+
+    def predict(self, title, command, *others):
+        out = Path(command[command.index("-o") + 1])
+        out.mkdir(parents=True)
+        (out / "case.nii.gz").write_bytes(checkpoint.read_bytes())
+
+    monkeypatch.setattr(accuracy.Workspace, "run", predict)
+    older = tmp_path / "predictions" / str(row)
+    older.mkdir(parents=True)  # an older version's, which does not tell its checkpoint
+    (older / "metrics.json").touch()
+    for content_ in (b"first", b"second"):
+        checkpoint.write_bytes(content_)
+        predictions = accuracy.predict(workspace, row)
+        assert predictions == older and (predictions / "case.nii.gz").read_bytes() == content_
+        assert not (predictions / "metrics.json").exists()
+        (predictions / "metrics.json").touch()
+        accuracy.predict(workspace, row)  # nothing is left to do
+        assert (predictions / "metrics.json").exists()
+
+
 def test_a_failing_command_is_told_in_two_lines(tmp_path):
     with pytest.raises(InputError, match="the step failed with exit status 1: nnunet_ssl: .*not a folder") as error:
         command = ["nnunet_ssl", "evaluate", str(tmp_path / "none"), str(tmp_path)]
@@ -298,7 +324,7 @@ def test_a_run_where_the_bounds_are_there_and_the_same_again(tmp_path, monkeypat
     assert set(made) == {
         "suite", "method", "preset", "labeled", "seed", "device", "iterations", "wall_seconds", "peak_memory_mb",
         "commit", "versions", "command", "overrides", "name", "definition", "metrics", "learning_curve",
-        "largest_component",
+        "largest_component", "origin",
     }  # fmt: skip
     assert (made["method"], made["labeled"], made["iterations"]) == ("MeanTeacher", 1, 4)
     assert set(made["metrics"]) == {"dice", "jaccard", "hd95_mm", "asd_mm", "missed"}
@@ -320,6 +346,19 @@ def test_a_run_where_the_bounds_are_there_and_the_same_again(tmp_path, monkeypat
     assert "3 with hidden labels" in "".join(
         log.read_text(encoding="utf-8") for log in (options.work / "tiny").glob("**/fold_0/training_log_*.txt")
     )
+
+    assert {role: made["origin"][role]["cases"] for role in ("train", "val", "hidden")} == {
+        "train": 1, "val": 1, "hidden": 3
+    }  # fmt: skip
+    assert (made["origin"]["num_epochs"], made["origin"]["num_iterations_per_epoch"]) == (2, 2)
+
+    file = files["tiny_1_MeanTeacher_default_4_seed0.json"]
+    file.rename(tmp_path / file.name)
+    other = [{**folds[0], "train": folds[1]["train"], "unlabeled": folds[1]["unlabeled"]}, *folds[1:]]
+    (base / "splits_final.json").write_text(json.dumps(other), encoding="utf-8")
+    with pytest.raises(InputError, match="training failed .*MeanTeacher fold 0 seed 0: 1 case is now trained on"):
+        accuracy.run_suite(TINY, options)  # what lies in the work folder is not the row
+    (tmp_path / file.name).rename(file)
 
     monkeypatch.setattr(accuracy, "run_command", None)  # nothing is left to run
     (options.work / "tiny" / "suite.json").unlink()

@@ -8,7 +8,7 @@ from hostile.spoil import Hostile
 ATTACKS = (
     settings.overrides, settings.splits, settings.dataset_files, settings.plans, settings.manifests, settings.lists,
     scans.task_files, scans.images, scans.sources,
-    results.records, results.models, results.arguments, results.names,
+    results.records, results.models, results.origins, results.arguments, results.names,
 )  # fmt: skip
 
 

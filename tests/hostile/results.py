@@ -1,4 +1,4 @@
-"""Attacks on records, models, arguments and file names."""
+"""Attacks on records, models, origins, arguments and file names."""
 
 import copy
 import math
@@ -14,6 +14,7 @@ from hostile.world import (
     BACKBONE,
     CHECK,
     EVALUATE,
+    EVALUATE_VALIDATION,
     EXPORT,
     ID,
     MODEL,
@@ -23,9 +24,11 @@ from hostile.world import (
     RAW,
     REPORT,
     RUN,
+    RUN_TRAINED,
     SPLIT,
     convert,
 )
+from nnunet_ssl.data.origin import ORIGIN_FILE
 
 
 def records(root: Path) -> Iterator[Hostile]:
@@ -51,6 +54,24 @@ def records(root: Path) -> Iterator[Hostile]:
         yield Hostile(f"record {name}", REPORT, file, mutated(path, value))
     script = "<script>alert(1)</script>"
     yield Hostile("record with a script", REPORT, file, mutated(("commit",), script), fine=True)
+
+
+def origins(root: Path) -> Iterator[Hostile]:
+    """The origin of a trained fold, which `run` must have, `evaluate` reads, and `split` names if it cannot."""
+    file = f"{MODEL}/fold_0/{ORIGIN_FILE}"
+    for verb in (RUN_TRAINED, EVALUATE_VALIDATION):
+        but = ("folder", "broken link", "link to itself")  # as if there were none
+        yield from whole_files(f"origin {verb[0]}", verb, file, but=but)
+        yield from mutations(f"origin {verb[0]}", verb, root, file, 40, told="")
+        yield Hostile(f"origin as it is: {verb[0]}", verb, fine=True)
+    for fault in but:
+        yield Hostile(f"origin {fault}: run", RUN_TRAINED, file, WHOLE_FILE[fault], told=ORIGIN_FILE)
+    for fault, spoil in WHOLE_FILE.items():
+        yield Hostile(f"origin {fault}: split", SPLIT, file, spoil, fine=True)
+    yield Hostile("origin of another split", RUN_TRAINED, file, mutated(("hidden",), ["x"]), told="x")
+    yield Hostile("no origin", RUN_TRAINED, file, moved("x.json"), told=ORIGIN_FILE)
+    for name, value in {"list": [1], "text": "x", "number": 5, "of nothing": {"train": 5}}.items():
+        yield Hostile(f"record's origin {name}", REPORT, "records/CPS0.json", mutated(("origin",), value))
 
 
 class Evil:

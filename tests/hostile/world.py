@@ -9,6 +9,9 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from nnunet_ssl.data.origin import ORIGIN_FILE, present_origin
+from nnunet_ssl.files import write_json
+
 NAME, ID, PLANS = "Dataset007_Phantom", "7", "nnUNetPlans_tiny"
 RAW, BASE, RESULTS = f"raw/{NAME}", f"preprocessed/{NAME}", "results"
 MODEL = f"{RESULTS}/{NAME}/nnUNetTrainerMeanTeacher__{PLANS}__3d_fullres"
@@ -37,9 +40,17 @@ def build(root: Path) -> None:
         },
         model / "checkpoint_final.pth",
     )
+    shutil.copytree(root / "predictions", model / "validation")
+    leave_origin(root, plans)
     _build_sources(root / "sources")
     (root / "outside").mkdir()
     (root / "outside" / "secret.txt").write_text("not to be read", encoding="utf-8")
+
+
+def leave_origin(root: Path, plans: dict) -> None:
+    """Of the model, as `nnunet_ssl run` would make it."""
+    origin = present_origin(root / BASE, plans, "3d_fullres", 0, "nnUNetTrainerMeanTeacher", True, {})
+    write_json(origin.as_dict(), root / MODEL / "fold_0" / ORIGIN_FILE)
 
 
 def record(method: str, seed: int) -> dict:
@@ -182,10 +193,12 @@ def write_series(folder_: Path, image: sitk.Image) -> None:
         writer.Execute(slice_)
 
 
-RUN = ("run", "-d", ID, "-c", "3d_fullres", "-p", PLANS, "--methods", "MeanTeacher", "--device", "cpu")
+RUN = ("run", "-d", ID, "-c", "3d_fullres", "-p", PLANS, "--methods", "ICT", "--device", "cpu")
+RUN_TRAINED = tuple("MeanTeacher" if word == "ICT" else word for word in RUN)
 CHECK = ("check", "-d", ID, "-np", "1")
 PREPROCESS = ("preprocess", "-d", ID, "-c", "3d_fullres", "-p", PLANS, "-np", "1")
 SPLIT = ("split", "-d", ID, "--folds", "2")
+EVALUATE_VALIDATION = ("evaluate", "{root}/references/labels", f"{{root}}/{MODEL}/fold_0/validation", "-np", "1")
 BACKBONE = ("backbone", "-d", ID, "-p", PLANS, "-c", "3d_fullres", "--network", "primus_s", "-o", "nnUNetPlans_new")
 EVALUATE = ("evaluate", "{root}/references/labels", "{root}/predictions", "-np", "1")
 REPORT = ("report", "{root}/records", "-o", "{root}/report")

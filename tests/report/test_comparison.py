@@ -1,7 +1,7 @@
 """Which records are compared, with which bounds, and what comes of it."""
 
 import pytest
-from accuracy_records import content, write
+from accuracy_records import content, origin, write
 
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.report.comparison import Group, Row, gap_closed, make_sections, percent
@@ -162,3 +162,12 @@ def test_records_that_cannot_be_compared(tmp_path):
     other = {case: {"heart": 0.5} for case in "xyz"}
     with pytest.raises(InputError, match="other test cases or classes"):
         sections(tmp_path, content(), content(CPS, per_case=other))
+
+
+@pytest.mark.parametrize("role", ["train", "val", "hidden"])
+def test_rows_of_other_folds_are_not_compared(tmp_path, role):
+    same = [*seeds(origin=origin()), content(CPS, origin=origin(unlabeled="2", plans="2"))]
+    assert len(sections(tmp_path / "same", *same, *seeds(labeled="all", origin=origin(train="2")))) == 1
+    assert len(sections(tmp_path / "older", *same, content(CPS, seed=1))) == 1  # it does not tell its folds
+    with pytest.raises(InputError, match=rf"CPS.*supervised.*were trained on other folds \({role} differ\)"):
+        sections(tmp_path / "other", *seeds(origin=origin()), content(CPS, origin=origin(**{role: "2"})))

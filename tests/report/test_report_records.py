@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from accuracy_records import content, write
+from accuracy_records import content, origin, write
 
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.report.records import read_records
@@ -43,6 +43,28 @@ def test_measures_after_postprocessing(tmp_path):
     write(tmp_path / "bad", without(record, "largest_component", "metrics", "dice", "mean"))
     with pytest.raises(InputError, match=r"lacks the key largest_component\.metrics\.dice\.mean"):
         read_records([tmp_path / "bad"])
+
+
+def test_origins_are_kept_and_may_be_absent(tmp_path):
+    write(tmp_path, content(origin=origin()), content("CPS"))
+    cps, supervised = read_records([tmp_path])
+    assert cps.origin == {} and supervised.origin == origin()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": ["a"]}, "origin.train"),
+        ({"val": {"cases": "4", "sha256": "1"}}, "origin.val.cases"),
+        ({"hidden": {"cases": 4}}, "origin.hidden.sha256"),
+        ({"num_epochs": None}, "origin.num_epochs"),
+        ({"num_epochs": 3}, r"10 iterations, but trained for 15 \(origin\)"),
+    ],
+)
+def test_damaged_origins_and_other_lengths(tmp_path, changes, message):
+    write(tmp_path, content(origin=origin() | changes))
+    with pytest.raises(InputError, match=rf"supervised.*\.json.*{message}"):
+        read_records([tmp_path])
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import typer
-from trainings import alive, finish, interrupt_when, wait_for
+from trainings import alive, begin, finish, interrupt_when, wait_for
 from typer.testing import CliRunner
 
+from nnunet_ssl.data.splits import write_splits
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.runner import local
 from nnunet_ssl.runner.local import run_local
@@ -17,11 +18,9 @@ from nnunet_ssl.runner.plan import plan
 
 def test_skips_resumes_and_validates(dataset, trainings):
     experiment, runs = plan(7, "2d", ["MeanTeacher"], config="{num_epochs: 2}", program=str(trainings.program))
-    finish(experiment.folder(runs[0]), {"1": 1.0})
-    experiment.folder(runs[1]).mkdir()
-    (experiment.folder(runs[1]) / "checkpoint_best.pth").touch()
-    experiment.folder(runs[2]).mkdir()
-    (experiment.folder(runs[2]) / "checkpoint_final.pth").touch()
+    finish(experiment, runs[0], {"1": 1.0})
+    begin(experiment, runs[1], "best")
+    begin(experiment, runs[2], "final")
     outcomes = run_local(experiment, runs, poll_seconds=0.02)
     assert [(outcome.run, outcome.error) for outcome in outcomes] == [(run, "") for run in runs[1:]]
     calls = trainings.calls()
@@ -79,17 +78,6 @@ def test_seeds_do_not_overwrite_each_other(dataset, trainings):
     assert all(experiment.state(run) == "finished" for run in runs)
 
 
-def test_runs_of_other_overrides_are_no_results_of_this_grid(dataset, trainings):
-    def grid(config):
-        return plan(7, "2d", ["MeanTeacher"], [0, 1], config=config, program=str(trainings.program))
-
-    trainings.behave(MeanTeacher1="fail")
-    run_local(*grid("{num_epochs: 1}"), poll_seconds=0.02)
-    grid("{num_epochs: 1}")
-    with pytest.raises(InputError, match=r'fold_0 was trained with {"num_epochs": 1}, not with {"num_epochs": 2}'):
-        grid("{num_epochs: 2}")
-
-
 @pytest.fixture
 def as_in_a_terminal():
     """A background job begins with Ctrl-C or a closed terminal ignored; these tests are about a foreground one."""
@@ -139,6 +127,7 @@ def command(dataset, trainings, monkeypatch):
 def test_command(command, trainings):
     trainings.behave(UAMT1="fail")
     grid = ("--methods", "MeanTeacher UAMT", "--folds", "0,1", "--baseline", "--config", "{num_epochs: 2}")
+    trainings.know(*plan(7, "2d", ["MeanTeacher", "UAMT"], [0, 1], baseline=True, config="{num_epochs: 2}"))
     result = command(*grid)
     assert result.exit_code == 1
     assert "1 of 6 runs failed" in result.output and "RuntimeError: out of memory" in result.output
@@ -151,6 +140,26 @@ def test_command(command, trainings):
     assert [(call["trainer"], call["fold"]) for call in trainings.calls()] == [("nnUNetTrainerUAMT", 1)]
     assert "MeanTeacher fold 0: finished before" in result.output
     assert "| UAMT        | 0.775 ± 0.035 | 0.550 ± 0.071 | 1.000 ± 0.000 | 2 of 2 |" in result.output
+
+
+def test_command_refuses_before_anything_starts(command, trainings):
+    """Folds are hidden after a training, and half of the grid is new: nothing of it begins."""
+    grid = ("--methods", "MeanTeacher", "--folds", "0,1", "--config", "{num_epochs: 2}")
+    write_splits(7, 4, 12345, 5, force=False)
+    experiment, runs = plan(7, "2d", ["MeanTeacher"], [0, 1], config="{num_epochs: 2}")
+    finish(experiment, runs[0], {"1": 1.0})
+    write_splits(7, 2, 12345, 5, force=True)
+    result = command(*grid)
+    assert isinstance(result.exception, InputError) and "finished before" not in result.output
+    assert "1 of 2 runs" in str(result.exception) and "2 cases are now hidden" in str(result.exception)
+    assert trainings.calls() == [] and not list(experiment.results.rglob("nnunet_ssl_2d.*"))
+
+
+def test_command_tells_of_failures_where_there_is_no_table(command, trainings):
+    trainings.behave(MeanTeacher1="fail")  # and fold 0 leaves no origin, as trainers that are not ours
+    result = command("--methods", "MeanTeacher", "--folds", "0,1")
+    assert isinstance(result.exception, InputError) and "its origin is unknown" in str(result.exception)
+    assert "1 of 2 runs failed" in result.output and "RuntimeError: out of memory" in result.output
 
 
 @pytest.mark.parametrize(

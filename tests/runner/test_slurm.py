@@ -16,7 +16,7 @@ def test_submitted_in_this_process(dataset, trainings, tmp_path):
     from nnunet_ssl.runner.slurm import Job, run_submitted
 
     experiment, runs = plan(7, "2d", ["MeanTeacher"], [0, 1, 2], program=str(trainings.program))
-    finish(experiment.folder(runs[0]), {"1": 1.0})
+    finish(experiment, runs[0], {"1": 1.0})
     trainings.behave(MeanTeacher1="fail")
     outcomes = run_submitted(experiment, runs, submitit.DebugExecutor(tmp_path / "jobs"), poll_seconds=0.02)
     assert [(outcome.run.fold, outcome.error[:13]) for outcome in outcomes] == [(1, "exit status 3"), (2, "")]

@@ -18,7 +18,7 @@ def test_table_numbers(dataset):
         (Run("Supervised", 2), 0.7, 1.0),
         (Run("MeanTeacher", 0), 0.9, 0.5),
     ]:
-        finish(experiment.folder(run), {"1": liver, "2": spleen})
+        finish(experiment, run, {"1": liver, "2": spleen})
     debug = experiment.folder(Run("Supervised", 0)) / "debug.json"
     debug.write_text('{"plans_saw_hidden_labels": "3"}', encoding="utf-8")
     table = make_table(experiment, runs, {"liver": (1,), "spleen": (2,)})
@@ -49,7 +49,7 @@ def test_table_over_seeds_and_regions(dataset):
     (dataset / "dataset.json").write_text(json.dumps({"file_ending": ".png", "labels": labels}), encoding="utf-8")
     experiment, runs = plan(7, "2d", ["MeanTeacher"], [0, 1], [0, 1], program="x")
     for i, run in enumerate(runs):
-        finish(experiment.folder(run), {"(1, 2)": 0.2 * i, "(2,)": 1.0})
+        finish(experiment, run, {"(1, 2)": 0.2 * i, "(2,)": 1.0})
     text, file = write_table(experiment, runs)
     assert file == experiment.results / "Dataset007_X" / "nnunet_ssl_2d.md"
     assert file.read_text(encoding="utf-8") == text and "folds 0 1, seeds 0 1" in text and "4 of 4" in text

@@ -6,11 +6,17 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+from nnunet_ssl.data.origin import ORIGIN_FILE
+from nnunet_ssl.files import write_json
+from nnunet_ssl.runner.plan import Experiment, Run
 
 # Does as nnUNetv2_train in its folder; what else happens stands in behavior.json by "TRAINER/FOLD".
 FAKE = """#!{python} -IS
-import json, os, signal, subprocess, sys, time, uuid
+import json, os, shutil, signal, subprocess, sys, time, uuid
 from pathlib import Path
 
 home = Path(__file__).parent
@@ -32,6 +38,9 @@ if behavior == "do nothing":
 folder = Path(os.environ["nnUNet_results"]) / "Dataset007_X" / f"{{trainer}}__{{plans}}__{{configuration}}"
 folder = folder / f"fold_{{fold}}"
 (folder / "validation").mkdir(parents=True, exist_ok=True)
+origin = home / "origins" / folder.relative_to(home.parent / "results") / "nnunet_ssl_origin.json"
+if origin.is_file():
+    shutil.copy(origin, folder)
 if behavior in ("hang", "be deaf", "leave a worker"):
     if behavior == "be deaf":
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -62,6 +71,12 @@ class Trainings:
         self.program.chmod(self.program.stat().st_mode | stat.S_IXUSR)
         self.behave()
 
+    def know(self, experiment: Experiment, runs: Sequence[Run]) -> None:
+        """Has trainings write their origin, as our trainers do: what they would be made of now."""
+        for run in runs:
+            folder = self.home / "origins" / experiment.folder(run).relative_to(experiment.results)
+            write_json(experiment.origin(run).as_dict(), folder / ORIGIN_FILE)
+
     def behave(self, **by_run: str) -> None:
         (self.home / "behavior.json").write_text(
             json.dumps({f"nnUNetTrainer{run[:-1]}/{run[-1]}": what for run, what in by_run.items()}), encoding="utf-8"
@@ -76,11 +91,22 @@ class Trainings:
             file.unlink()
 
 
-def finish(folder: Path, dice: dict[str, float]) -> None:
+def finish(experiment: Experiment, run: Run, dice: dict[str, float], **changes) -> Path:
+    """Leaves a run as trained out and validated; `changes` are what its origin differs in from what it would be now."""
+    folder = experiment.folder(run)
+    begin(experiment, run, "final", **changes)
     (folder / "validation").mkdir(parents=True)
-    (folder / "checkpoint_final.pth").touch()
     summary = {"mean": {key: {"Dice": value, "IoU": 0.0} for key, value in dice.items()}}
     (folder / "validation" / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    return folder
+
+
+def begin(experiment: Experiment, run: Run, checkpoint: str = "latest", **changes) -> Path:
+    """Leaves a run as cut off."""
+    folder = experiment.folder(run)
+    write_json(replace(experiment.origin(run), **changes).as_dict(), folder / ORIGIN_FILE)
+    (folder / f"checkpoint_{checkpoint}.pth").touch()
+    return folder
 
 
 def alive(pid: int) -> bool:
