@@ -80,10 +80,10 @@ class DHC(TwoNetworks):
         self.debiasing = nn.ModuleList(map(self._weights, kinds))
 
     def _weights(self, kind: str) -> DifficultyWeights | DistributionWeights:
-        channels = len(self.task.channels)
+        channels, skip = len(self.task.channels), self.absent == "skip"
         if kind == "difficulty":
-            return DifficultyWeights(channels, self.accumulation, self.alpha, self.absent == "skip")
-        return DistributionWeights(channels + self.task.regions, self.momentum)
+            return DifficultyWeights(channels, self.accumulation, self.alpha, skip)
+        return DistributionWeights(channels + self.task.regions, self.momentum, skip)
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
         sizes = [len(labeled.image), len(unlabeled.weak)]

@@ -138,6 +138,14 @@ def test_ablations(tiny_net, weighting, kinds):
     assert all(torch.isfinite(term) for term in terms.values())
 
 
+def test_a_checkpoint_from_before_the_classes_seen_were_kept_loads(tiny_net):
+    _, method = ready(tiny_net)
+    state = {name: value for name, value in method.state_dict().items() if not name.endswith(".seen")}
+    assert len(state) == len(method.state_dict()) - 2
+    method.load_state_dict(state)
+    assert all(weights.seen.all() for weights in method.debiasing)
+
+
 def test_different_draws_give_different_pseudo_labels_equal_ones_do_not(tiny_net):
     net, method = ready(tiny_net)
     images = torch.randn(2, 1, 16, 16)
