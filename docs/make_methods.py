@@ -16,6 +16,8 @@ FIGURES = (
     "Final checkpoint, test cases; mean ± standard deviation over seeds. Largest component: Dice after nnU-Net's\n"
     "postprocessing; distances and the gap closed are without it."
 )
+EARLIER = "earlier-published"  # a name in records
+WHAT_EARLIER_IS = f"`{EARLIER}`: the preset `published` before it was corrected, see `docs/findings.md`."
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 
 
@@ -53,7 +55,8 @@ def measured(entry: Entry, sections: Sequence[Section]) -> str:
                 heading = f"### {section.title}, {comparison.labeled} labeled"
                 titles = ("training", "seeds", "Dice %", "largest component", "HD95 mm", "gap closed")
                 parts += [heading, table(titles, rows)]
-    return "\n\n".join(["## Our figures", *([FIGURES, *parts] if parts else ["Not measured yet."])])
+    notes = [FIGURES, *([WHAT_EARLIER_IS] if any(EARLIER in part for part in parts) else [])]
+    return "\n\n".join(["## Our figures", *([*notes, *parts] if parts else ["Not measured yet."])])
 
 
 def line(name: str, group: Group | None, closed: float | None = None) -> tuple[str, ...]:

@@ -29,11 +29,17 @@ class Policy(NamedTuple):
 
     Attributes:
         operations: positions in `OPERATIONS`, (B, depth), on the host, where they choose the code to run.
-        levels: in [0, 1), (B, depth), on the device.
+        levels: in [0, 1], (B, depth), on the device.
     """
 
     operations: Tensor
     levels: Tensor
+
+    def then(self, name: str, level: float) -> Policy:
+        """The same, followed by an operation at one level for all patches."""
+        last = len(self.operations), 1
+        operations = self.operations.new_full(last, list(OPERATIONS).index(name)), self.levels.new_full(last, level)
+        return Policy(*(torch.cat(pair, 1) for pair in zip(self, operations, strict=True)))
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:

@@ -52,13 +52,21 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:
-    """Averages gradients over all ranks with one all-reduce, as DDP does for the network that it wraps."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if world_size() == 1 or not gradients:
+    """Averages gradients over all ranks with one all-reduce, as DDP does for the network that it wraps.
+
+    A rank without a gradient counts as zero where another has one; a parameter that no rank has one for stays without.
+    """
+    if world_size() == 1 or not parameters:
         return
-    mean = mean_over_ranks(torch.cat([gradient.flatten() for gradient in gradients]))
-    for gradient, part in zip(gradients, mean.split([gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+    mine = [parameter.grad is not None for parameter in parameters]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flags = torch.tensor(mine, dtype=gradients[0].dtype, device=gradients[0].device)
+    mean = mean_over_ranks(torch.cat([*(gradient.flatten() for gradient in gradients), flags]))
+    *parts, flags = mean.split([*(gradient.numel() for gradient in gradients), len(flags)])
+    known = mine if all(mine) else (flags > 0).tolist()  # the device is waited for where a gradient is missing alone
+    for parameter, gradient, part, anywhere in zip(parameters, gradients, parts, known, strict=True):
+        if anywhere:
+            parameter.grad = gradient.copy_(part.view_as(gradient))
 
 
 def broadcast_state(module: nn.Module) -> None:

@@ -6,10 +6,34 @@ import io
 from os.path import join
 
 import matplotlib.pyplot as plt
+import torch
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from PIL import Image
+from torch import Tensor
+
+from nnunet_ssl.distributed import mean_over_ranks, of_all_ranks
 
 PREFIX = "semi_supervised/"
+
+
+def epoch_means(steps: list[dict[str, Tensor | float]], device: torch.device) -> dict[str, float]:
+    """The mean of each figure over the steps of all ranks that have it, by name, in the order in which they come.
+
+    Args:
+        steps: the figures of each step of this rank, scalars on the device or floats.
+        device: where the means are taken, without a copy to the host for each.
+    """
+    own = dict.fromkeys(name for step in steps for name in step)
+    names = list(dict.fromkeys(name for names in of_all_ranks(list(own)) for name in names))
+    sums = torch.zeros(2, len(names), device=device)
+    for index, name in enumerate(names):
+        values = [step[name] for step in steps if name in step]
+        tensors = [value.float() for value in values if isinstance(value, Tensor)]
+        total = sum(value for value in values if not isinstance(value, Tensor))
+        sums[0, index] = torch.stack(tensors).sum() + total if tensors else total
+        sums[1, index] = len(values)
+    total, count = mean_over_ranks(sums)
+    return dict(zip(names, (total / count).tolist(), strict=True))
 
 
 class ProgressLogger(LocalLogger):

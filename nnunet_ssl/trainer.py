@@ -22,14 +22,14 @@ from nnunet_ssl.data.previous_stage import check_predicted, predictions_folder
 from nnunet_ssl.data.raw import dataset_number
 from nnunet_ssl.data.unlabeled import unlabeled_folder
 from nnunet_ssl.data.views import Views
-from nnunet_ssl.distributed import average_gradients, broadcast_state, mean_over_ranks, world_size
+from nnunet_ssl.distributed import average_gradients, broadcast_state, world_size
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.lineage import check_first_stage, check_pseudo_labels
 from nnunet_ssl.method import Labeled, Method, Now, Task, Unlabeled
 from nnunet_ssl.networks.net import Net, Output, deep_supervision, unwrap
 from nnunet_ssl.networks.own_optimizer import MAX_GRADIENT_NORM, OwnOptimizer
 from nnunet_ssl.networks.teacher import Teacher
-from nnunet_ssl.progress import ProgressLogger
+from nnunet_ssl.progress import ProgressLogger, epoch_means
 from nnunet_ssl.pseudo_labels import FOLDER, LOST, begin_folder, label_cases, single_components
 from nnunet_ssl.random_state import seed_everything
 from nnunet_ssl.schedules import Restarted, phase_of
@@ -344,19 +344,13 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
             scaler.update()
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        names = list(train_outputs[0])
-        means = torch.zeros(len(names), device=self.device)
-        for index, name in enumerate(names):
-            values = [out[name] for out in train_outputs]
-            on_device = isinstance(values[0], Tensor)
-            means[index] = torch.stack(values).float().mean() if on_device else sum(values) / len(values)
-        epoch_means = dict(zip(names, mean_over_ranks(means).tolist(), strict=True))
-        super().on_train_epoch_end([{"loss": epoch_means.pop("loss")}])
-        self.logger.local_logger.log_terms(epoch_means, self.current_epoch)
+        means = epoch_means(train_outputs, self.device)
+        super().on_train_epoch_end([{"loss": means.pop("loss")}])
+        self.logger.local_logger.log_terms(means, self.current_epoch)
         for logger in self.logger.loggers:
-            for name, value in epoch_means.items():
+            for name, value in means.items():
                 logger.log(name, value, self.current_epoch)
-        self.print_to_log_file("terms", ", ".join(f"{name} {value:.4g}" for name, value in epoch_means.items()))
+        self.print_to_log_file("terms", ", ".join(f"{name} {value:.4g}" for name, value in means.items()))
 
     # ------------------------------------------------------------------ validation and checkpoints
 

@@ -139,7 +139,7 @@ def test_short_citation(authors, paper):
 def test_a_page_has_formulas_hyperparameters_presets_and_figures():
     text = page(BY_NAME["CPS"])
     assert "CE(f1(x_u), y2)" in text  # as it stands in the file, not escaped
-    assert "| `weight` | 0.1 | 0.1 | lambda | weight of the " in text
+    assert "| `weight` | 0.1 | 0.2 | lambda | weight of the " in text
     assert "- preset `official`: `{weight: 1.5, rampup: 0, labeled_too: true}`" in text
     assert "| ACDC | 7 of 70 | 2D U-Net | 83.3 | 11.0 |  | arXiv 2410.13486, table I |" in text
     assert "nnUNet_ssl_config='{weight: 0.1}' nnUNetv2_train DATASET CONFIGURATION FOLD -tr nnUNetTrainerCPS\n" in text

@@ -46,12 +46,14 @@ def admitted_supervised(
     """nnU-Net's loss on pseudo-labels that count only where admitted, summed over the scales with nnU-Net's weights.
 
     At each scale `admitted_cross_entropy` plus nnU-Net's Dice of the admitted voxels, without the background; -1 with
-    zero gradient for none. Lower scales take the nearest voxel's label, as nnU-Net does.
+    zero gradient for none. Lower scales take the nearest voxel's label, as nnU-Net does. Where the task has regions and
+    an ignore label, the cross-entropy is summed over the regions, as in nnU-Net's loss there.
 
     Args:
         output: prediction, (B, C, *spatial) at full resolution.
         labels, admitted: as in `admitted_cross_entropy`, at full resolution.
-        of_admitted: the cross-entropy is a mean over the admitted voxels and not over all.
+        of_admitted: the cross-entropy is a mean over the admitted voxels and not over all, the Dice one over the
+            samples that have any.
     """
     weights = task.scale_weights if len(output.pyramid) > 1 else (1.0,)
     total = output.logits.new_zeros((), dtype=torch.float32)
@@ -60,13 +62,18 @@ def admitted_supervised(
             continue
         target, counted = (nearest(each, logits.shape[2:], output.regions) for each in (labels, admitted))
         loss = admitted_cross_entropy(logits, target, counted, output.regions)
+        if output.regions and task.ignore_label is not None:
+            loss = loss * logits.shape[1]
+        samples = None
         if of_admitted:
+            samples = counted.flatten(1).any(1)
             loss = loss / mean_over_ranks(counted.float().mean()).clamp_min(1e-8)
         probs = Output([logits], output.regions).probs
         if not output.regions:
             foreground = torch.arange(1, probs.shape[1], device=probs.device).view(1, -1, *[1] * (target.ndim - 1))
             probs, target, counted = probs[:, 1:], target[:, None] == foreground, counted[:, None]
-        dice = weighted_dice(probs * counted, target * counted, probs.new_ones(probs.shape[1]), task.batch_dice)
+        probs, target = probs * counted, target * counted
+        dice = weighted_dice(probs, target, probs.new_ones(probs.shape[1]), task.batch_dice, samples=samples)
         total = total + weight * (loss + dice)
     return total
 

@@ -22,7 +22,8 @@ def cross_entropy(
     """Mean cross-entropy over voxels, in float32.
 
     With weights, sum_i w(y_i) ce_i / sum_i w(y_i) over voxels i for classes, and sum_k w_k bce_k / sum_k w_k over
-    channels k for regions; 0 where the weights of all targets are 0.
+    channels k for regions; 0 where the weights of all targets are 0. For regions with voxels that do not count it is C
+    times as much: with an ignore label nnU-Net sums over regions, where it takes the mean without.
 
     Args:
         logits: (B, C, *spatial).
@@ -43,4 +44,5 @@ def cross_entropy(
         voxels = torch.ones_like(logits[:, 0]) if weights is None else weights[target]
         voxels = voxels if valid is None else voxels * valid
         losses = F.cross_entropy(logits, target, reduction="none")
-    return (voxels * losses).sum() / mean_over_ranks(voxels.sum()).clamp_min(1e-8)
+    mean = (voxels * losses).sum() / mean_over_ranks(voxels.sum()).clamp_min(1e-8)
+    return mean if valid is None or not regions else logits.shape[1] * mean

@@ -5,11 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nnunet_ssl.distributed import sum_over_ranks
+from nnunet_ssl.distributed import mean_over_ranks, sum_over_ranks
 
 
 def weighted_dice(
-    probs: Tensor, target: Tensor, weights: Tensor, batch_dice: bool, valid: Tensor | None = None, smooth: float = 1e-5
+    probs: Tensor,
+    target: Tensor,
+    weights: Tensor,
+    batch_dice: bool,
+    valid: Tensor | None = None,
+    smooth: float = 1e-5,
+    samples: Tensor | None = None,
 ) -> Tensor:
     """Negative mean over channels of w_k dice_k, dice_k = (2 TP + smooth) / (2 TP + FP + FN + smooth).
 
@@ -20,6 +26,7 @@ def weighted_dice(
         batch_dice: sums run over the batch (of all ranks) and not per sample, as nnU-Net's plans say.
         valid: voxels that count, (B, *spatial); all when None.
         smooth: nnU-Net's 1e-5 by default.
+        samples: those whose Dice counts where it is taken per sample, (B,); all when None, 0 for none.
     """
     axes = tuple(range(2, probs.ndim))
     target = target.bool()
@@ -28,7 +35,10 @@ def weighted_dice(
     overlap, size = (probs * target).sum(axes), probs.sum(axes) + target.sum(axes)
     if batch_dice:
         overlap, size = sum_over_ranks(torch.stack([overlap.sum(0), size.sum(0)]))
-    return -(weights * (2 * overlap + smooth) / (size + smooth).clamp_min(1e-8)).mean()
+    dice = weights * (2 * overlap + smooth) / (size + smooth).clamp_min(1e-8)
+    if samples is None or batch_dice:
+        return -dice.mean()
+    return -(samples * dice.mean(1)).sum() / mean_over_ranks(samples.float().sum()).clamp_min(1e-8)
 
 
 def squared_dice(probs: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:

@@ -23,12 +23,14 @@ keeps it from holding on to those of a network in mid-training.
 The paper's step (`literal`, preset "published") has mixed patches alone, from one view:
 
     until the start: L = L_sup(f(x), y) of labeled patches with boxes of other labeled ones
-    L = L_l + alpha L_u,  L_R = CE + Dice over the voxels R of x_in and x_out that are labeled (l) or not (u)
+    L = L_l + alpha L_u,  L_R = 1/2 [L_R(x_in) + L_R(x_out)],  L_R(x) = CE + Dice over the voxels of x that are R,
+                                                              labeled (l) or not (u)
 
 with its own learning rates, and alpha = 0.5. It keeps the largest component of the pseudo-labels of each patch, which
 is wrong for structures of several parts and for patches that do not hold a whole image; use nnU-Net's postprocessing on
-the predictions. Its boxes are the same for all pairs of a batch, and it pastes each pair in both directions, with half
-as many pairs. The paper selects the best weights of the first stage; here its last go on. The student predicts.
+the predictions. It pastes each pair one way, as here, with one box for all pairs of a batch, and needs an even number
+of pairs; here an odd one goes either way by chance. The paper selects the best weights of the first stage; here its
+last go on. The student predicts.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nnunet_ssl.boxes import cut, random_boxes
+from nnunet_ssl.distributed import mean_over_ranks
 from nnunet_ssl.losses.confidence import admitted_supervised
 from nnunet_ssl.losses.cross_entropy import hard_labels
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
@@ -95,13 +98,14 @@ class BCP(TeacherStudent):
             return {"supervised": self.first_stage(net, labeled)}
         y, boxes = full_resolution(labeled.target), self.boxes(unlabeled.weak)
         pair = torch.arange(len(unlabeled.weak), device=y.device) % len(y)
-        inside, chosen = (each.to(y.device).view(-1, *[1] * (y.ndim - 1)) for each in self.directions(len(pair)))
-        from_labeled = (boxes ^ inside) & chosen  # x_in has the box of the unlabeled patch
+        inside, chosen = (pairs.to(y.device) for pairs in self.directions(len(pair)))
+        each = (-1, *[1] * (y.ndim - 1))
+        from_labeled = (boxes ^ inside.view(each)) & chosen.view(each)  # x_in has the box of the unlabeled patch
         pseudo = self.pseudo_target(self.teacher(unlabeled.weak), y)
         x = torch.where(from_labeled, labeled.image[pair], unlabeled.weak if self.literal else unlabeled.strong)
         y = torch.where(from_labeled, y[pair], pseudo)
         if self.literal:
-            return self.apart(net(x), y, from_labeled, self.ramped_weight(now))
+            return self.apart(net(x), y, from_labeled, inside, self.ramped_weight(now))
         seg, mixed = net(labeled.image, x)
         return {
             "supervised": self.supervised(seg, labeled.target),
@@ -122,8 +126,9 @@ class BCP(TeacherStudent):
         return random_boxes(image, lengths.expand(len(image), -1))
 
     def directions(self, pairs: int) -> tuple[Tensor, Tensor]:
-        """Which pairs make x_in, and which are mixed at all."""
-        return torch.arange(pairs) < pairs // 2, torch.rand(pairs) < self.probability
+        """Which pairs make x_in, and which are mixed at all; of an odd number one goes either way."""
+        into_labeled = pairs // 2 + (int(torch.randint(2, ())) if pairs % 2 else 0)
+        return torch.arange(pairs) < into_labeled, torch.rand(pairs) < self.probability
 
     def pseudo_target(self, teacher: Output, target: Tensor) -> Tensor:
         """y' in the form of nnU-Net's target at full resolution; reports its share of foreground."""
@@ -133,15 +138,33 @@ class BCP(TeacherStudent):
         nothing_ignored = labels.new_zeros(len(labels), target.shape[1] - labels.shape[1], *labels.shape[2:])
         return torch.cat((labels, nothing_ignored), 1)
 
-    def apart(self, mixed: Output, target: Tensor, from_labeled: Tensor, weight: float) -> dict[str, Tensor]:
-        """L_l and alpha L_u."""
+    def apart(
+        self, mixed: Output, target: Tensor, from_labeled: Tensor, inside: Tensor, weight: float
+    ) -> dict[str, Tensor]:
+        """L_l and alpha L_u.
+
+        Args:
+            mixed: prediction for the mixed patches.
+            target: y'', in the form of nnU-Net's target at full resolution.
+            from_labeled: voxels of labeled patches, (B, 1, *spatial).
+            inside: which patches are x_in, (B,).
+            weight: of L_u beside alpha.
+        """
         labels, annotated = self.task.split_target(target)
-        labeled = from_labeled[:, 0] if annotated is None else from_labeled[:, 0] & annotated
-        parts = (labeled, ~from_labeled[:, 0])
-        if mixed.regions:
-            parts = [part[:, None].expand_as(labels) for part in parts]
-        known, guessed = (admitted_supervised(mixed, labels, part, self.task, of_admitted=True) for part in parts)
-        return {"supervised": known, "pseudo": weight * self.alpha * guessed}
+        guessed = ~from_labeled[:, 0]
+        known = ~guessed if annotated is None else ~guessed & annotated
+        kinds = torch.stack((inside, ~inside))
+        there = mean_over_ranks(kinds.any(1).float()) > 0  # a rank with a single pair has but one kind
+
+        def of_both(region: Tensor) -> Tensor:
+            losses = []
+            for kind in kinds:
+                admitted = region & kind.view(-1, *[1] * (region.ndim - 1))
+                admitted = admitted[:, None].expand_as(labels) if mixed.regions else admitted
+                losses.append(admitted_supervised(mixed, labels, admitted, self.task, of_admitted=True))
+            return (there * torch.stack(losses)).sum() / there.sum()
+
+        return {"supervised": of_both(known), "pseudo": weight * self.alpha * of_both(guessed)}
 
 
 def full_resolution(target: Tensor | list[Tensor]) -> Tensor:

@@ -14,9 +14,9 @@ ones and, through them, the encoder. The networks are those of the medical code 
 three perturbations at every level of the encoder, w(r) to 0.1. The paper's light decoders of one feature map are more
 in number; its adversarial (VAT), cut-out and masking perturbations are left out. Its weight of 30 within a tenth of
 training is the preset "official". SSL4MIS gives labels to all decoders, L_sup being their mean, and does not detach q
-(`literal`, preset "ssl4mis"); here the auxiliary ones have one scale, full resolution, in that too. Both codes draw
-F-Drop's threshold once for the batch, we for each patch. The encoder runs once, on x_l and x_u together. Published in
-2D only; nothing changes in 3D. For regions softmax is sigmoid.
+(`literal`, preset "published", with 0.2: its 0.1 stands beside half of CE + Dice); here the auxiliary ones have one
+scale, full resolution, in that too. Both codes draw F-Drop's threshold once for the batch, we for each patch. The
+encoder runs once, on x_l and x_u together. Published in 2D only; nothing changes in 3D. For regions softmax is sigmoid.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class CCT(RampedMethod):
         ValueError: a value is out of range.
     """
 
-    presets = {"published": {}, "official": {"weight": 30.0, "rampup": 0.1}, "ssl4mis": {"literal": True}}
+    presets = {"published": {"literal": True, "weight": 0.2}, "official": {"weight": 30.0, "rampup": 0.1}}
 
     def __init__(self, literal: bool = False, perturb: bool = True, **ramped):
         super().__init__(**ramped)

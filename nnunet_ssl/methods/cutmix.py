@@ -39,6 +39,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ssl.boxes import cut, random_boxes
+from nnunet_ssl.distributed import mean_over_ranks
 from nnunet_ssl.losses.confidence import admitted_shares, admitted_supervised, confidence
 from nnunet_ssl.losses.cross_entropy import hard_labels
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
@@ -114,7 +115,7 @@ class CutMix(TeacherStudent):
         labels, admitted = hard_labels(teacher), confidence(teacher) >= self.threshold
         self.report.update(admitted_shares(labels, admitted, self.task.channels, teacher.regions))
         if self.soft:
-            return admitted.float().mean() * (student.probs - teacher.probs).square().sum(1).mean()
+            return mean_over_ranks(admitted.float().mean()) * (student.probs - teacher.probs).square().sum(1).mean()
         return admitted_supervised(student, labels, admitted, self.task)
 
 

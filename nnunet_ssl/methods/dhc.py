@@ -15,7 +15,8 @@ weight C scales the Dice only. DistDW gives the most frequent class, the backgro
 no cross-entropy, as published. Both networks predict: the mean of their logits.
 
 Formulas are those of the published code; we differ where it divides 0 by 0 and relies on a skipped step (here the term
-is 0 and weights stay), and in classes that a batch does not hold (`absent`: "skip"; "half" is the code's Dice of 0.5).
+is 0 and weights stay), and in classes that a batch does not hold: their difficulty stays, and those that no label has
+do not damp the weights of the others. `absent` = "half" (preset "published") is the code's Dice of 0.5 for them.
 For regions, DiffDW takes the Dice per region and DistDW counts one more entry, voxels in no region, which takes the
 background's part.
 """
@@ -51,6 +52,8 @@ class DHC(TwoNetworks):
         ValueError: a value is out of range.
     """
 
+    presets = {"published": {"absent": "half"}}
+
     def __init__(
         self,
         weighting: str = "both",
@@ -80,10 +83,10 @@ class DHC(TwoNetworks):
         self.debiasing = nn.ModuleList(map(self._weights, kinds))
 
     def _weights(self, kind: str) -> DifficultyWeights | DistributionWeights:
-        channels = len(self.task.channels)
+        channels, skip = len(self.task.channels), self.absent == "skip"
         if kind == "difficulty":
-            return DifficultyWeights(channels, self.accumulation, self.alpha, self.absent == "skip")
-        return DistributionWeights(channels + self.task.regions, self.momentum)
+            return DifficultyWeights(channels, self.accumulation, self.alpha, skip)
+        return DistributionWeights(channels + self.task.regions, self.momentum, skip)
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
         sizes = [len(labeled.image), len(unlabeled.weak)]

@@ -10,6 +10,7 @@ on SSL4MIS mean this method, with one network; the deep co-training of Qiao et a
 
 The means run over patches, classes and voxels, at full resolution; one forward serves x_l, x_u and R x_u. The value is
 that of the plain squared difference, its gradient the half. Without dropout a step with k = 4 adds nothing.
+SSL4MIS's weight of 0.1 beside half of CE + Dice is 0.2 beside nnU-Net's loss (preset "published").
 
 The original is in 2D with square patches. Here the plane is the last pair of axes along which nnU-Net mirrors and that
 have equal patch length and spacing, because a turn is a mirroring along both and their exchange. If there is none, the
@@ -39,6 +40,8 @@ class RotConsistency(RampedMethod):
     Raises:
         ValueError: a value is out of range.
     """
+
+    presets = {"published": {"weight": 0.2}}
 
     def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
         self.plane, self.smallest = plane_of_turns(self.task)

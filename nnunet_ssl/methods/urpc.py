@@ -12,12 +12,14 @@ Target Volume of Nasopharyngeal Carcinoma Segmentation via Uncertainty Rectified
     L   = L_sup(f(x_l), y) + w(r) (l_1 + ... + l_S) / S
 
 Nothing is detached, neither m nor w_s. nnU-Net's outputs of deep supervision are the pyramid: those with a weight in
-its loss, at most four; their logits are interpolated linearly. L_sup stays nnU-Net's own; the published code compares
-all scales with equal weights to full-resolution labels. The paper writes KL(p_s || m), the authors' code KL(m || p_s),
-which made the published tables and is ours; their logarithm of a softmax overflows for confident networks, ours is
-taken of logits. As in their 2D code, the heads below full resolution read perturbed features in training (noise, then
-F-Drop, then dropout), here in 3D too, and of unlabeled patches only: the labeled gradient stays nnU-Net's. Their 3D
-code has dropout in the decoder itself instead. For regions m, D and w are binary per channel, with means over channels.
+its loss, at most four; their logits are interpolated linearly, by the published 2D code to the nearest voxel (preset
+"published", which also has its weight: 0.1 beside half of CE + Dice is 0.2 beside nnU-Net's loss). L_sup stays
+nnU-Net's own; the published code compares all scales with equal weights to full-resolution labels. The paper writes
+KL(p_s || m), the authors' code KL(m || p_s), which made the published tables and is ours; their logarithm of a softmax
+overflows for confident networks, ours is taken of logits. As in their 2D code, the heads below full resolution read
+perturbed features in training (noise, then F-Drop, then dropout), here in 3D too, and of unlabeled patches only: the
+labeled gradient stays nnU-Net's. Their 3D code has dropout in the decoder itself instead. For regions m, D and w are
+binary per channel, with means over channels.
 """
 
 from __future__ import annotations
@@ -47,15 +49,19 @@ class URPC(RampedMethod):
 
     Args:
         perturb: perturb the features that the heads below full resolution read, of unlabeled patches.
+        nearest_in_2d: in 2D, bring logits to full size by the nearest voxel and not linearly.
         ramped: see `RampedMethod`.
 
     Raises:
         ValueError: a value is out of range.
     """
 
-    def __init__(self, perturb: bool = True, **ramped):
+    presets = {"published": {"weight": 0.2, "nearest_in_2d": True}}
+
+    def __init__(self, perturb: bool = True, nearest_in_2d: bool = False, **ramped):
         super().__init__(**ramped)
         self.perturb = perturb
+        self.nearest_in_2d = nearest_in_2d
 
     def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
         self.scales = min(MAX_SCALES, sum(weight > UNUSED for weight in self.task.scale_weights))
@@ -71,7 +77,8 @@ class URPC(RampedMethod):
         if self.perturb:
             self.heads.first = len(labeled.image)
         seg, output = net(labeled.image, unlabeled.weak)
-        consistency, divergence = pyramid_consistency(output.pyramid[: self.scales], output.regions)
+        nearest = self.nearest_in_2d and output.logits.ndim == 4
+        consistency, divergence = pyramid_consistency(output.pyramid[: self.scales], output.regions, nearest)
         self.report["divergence"] = divergence
         return {
             "supervised": self.supervised(seg, labeled.target),
@@ -79,15 +86,16 @@ class URPC(RampedMethod):
         }
 
 
-def pyramid_consistency(pyramid: Sequence[Tensor], regions: bool) -> tuple[Tensor, Tensor]:
+def pyramid_consistency(pyramid: Sequence[Tensor], regions: bool, nearest: bool = False) -> tuple[Tensor, Tensor]:
     """Mean of l_s over the scales, and mean of D_s without gradient; both of all ranks.
 
     Args:
         pyramid: logits (B, C, *spatial) of each scale, full resolution first.
         regions: whether the channels are regions.
+        nearest: whether lower scales come to full size by the nearest voxel and not linearly.
     """
     size = pyramid[0].shape[2:]
-    scales = [log_probs(full_size(logits, size), regions) for logits in pyramid]
+    scales = [log_probs(full_size(logits, size, nearest), regions) for logits in pyramid]
     log_mean = reduce(torch.logaddexp, scales) - math.log(len(scales))
     # the maps of one scale at a time: the backward pass makes them again
     keep = {"use_reentrant": False, "preserve_rng_state": False}
@@ -106,8 +114,10 @@ def scale_means(log_mean: Tensor, log_p: Tensor, regions: bool) -> Tensor:
     return torch.stack((rectified.mean(), weight.mean(), divergence.mean()))
 
 
-def full_size(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Logits in float32, interpolated linearly to `size`, which may be anisotropic."""
+def full_size(logits: Tensor, size: Sequence[int], nearest: bool = False) -> Tensor:
+    """Logits in float32, interpolated linearly or by the nearest voxel to `size`, which may be anisotropic."""
+    if nearest:
+        return F.interpolate(logits.float(), size=tuple(size), mode="nearest-exact")
     mode = "bilinear" if len(size) == 2 else "trilinear"
     return F.interpolate(logits.float(), size=tuple(size), mode=mode, align_corners=False)
 

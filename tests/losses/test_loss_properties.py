@@ -130,7 +130,9 @@ def test_cross_entropy(case):
     whole = check_finite(cross_entropy(case.first, case.labels, case.regions), case.first)
     assert whole >= 0
     ones = torch.ones_like(case.weights)
-    close(cross_entropy(case.first, case.labels, case.regions, ones, torch.ones_like(case.valid)), whole)
+    close(cross_entropy(case.first, case.labels, case.regions, ones), whole)
+    masked = cross_entropy(case.first, case.labels, case.regions, ones, torch.ones_like(case.valid))
+    close(masked, whole * (len(ones) if case.regions else 1))  # with an ignore label nnU-Net sums over regions
     reordered = cross_entropy(case.first[:, case.order], case.reordered_labels, case.regions)
     close(reordered, whole)
     close(cross_entropy(case.first.flip(0), case.labels.flip(0), case.regions), whole)
@@ -187,7 +189,7 @@ def test_admitted_shares(case):
 
 @covers(admitted_supervised, nearest)
 def test_admitted_supervised(case):
-    """Over two scales: always finite, and -1 where all is right and where nothing counts."""
+    """Over two scales: always finite, -1 where all is right and where nothing counts; 0 for a mean over no sample."""
     channels, dimensions = case.first.shape[1], case.first.ndim - 2
     admitted = case.valid[:, None].expand_as(case.labels) if case.regions else case.valid
     half = case.second[(..., *[slice(None, None, 2)] * dimensions)]
@@ -195,7 +197,7 @@ def test_admitted_supervised(case):
     assert torch.equal(nearest(case.labels, case.first.shape[2:], case.regions), case.labels)
     small = nearest(case.labels, size, case.regions)
     assert small.shape[-dimensions:] == size and small.dtype == case.labels.dtype
-    for batch_dice, of_admitted in ((False, False), (True, False), (True, True)):
+    for batch_dice, of_admitted in ((False, False), (True, False), (True, True), (False, True)):
         known = task(dimensions, channels, case.regions, batch_dice=batch_dice, scale_weights=(0.75, 0.25))
         output = Output([case.first, half], case.regions)
         loss = admitted_supervised(output, case.labels, admitted, known, of_admitted)
@@ -203,9 +205,10 @@ def test_admitted_supervised(case):
         nothing = admitted_supervised(output, case.labels, torch.zeros_like(admitted), known, of_admitted)
         gradients = torch.autograd.grad(nothing, (case.first, case.second))
         assert not any(gradient.any() for gradient in gradients)
-        close(nothing.detach(), torch.tensor(-1.0))
+        close(nothing.detach(), torch.tensor(0.0 if of_admitted and not batch_dice else -1.0))
         perfect = Output([12e4 * (case.onehot - 0.5)], case.regions)
-        close(admitted_supervised(perfect, case.labels, admitted, known, of_admitted), torch.tensor(-1.0))
+        right = admitted_supervised(perfect, case.labels, admitted, known, of_admitted)
+        close(right, torch.tensor(-1.0) if case.valid.any() else nothing.detach())
 
 
 @covers(masked_mse)

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from workbench import task, tiny_network
+from torch import multiprocessing as mp
+from workbench import one_rank, task, tiny_network
 
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.bcp import BCP, resized
@@ -22,10 +23,10 @@ class Voxelwise(torch.nn.Module):
         return torch.cat((self.w * image, -self.w * image), 1)
 
 
-def made(net, ignore_label=None, regions=False, **arguments):
+def made(net, ignore_label=None, regions=False, batch_dice=False, **arguments):
     """A method whose loss of nnU-Net keeps what it is called with in `method.seen`."""
     method = BCP(**arguments)
-    method.task = task(2, 2, regions, scale_weights=(1.0,), ignore_label=ignore_label)
+    method.task = task(2, 2, regions, scale_weights=(1.0,), ignore_label=ignore_label, batch_dice=batch_dice)
     method.seen = []
     method.supervised = lambda output, target: method.seen.append((output, target)) or output.logits.square().mean()
     method.setup(net, None)
@@ -61,9 +62,10 @@ def test_boxes_go_both_ways_with_the_labels_of_both(labeled, unlabeled):
     from_labeled = mixed.logits[:, :1] == 100
     assert ((mixed.logits[:, :1] == 7) | from_labeled).all()
     box = 6 * 6
-    into_labeled = unlabeled // 2
     counts = from_labeled.flatten(1).sum(1).tolist()
+    into_labeled = counts.count(144 - box)
     assert counts == [144 - box] * into_labeled + [box] * (unlabeled - into_labeled)
+    assert into_labeled in (unlabeled // 2, unlabeled - unlabeled // 2)
     expected = torch.zeros(unlabeled, 1, 12, 12)
     expected[..., :6] = 1  # pseudo-labels of the weak view
     assert torch.equal(pasted, torch.where(from_labeled, 1.0, expected))
@@ -85,6 +87,41 @@ def test_pairs_that_are_not_mixed_are_unlabeled_patches_as_they_are():
     method = made(net, probability=0.0)
     method.losses(net, *streams(), AFTER)
     assert (method.seen[-1][0].logits[:, 0] == 7).all()
+
+
+@pytest.mark.parametrize("pairs", [1, 3])
+def test_the_odd_pair_goes_either_way(pairs):
+    """A batch of two on two GPUs has one pair on each."""
+    torch.manual_seed(0)
+    into_labeled = torch.stack([BCP().directions(pairs)[0].sum() for _ in range(400)]) - pairs // 2
+    assert set(into_labeled.tolist()) == {0, 1}
+    assert into_labeled.float().mean().item() == pytest.approx(0.5, abs=0.08)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        first = BCP().directions(pairs)
+        torch.manual_seed(seed)
+        assert all(map(torch.equal, first, BCP().directions(pairs)))
+
+
+def test_of_an_even_number_half_goes_each_way_without_a_draw():
+    torch.manual_seed(0)
+    inside, chosen = BCP().directions(4)
+    torch.manual_seed(0)
+    assert inside.tolist() == [True, True, False, False]
+    assert torch.equal(chosen, torch.rand(4) < 0.5)
+
+
+@pytest.mark.parametrize("preset", ["default", "published"])
+def test_one_pair_makes_both_kinds_of_patches(preset):
+    torch.manual_seed(0)
+    net, seen = Net(Voxelwise(), False), []
+    method = made(net, **({"probability": 1.0} | BCP.presets.get(preset, {})), side=0.5)
+    network = net.network
+    net.network = lambda image: seen.append(image[-1:]) or network(image)
+    for _ in range(20):
+        terms = method.losses(net, *streams(1, 1), AFTER)
+        assert all(torch.isfinite(term) for term in terms.values())
+    assert {(image == 100).sum().item() for image in seen} == {36, 144 - 36}
 
 
 def test_sides_of_the_boxes():
@@ -110,20 +147,78 @@ def test_the_teacher_is_the_student_when_its_phase_begins():
 
 LOGITS = torch.tensor([[[0.0, 2, 0, -1], [1, 0, 0, 3]]])
 LABELED = torch.tensor([[[True, True, False, False]]])
+INSIDE = torch.tensor([True])
 
 
 def test_the_papers_loss_by_hand():
     method = made(Net(Voxelwise(), False), literal=True)
     target = torch.tensor([[[1.0, 0, 1, 1]]])
-    terms = method.apart(Output([LOGITS], False), target, LABELED, weight=1.0)
+    terms = method.apart(Output([LOGITS], False), target, LABELED, INSIDE, weight=1.0)
     # cross-entropy 0.220095 and 0.355648; nnU-Net's Dice of the foreground 0.790222 and 0.851239
     assert terms["supervised"].item() == pytest.approx(0.220095 - 0.790222, abs=1e-5)
     assert terms["pseudo"].item() == pytest.approx(0.5 * (0.355648 - 0.851239), abs=1e-5)
 
 
+# x_in, of which three voxels are labeled, and x_out, of which one is: cross-entropies 0.313262, 0.126928, 0.693147 and
+# 0.018150 of either; Dice of a region's foreground 2 overlap / (sum p + sum y), p = 0.731059, 0.119203, 0.5, 0.982014
+BOTH, TARGETS = LOGITS.repeat(2, 1, 1), torch.tensor([[[1.0, 0, 1, 1]], [[1.0, 0, 1, 1]]])
+OF_BOTH, KINDS = torch.tensor([[[True, True, True, False]], [[False, False, False, True]]]), torch.tensor([True, False])
+LARGE, SMALL = (0.313262 + 0.126928 + 0.693147) / 3, 0.018150
+DICE_OF_LARGE, DICE_OF_SMALL = 2 * 1.231059 / (1.350262 + 2), 2 * 0.982014 / 1.982014
+
+
+@pytest.mark.parametrize("batch_dice", [False, True])
+def test_the_papers_loss_is_the_mean_of_both_kinds_of_patches_apart(batch_dice):
+    method = made(Net(Voxelwise(), False), literal=True, batch_dice=batch_dice)
+    terms = method.apart(Output([BOTH], False), TARGETS, OF_BOTH, KINDS, weight=1.0)
+    expected = (LARGE + SMALL - DICE_OF_LARGE - DICE_OF_SMALL) / 2
+    assert terms["supervised"].item() == pytest.approx(expected, abs=1e-5)
+    assert terms["pseudo"].item() == pytest.approx(0.5 * expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("batch_dice", [False, True])
+def test_several_patches_of_one_kind_are_one_region(batch_dice):
+    """Of the labeled voxels: those of two patches x_in together, and those of x_out."""
+    method = made(Net(Voxelwise(), False), literal=True, batch_dice=batch_dice)
+    rows = [0, 0, 1]
+    mixed, kinds = Output([BOTH[rows]], False), KINDS[rows]
+    terms = method.apart(mixed, TARGETS[rows], OF_BOTH[rows], kinds, weight=1.0)
+    assert terms["supervised"].item() == pytest.approx((LARGE + SMALL - DICE_OF_LARGE - DICE_OF_SMALL) / 2, abs=1e-5)
+
+
+def papers_gradient(rows, batch_dice=False):
+    """Gradient of the paper's loss for some of five patches, the first three x_in."""
+    torch.manual_seed(0)
+    logits, target = torch.randn(5, 2, 12, 12), torch.randint(0, 2, (5, 1, 12, 12)).float()
+    from_labeled = torch.rand(5, 1, 12, 12) < torch.tensor([0.7, 0.7, 0.7, 0.3, 0.3]).view(5, 1, 1, 1)
+    part = logits[rows].clone().requires_grad_()
+    method = made(Net(Voxelwise(), False), literal=True, batch_dice=batch_dice)
+    kinds = torch.tensor([True, True, True, False, False])
+    sum(method.apart(Output([part], False), target[rows], from_labeled[rows], kinds[rows], 1.0).values()).backward()
+    return part.grad
+
+
+PARTS = {"one pair on each": ([0], [4]), "all the same": ([0], [1]), "odd": ([0, 1, 3], [2, 3, 4])}
+
+
+def papers_gradient_of_rank(rank, world, folder):
+    with one_rank(rank, world, folder):
+        found = {(name, dice): papers_gradient(PARTS[name][rank], dice) for name in PARTS for dice in (False, True)}
+        torch.save(found, folder / f"{rank}")
+
+
+def test_the_papers_loss_on_two_ranks_is_that_of_the_joint_batch(tmp_path):
+    mp.spawn(papers_gradient_of_rank, (2, tmp_path), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{rank}") for rank in range(2)]
+    for name, rows in PARTS.items():
+        for dice in (False, True):
+            together = torch.cat([rank[name, dice] for rank in ranks]) / 2
+            torch.testing.assert_close(together, papers_gradient(sum(rows, []), dice), msg=f"{name}, {dice}")
+
+
 def test_ignored_voxels_do_not_count_in_the_papers_loss():
     method = made(Net(Voxelwise(), False), ignore_label=2, literal=True)
-    terms = method.apart(Output([LOGITS], False), torch.tensor([[[1.0, 2, 1, 1]]]), LABELED, weight=1.0)
+    terms = method.apart(Output([LOGITS], False), torch.tensor([[[1.0, 2, 1, 1]]]), LABELED, INSIDE, weight=1.0)
     assert terms["supervised"].item() == pytest.approx(0.313262 - 2 * 0.731059 / 1.731059, abs=1e-5)
 
 
@@ -131,9 +226,9 @@ def test_regions_of_the_papers_loss_and_of_pseudo_labels():
     net = Net(Voxelwise(), True)
     method = made(net, ignore_label=3, regions=True, literal=True)
     target = torch.tensor([[[1.0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 0, 0]]])  # two regions, and what is ignored
-    terms = method.apart(Output([LOGITS], True), target, LABELED, weight=1.0)
-    # of the first voxel alone: channels (0 -> 1) and (1 -> 0)
-    assert terms["supervised"].item() == pytest.approx((0.693147 + 1.313262) / 2 - (1 / 1.5 + 0) / 2, abs=1e-5)
+    terms = method.apart(Output([LOGITS], True), target, LABELED, INSIDE, weight=1.0)
+    # of the first voxel alone: channels (0 -> 1) and (1 -> 0); with an ignore label nnU-Net sums over regions
+    assert terms["supervised"].item() == pytest.approx(0.693147 + 1.313262 - (1 / 1.5 + 0) / 2, abs=1e-5)
     labels = method.pseudo_target(Output([LOGITS], True), target)
     assert labels.tolist() == [[[0, 1, 0, 0], [1, 0, 0, 1], [0, 0, 0, 0]]]
 
@@ -158,8 +253,10 @@ def test_the_papers_step_has_mixed_patches_alone():
 def test_pseudo_labels_under_true_ones_do_not_matter():
     method = made(Net(Voxelwise(), False), literal=True)
     labels = torch.tensor([[[1.0, 0, 1, 1]]])
-    first = method.apart(Output([LOGITS], False), labels, LABELED, 1.0)["pseudo"]
-    second = method.apart(Output([LOGITS], False), torch.where(LABELED, 1 - labels, labels), LABELED, 1.0)["pseudo"]
+    first, second = (
+        method.apart(Output([LOGITS], False), each, LABELED, INSIDE, 1.0)["pseudo"]
+        for each in (labels, torch.where(LABELED, 1 - labels, labels))
+    )
     assert torch.equal(first, second)
 
 

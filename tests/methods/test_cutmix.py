@@ -45,8 +45,11 @@ def test_the_box_comes_from_the_entry_before():
 
 
 @pytest.mark.parametrize("batch_dice", [False, True])
-@pytest.mark.parametrize(("dimensions", "channels", "regions"), [(2, 2, False), (3, 4, False), (2, 3, True)])
-def test_the_loss_is_nnunets_where_all_is_admitted(dimensions, channels, regions, batch_dice):
+@pytest.mark.parametrize(
+    ("dimensions", "channels", "regions", "ignore"),
+    [(2, 2, False, None), (3, 4, False, None), (3, 4, False, 4), (2, 3, True, None), (2, 3, True, 4)],
+)
+def test_the_loss_is_nnunets_where_all_is_admitted(dimensions, channels, regions, ignore, batch_dice):
     torch.manual_seed(1)
     sizes = [(2, *[16] * dimensions), (2, *[8] * dimensions)]
     pyramid = [torch.randn(2, channels, *size[1:]) for size in sizes]
@@ -55,12 +58,17 @@ def test_the_loss_is_nnunets_where_all_is_admitted(dimensions, channels, regions
     else:
         labels = torch.randint(0, channels, sizes[0])
     target = labels if regions else labels[:, None].float()
+    if regions and ignore:  # of pseudo-labels nothing is ignored
+        target = torch.cat((target, torch.zeros_like(target[:, :1])), 1)
     targets = [target, torch.nn.functional.interpolate(target, sizes[1][1:], mode="nearest-exact")]
     dice = {"batch_dice": batch_dice, "do_bg": regions, "smooth": 1e-5, "ddp": False}
     parts = {"dice_class": MemoryEfficientSoftDiceLoss}
-    loss = DC_and_BCE_loss({}, dice, **parts) if regions else DC_and_CE_loss(dice, {}, **parts)
+    if regions:
+        loss = DC_and_BCE_loss({}, dice, use_ignore_label=ignore is not None, **parts)
+    else:
+        loss = DC_and_CE_loss(dice, {}, ignore_label=ignore, **parts)
     expected = DeepSupervisionWrapper(loss, [2 / 3, 1 / 3])(pyramid, targets)
-    of = task(dimensions, channels, regions, batch_dice=batch_dice)
+    of = task(dimensions, channels, regions, batch_dice=batch_dice, ignore_label=ignore)
     found = admitted_supervised(Output(pyramid, regions), labels, torch.ones_like(labels, dtype=torch.bool), of)
     torch.testing.assert_close(found, expected)
     alone = admitted_supervised(Output(pyramid[:1], regions), labels, torch.ones_like(labels, dtype=torch.bool), of)

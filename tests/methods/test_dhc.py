@@ -4,14 +4,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch.nn import functional as F
 from workbench import task
 
 from nnunet_ssl.losses.cross_entropy import cross_entropy
 from nnunet_ssl.losses.dice import weighted_dice
+from nnunet_ssl.losses.weighted import weighted_supervised
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.dhc import DHC
 from nnunet_ssl.networks.average import Average
+from nnunet_ssl.networks.net import Output
 from nnunet_ssl.schedules import gaussian_rampup
 
 LOGITS = torch.tensor([[2.0, 0.0, 0.0, -1.0], [0.0, 1.0, 0.0, 0.0]]).T.view(1, 4, 2)
@@ -47,6 +52,34 @@ def test_targets_of_weight_zero_give_zero_and_no_nan():
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+@pytest.mark.parametrize("batch_dice", [False, True])
+@pytest.mark.parametrize("ignored", [None, 0.0, 0.5, 1.0])
+@pytest.mark.parametrize("regions", [False, True])
+def test_with_equal_weights_it_is_nnunets_loss(regions, ignored, batch_dice):
+    """Regions and an ignore label as well, where nnU-Net's cross-entropy is a sum over the regions."""
+    torch.manual_seed(1)
+    pyramid = [torch.randn(2, 3, size, size, requires_grad=True) for size in (16, 8)]
+    target, ignore = [], None if ignored is None else 3 + regions
+    for logits in pyramid:
+        labels = torch.randint(0, 2, logits.shape).float() if regions else torch.randint(0, 3, logits[:, :1].shape)
+        left_out = torch.rand(logits[:, :1].shape) < (ignored or 0)
+        if ignored is not None:
+            labels = torch.cat((labels, left_out.float()), 1) if regions else torch.where(left_out, ignore, labels)
+        target.append(labels)
+    dice = {"batch_dice": batch_dice, "do_bg": regions, "smooth": 1e-5, "ddp": False}
+    parts = {"dice_class": MemoryEfficientSoftDiceLoss}
+    if regions:
+        loss = DC_and_BCE_loss({}, dice, use_ignore_label=ignored is not None, **parts)
+    else:
+        loss = DC_and_CE_loss(dice, {}, ignore_label=ignore, **parts)
+    of = task(2, 3, regions, ignore_label=ignore, batch_dice=batch_dice)
+    found = weighted_supervised(Output(pyramid, regions), target, torch.ones(3), of)
+    expected = DeepSupervisionWrapper(loss, [2 / 3, 1 / 3])(pyramid, target)
+    torch.testing.assert_close(found, expected)
+    for mine, theirs in zip(*(torch.autograd.grad(each, pyramid) for each in (found, expected)), strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_a_constant_factor_scales_the_dice_only():
@@ -103,6 +136,14 @@ def test_ablations(tiny_net, weighting, kinds):
     assert [type(weights).__name__ for weights in method.debiasing] == kinds
     terms = method.losses(net, *batch(), Now(0, 0, 0.0))
     assert all(torch.isfinite(term) for term in terms.values())
+
+
+def test_a_checkpoint_from_before_the_classes_seen_were_kept_loads(tiny_net):
+    _, method = ready(tiny_net)
+    state = {name: value for name, value in method.state_dict().items() if not name.endswith(".seen")}
+    assert len(state) == len(method.state_dict()) - 2
+    method.load_state_dict(state)
+    assert all(weights.seen.all() for weights in method.debiasing)
 
 
 def test_different_draws_give_different_pseudo_labels_equal_ones_do_not(tiny_net):

@@ -98,15 +98,15 @@ def test_no_gradient_comes_from_the_probe_or_the_labels(tiny_net):
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in net.module.parameters())
 
 
-def test_adds_two_hyperparameters_and_needs_one_view():
+def test_adds_three_hyperparameters_and_needs_one_view():
     added = set(FixMatchCTA.hyperparameters()) - set(FixMatch.hyperparameters())
-    assert added == {"depth", "cut"} and FixMatchCTA.views == ("weak",)
+    assert added == {"depth", "cut", "cutout"} and FixMatchCTA.views == ("weak",)
     assert FixMatchCTA().controller.cut == 0.8
     assert (FixMatchCTA().weight, FixMatchCTA().rampup) == (1.0, 0.0)
     assert FixMatchCTA(**FixMatchCTA.presets["ssl4mis"]).controller.cut == 0.85
 
 
-@pytest.mark.parametrize("wrong", [{"depth": -1}, {"cut": 1.1}, {"threshold": -0.1}])
+@pytest.mark.parametrize("wrong", [{"depth": -1}, {"cut": 1.1}, {"cutout": 1.1}, {"threshold": -0.1}])
 def test_values_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         FixMatchCTA(**wrong)

@@ -175,7 +175,7 @@ def test_which_patches_diverge(tiny_net, labeled_too):
 
 
 @pytest.mark.parametrize(
-    ("preset", "start", "end"), [("published", 0.0067379, 1.0), ("ssl4mis", 0.0269518, 4.0), ("official", 0.3, 0.3)]
+    ("preset", "start", "end"), [("published", 0.0269518, 4.0), ("official", 0.3, 0.3)]
 )
 def test_weights_of_the_presets(preset, start, end):
     method = RDrop(**RDrop.presets[preset])

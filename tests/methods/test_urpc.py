@@ -119,8 +119,24 @@ def test_a_region_equals_two_classes():
 def test_scales_become_full_size_linearly_also_along_one_axis():
     logits = torch.tensor([[[[0.0, 2.0]]]])
     assert full_size(logits, (1, 4)).flatten().tolist() == [0.0, 0.5, 1.5, 2.0]
+    assert full_size(logits, (1, 4), nearest=True).flatten().tolist() == [0.0, 0.0, 2.0, 2.0]
     assert full_size(torch.zeros(2, 3, 4, 5, 6, dtype=torch.bfloat16), (4, 10, 12)).shape == (2, 3, 4, 10, 12)
     assert full_size(torch.zeros(2, 3, 4, 4, dtype=torch.bfloat16), (8, 8)).dtype == torch.float32
+
+
+def test_the_published_2d_code_takes_the_nearest_voxel():
+    """Of two scales in 2D (1, 4) and (1, 2); in 3D it interpolates linearly, too."""
+    full, half = voxels(*SCALES), voxels([1.0, 0.0], [0.0, 2.0])
+    exact, nearest = pyramid_consistency([full, half], False)[0], pyramid_consistency([full, half], False, True)[0]
+    repeated = pyramid_consistency([full, half.repeat_interleave(2, 2)], False)[0]
+    torch.testing.assert_close(nearest, repeated)
+    assert (nearest - exact).abs() > 0.01
+    for dimensions, same in ((2, False), (3, True)):
+        consistencies = []
+        for nearest_in_2d in (False, True):
+            net, method = ready(dimensions, perturb=False, nearest_in_2d=nearest_in_2d)
+            consistencies.append(method.losses(net, *batches(dimensions), END)["consistency"].item())
+        assert (consistencies[0] == consistencies[1]) == same
 
 
 def pyramid(seed=0):
