@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nnunet_ssl.errors import InputError
 
@@ -20,10 +23,23 @@ PARTIAL = ".partial"
 CHECKPOINT_KEY = "semi_supervised"  # our entry beside those of nnU-Net
 # what zipfile raises on a damaged archive, then what torch raises on one that holds something else
 DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, ValueError, OSError)
-FOREIGN = (RuntimeError, EOFError, pickle.UnpicklingError)
+FOREIGN = (RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError)
+
+
+def _named_by_numpy_1(function: Callable) -> Callable:
+    """A function of NumPy under the name of the module where NumPy 1 had it, as files of that time say."""
+
+    def same(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    same.__module__, same.__name__, same.__qualname__ = "numpy.core.multiarray", *[function.__name__] * 2
+    return same
+
+
 # beside plain values and tensors nnU-Net's steps and logs give NumPy's, which a pickle makes with these
+MAKERS = (np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0])
 NUMPY = [
-    *(np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0], np.ndarray, np.dtype),
+    *(*MAKERS, *map(_named_by_numpy_1, MAKERS), np.ndarray, np.dtype),
     *(type(np.dtype(kind)) for kind in "efdilq?"),
 ]
 
@@ -73,23 +89,50 @@ def read_checkpoint(file: str, device: torch.device) -> dict[str, Any]:
         InputError: the file is cut off or damaged, holds code, or is no checkpoint of nnU-Net. torch itself takes
             changed weights for good, as it does not look at the checksums.
     """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
-    except DAMAGED as error:
-        damaged = str(error)
-    content = None
-    if damaged is None:
-        try:
-            content = load_as_data(file, device)
-        except FOREIGN as error:
-            damaged = str(error).partition("\n")[0]
+    content, fault = read_whole(file, device)
     if not isinstance(content, dict) or "trainer_name" not in content:
         raise InputError(
-            f"{file} is no whole checkpoint ({damaged or 'it names no trainer'}). Replace it by a copy, or remove it: "
+            f"{file} is no whole checkpoint ({fault or 'it names no trainer'}). Replace it by a copy, or remove it: "
             "--c then goes on from checkpoint_latest or checkpoint_best, if they are there, else from the start."
         )
     return content
+
+
+def read_whole(file: str | os.PathLike, device: torch.device | str) -> tuple[Any, str]:
+    """What a file holds, read as data, and what is wrong with it: that it is damaged, or holds more than data."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if part := archive.testzip():
+                return None, f"{part} is damaged"
+    except DAMAGED as error:
+        return None, (error.strerror if isinstance(error, OSError) else "") or str(error)
+    try:
+        return load_as_data(file, device), ""
+    except FOREIGN as error:
+        code = re.search(r"Unsupported (?:global|class|operand)\S* (?:GLOBAL )?(\S+)", str(error))
+        return None, f"it holds more than data: {code.group(1)}" if code else str(error).partition("\n")[0]
+
+
+def networks_of(checkpoint: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights of the network that predicts, and those of a second one that was trained beside it, if any.
+
+    Where their average predicts, they are the two that it averages.
+    """
+    deployed = checkpoint["network_weights"]
+    first, second = (below(deployed, f"{member}.") for member in ("first", "second"))
+    return first or deployed, second or below(state_of_method(checkpoint), "twin.")
+
+
+def state_of_method(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What a method saved of its own; nothing in a checkpoint of another trainer."""
+    state = checkpoint.get(CHECKPOINT_KEY)
+    method = state.get("method") if isinstance(state, dict) else None
+    return method if isinstance(method, dict) else {}
+
+
+def below(weights: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries under a prefix, by what follows it."""
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
 
 
 def load_as_data(file: str | os.PathLike, device: torch.device | str) -> Any:

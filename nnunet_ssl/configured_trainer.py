@@ -19,7 +19,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 import nnunet_ssl
-from nnunet_ssl import lineage
+from nnunet_ssl import lineage, pretrained
 from nnunet_ssl.data.origin import ORIGIN_FILE, Origin, data_differences, present_origin
 from nnunet_ssl.data.raw import dataset_number
 from nnunet_ssl.data.splits import read_splits
@@ -27,7 +27,7 @@ from nnunet_ssl.data.workers import Workers
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import write_json
 from nnunet_ssl.method import Method
-from nnunet_ssl.networks.net import set_deep_supervision
+from nnunet_ssl.networks.net import set_deep_supervision, unwrap
 from nnunet_ssl.planning import hidden_labels_of_fold
 from nnunet_ssl.random_state import seed_everything
 from nnunet_ssl.resumable_trainer import ResumableTrainer
@@ -82,11 +82,20 @@ class ConfiguredTrainer(ResumableTrainer):
         base = self.preprocessed_dataset_folder_base
         self.plans_saw_hidden_labels = len(hidden_labels_of_fold(self.plans_manager.plans, self.fold, base))
         self.print_to_log_file(f"labels that this fold hides and the plans saw: {self.plans_saw_hidden_labels}")
-        if file := lineage.pretrained_weights_file():
-            self._origin = lineage.begun_with(
-                file, self._present_origin(), self.accept_other_data, self.print_to_log_file
-            )
+        if file := pretrained.file_asked_for():
+            weights = pretrained.read_weights(file)
+            arguments = (self._present_origin(), self.accept_other_data, self.print_to_log_file)
+            self._origin = lineage.begun_with(file, weights.content, *arguments)
+            pretrained.load_in_nnunets_place(self, lambda: self.load_pretrained_weights(weights))
         super().initialize()
+
+    def load_pretrained_weights(self, weights: pretrained.PretrainedWeights) -> None:
+        """`-pretrained_weights`, for the student and the further networks of the method; says which got what.
+
+        Raises:
+            InputError: the weights are of another architecture.
+        """
+        pretrained.begin_with(weights, unwrap(self.network), self.method, self.print_to_log_file)
 
     # ------------------------------------------------------------------ what it is made of
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_ssl.checkpoints import CHECKPOINT_KEY, load_as_data
+from nnunet_ssl.checkpoints import CHECKPOINT_KEY, networks_of, read_whole
 from nnunet_ssl.data.origin import ORIGIN_FILE, in_words, read_origin
 from nnunet_ssl.data.raw import environment_folder, listed
 from nnunet_ssl.errors import InputError
@@ -114,11 +113,10 @@ def stock_checkpoints(checkpoint: Any, file: Path, member: str | None = None) ->
 
 
 def _load(file: Path) -> Any:
-    try:
-        return load_as_data(file, "cpu")
-    except (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(f"{file} cannot be read: it is damaged, or holds more than data ({reason}).") from None
+    content, fault = read_whole(file, "cpu")
+    if fault:
+        raise InputError(f"{file} cannot be read: it is damaged, or holds more than data ({fault[:200]}).")
+    return content
 
 
 def _network_class(checkpoint: Any, file: Path) -> str:
@@ -143,20 +141,14 @@ def _network_class(checkpoint: Any, file: Path) -> str:
 def _members(checkpoint: dict, member: str | None, file: Path) -> list[dict]:
     """The weights asked for: a model of two networks deploys their average, or the first of them."""
     deployed = checkpoint["network_weights"]
-    first = _below(deployed, "first.")
-    second = _below(deployed, "second.") or _below(checkpoint.get(CHECKPOINT_KEY, {}).get("method", {}), "twin.")
+    first, second = networks_of(checkpoint)
     if member is None:
-        return [first, second] if first else [deployed]
+        return [deployed] if first is deployed else [first, second]
     if not second:
         raise InputError(f"{file} has one network only: leave out --member {member}.")
-    first = first or deployed
     if member != "first" and second.keys() != first.keys():
         raise InputError(f"{file}: its second network is of another kind, which stock nnU-Net cannot build.")
     return {"first": [first], "second": [second], "both": [first, second]}[member]
-
-
-def _below(weights: dict, prefix: str) -> dict:
-    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
 
 
 def trained_model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> Path:

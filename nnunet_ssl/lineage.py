@@ -7,7 +7,6 @@ else has changed must be said to be meant: `accept_other_data` in `nnUNet_ssl_co
 
 from __future__ import annotations
 
-import inspect
 import os
 import shutil
 from collections.abc import Callable
@@ -115,20 +114,17 @@ def continued(before: Origin | None, now: Origin, what: str, epoch: int, accept:
     return now.after(before, f"continued from epoch {epoch}: {'; '.join(changed)}")
 
 
-def begun_with(file: str, now: Origin, accept: bool, say: Say) -> Origin:
+def begun_with(file: str, content: dict[str, Any], now: Origin, accept: bool, say: Say) -> Origin:
     """The origin of a training that begins with the weights of a file, as `-pretrained_weights` has it.
+
+    Args:
+        content: of the file.
 
     Raises:
         InputError: they have learned labels of this dataset that the fold hides or validates on, or it is unknown
             whether they have where labels are hidden.
     """
     what = f"-pretrained_weights {file}"
-    try:
-        content = load_as_data(file, "cpu")
-    except OSError as error:
-        raise InputError(f"{what} cannot be read ({error.strerror or error}).") from error
-    except FOREIGN:
-        content = None  # more than data, which nnU-Net loads nevertheless
     before = origin_in(content, file)
     dataset = before.dataset if before else _dataset_of(content)
     name = Path(file).name
@@ -200,19 +196,6 @@ def set_aside(fold_folder: Path, say: Say) -> None:
     for path in found:
         os.replace(path, target / path.name)
     say(f"An earlier training of this fold lies in {target} now: {listed([path.name for path in found])}")
-
-
-def pretrained_weights_file() -> str | None:
-    """The file of `-pretrained_weights`, while nnU-Net has a trainer initialized for it.
-
-    It loads the weights itself and tells the trainer nothing: only its function that calls knows the file.
-    """
-    frame = inspect.currentframe()
-    while frame is not None:
-        if frame.f_code.co_name == "maybe_load_checkpoint":
-            return frame.f_locals.get("pretrained_weights_file")
-        frame = frame.f_back
-    return None
 
 
 def _refuse_unknown(now: Origin, what: str, remedy: str, accept: bool) -> None:
