@@ -56,13 +56,13 @@ def one_rank(rank: int, world: int, folder: Path):
     os._exit(0)
 
 
-def tiny_network(dimensions: int, channels: int, seed: int = 0) -> PlainConvUNet:
+def tiny_network(dimensions: int, channels: int, seed: int = 0, input_channels: int = 1) -> PlainConvUNet:
     """A U-Net as nnU-Net's plans make it, with three stages of a few features and deep supervision."""
     torch.manual_seed(seed)
     conv = {2: torch.nn.Conv2d, 3: torch.nn.Conv3d}[dimensions]
     norm = {2: torch.nn.InstanceNorm2d, 3: torch.nn.InstanceNorm3d}[dimensions]
     return PlainConvUNet(
-        input_channels=1,
+        input_channels=input_channels,
         n_stages=3,
         features_per_stage=(4, 6, 8),
         conv_op=conv,

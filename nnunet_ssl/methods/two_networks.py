@@ -12,7 +12,10 @@ from nnunet_ssl.networks.net import Net, Output
 
 
 class TwoNetworks(RampedMethod):
-    """Adds a twin of the plan's architecture with its own random weights; `second` is the twin as methods use it."""
+    """Adds a twin of the plan's architecture with its own random weights; `second` is the twin as methods use it.
+
+    Pretrained weights know it by the name `twin`.
+    """
 
     def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
         self.twin = new_net()
