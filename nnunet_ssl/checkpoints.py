@@ -109,8 +109,10 @@ def read_whole(file: str | os.PathLike, device: torch.device | str) -> tuple[Any
     try:
         return load_as_data(file, device), ""
     except FOREIGN as error:
-        code = re.search(r"Unsupported (?:global|class|operand)\S* (?:GLOBAL )?(\S+)", str(error))
-        return None, f"it holds more than data: {code.group(1)}" if code else str(error).partition("\n")[0]
+        if not isinstance(error, pickle.UnpicklingError):
+            return None, str(error).partition("\n")[0]
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        return None, f"it holds more than data: {named.group(1)}" if named else "it holds more than data"
 
 
 def networks_of(checkpoint: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

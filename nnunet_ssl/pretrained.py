@@ -36,10 +36,7 @@ NNUNETS_LOADER, NNUNETS_CALLER = "load_pretrained_weights", "maybe_load_checkpoi
 NNSSL_KEY = "nnssl_adaptation_plan"
 ENCODER, HEADS, TWIN = "encoder.", ".seg_layers.", "twin"
 NO_HEADS = "nnU-Net leaves heads out"
-KEEP_DATA = (
-    "If you trust it, keep what is data: python -c \"import torch; c = torch.load('FILE', weights_only=False); "
-    f"torch.save({{k: c[k] for k in ('network_weights', '{NNSSL_KEY}') if k in c}}, 'weights.pth')\""
-)
+AS_DATA = "Write its weights alone where its code belongs: torch.save({'network_weights': weights}, 'weights.pth')."
 SAME_PLANS = (
     "Both trainings need plans of one architecture: take one dataset's plans for the other with "
     "nnUNetv2_move_plans_between_datasets, and preprocess and train with these (-p)."
@@ -128,7 +125,7 @@ def read_weights(file: str) -> PretrainedWeights:
     what = f"-pretrained_weights {file}"
     content, fault = read_whole(file, "cpu")
     if fault:
-        remedy = KEEP_DATA if "more than data" in fault else "Give the checkpoint of a training, or a whole copy of it."
+        remedy = AS_DATA if "more than data" in fault else "Give the checkpoint of a training, or a whole copy of it."
         raise InputError(f"{what} cannot be read ({fault}). {remedy}")
     weights = content.get("network_weights") if isinstance(content, dict) else None
     if not (isinstance(weights, dict) and weights and all(isinstance(name, str) for name in weights)):
@@ -158,10 +155,10 @@ def begin_with(
     told = {"student": _begin_student(weights, student)}
     for name, network in _further_networks(method) if method is not None else ():
         told[name] = _begin_further(weights, name, network)
+    if weights.second and TWIN not in told:
+        told["second network"] = "left out, there is one here"
     for name, what in told.items():
         say(f"-pretrained_weights, {name}: {what}")
-    if weights.second and TWIN not in told:
-        say("-pretrained_weights: the file's second network is left out, there is one here")
 
 
 def _begin_student(weights: PretrainedWeights, student: nn.Module) -> str:
@@ -199,7 +196,7 @@ def _begin_further(weights: PretrainedWeights, name: str, network: nn.Module) ->
         if wanted and not _mismatches(wanted, fitted):
             _copy(fitted, wanted)
             return _in_words(network, wanted, source + input_layer, why)
-    return "random, the file has no weights of its kind"
+    return "random, no weights of the file fit it"
 
 
 def _further_networks(parent: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -14,28 +15,28 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 from torch import multiprocessing as mp
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
-from workbench import one_rank, tiny_network
+from workbench import change_a_weight, one_rank, tiny_network
 
 from nnunet_ssl.configured_trainer import ConfiguredTrainer
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.networks.net import Net, run, unwrap
+from nnunet_ssl.networks.net import unwrap
 from nnunet_ssl.pretrained import begin_with, read_weights
 
 CPU = torch.device("cpu")
 SMALL = {"width": 48, "layers": 2, "heads": 2}  # the transformer of cross teaching
 DONORS = ("", "Supervised", "MeanTeacher", "CPS", "DHC", "CrossTeaching")  # "": nnU-Net's own trainer
 RECIPIENTS = ("Supervised", "MeanTeacher", "CPS", "DHC", "CrossTeaching", "CCT", "BCP")
-ALL, BODY, ENCODER = 26, 22, 12  # tensors of the phantom's network; without its two heads; of its encoder
-STUDENT = "student: 22 of 26 tensors of the file's {}; random: heads, 4 tensors (nnU-Net leaves heads out)"
-TWIN_FROM_TWIN = "twin: 22 of 26 tensors of the file's second network; random: heads, 4 tensors (nnU-Net leaves heads out)"
+# of the phantom's network 28 tensors are its own, 12 of them of its encoder and 4 of its heads
+BUT_HEADS = "{}: 24 of 28 tensors of the file's {}; random: heads, 4 tensors (nnU-Net leaves heads out)"
+TWIN_FROM_TWIN = BUT_HEADS.format("twin", "second network")
 TWIN_FROM_FIRST = (
-    "twin: 12 of 26 tensors of the encoder of the file's {}; random: decoder and heads, 14 tensors (else both networks "
+    "twin: 12 of 28 tensors of the encoder of the file's {}; random: decoder and heads, 16 tensors (else both networks "
     "would be one)"
 )
 FURTHER = {
     "MeanTeacher": ["teacher: a copy of the student, when training starts"],
     "BCP": ["teacher: a copy of the student, when training starts"],
-    "CCT": [f"decoders.{number}: random, the file has no weights of its kind" for number in range(3)],
+    "CCT": [f"decoders.{number}: random, no weights of the file fit it" for number in range(3)],
 }
 
 
@@ -46,8 +47,12 @@ def trainer_of(dataset, method, patched, **settings):
     return get_trainer_from_args(dataset.name, "3d_fullres", 0, name, dataset.plans, device=CPU)
 
 
-def write_donor(dataset, method, patched) -> dict:
-    """The checkpoint of a trainer of whose networks no two tensors are alike, at the root of the dataset."""
+def file_of(dataset, donor) -> Path:
+    return dataset.root / f"nnUNetTrainer{donor}.pth"
+
+
+def write_donor(dataset, method, patched) -> None:
+    """The checkpoint of a trainer of whose networks no tensor is as it is drawn."""
     trainer = trainer_of(dataset, method, patched)
     trainer.initialize()
     torch.manual_seed(len(method))
@@ -56,7 +61,7 @@ def write_donor(dataset, method, patched) -> dict:
         for network in networks:
             for parameter in network.parameters():
                 parameter.normal_()
-    trainer.save_checkpoint(str(dataset.root / f"{method}.pth"))
+    trainer.save_checkpoint(str(file_of(dataset, method)))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +80,7 @@ def dataset(donors, monkeypatch):
 
 
 def content(dataset, donor) -> dict:
-    return torch.load(dataset.root / f"{donor}.pth", weights_only=False)
+    return torch.load(file_of(dataset, donor), weights_only=False)
 
 
 def networks(dataset, donor) -> tuple[dict, dict | None]:
@@ -93,10 +98,10 @@ def below(weights, prefix):
 
 def begin(dataset, method, weights, patched, **settings):
     """A trainer as `nnUNetv2_train -pretrained_weights` has it before the first step, and what its log says."""
-    trainer = trainer_of(dataset, method, patched, **settings)
+    trainer, said = trainer_of(dataset, method, patched, **settings), []
+    trainer.print_to_log_file = lambda *words: said.append(" ".join(map(str, words)))
     maybe_load_checkpoint(trainer, False, False, str(weights))
-    log = Path(trainer.log_file).read_text(encoding="utf-8")
-    return trainer, [line.partition("-pretrained_weights, ")[2] for line in log.splitlines() if "_weights, " in line]
+    return trainer, [line.removeprefix("-pretrained_weights, ") for line in said if "-pretrained_weights, " in line]
 
 
 def assert_taken(network, weights, taken=lambda name: "seg_layers" not in name):
@@ -116,10 +121,10 @@ def of_encoder(name):
 @pytest.mark.parametrize("method", RECIPIENTS)
 def test_every_trainer_begins_with_the_weights_of_every_other(dataset, monkeypatch, donor, method):
     first, second = networks(dataset, donor)
-    trainer, log = begin(dataset, method, dataset.root / f"{donor}.pth", monkeypatch)
+    trainer, log = begin(dataset, method, file_of(dataset, donor), monkeypatch)
     assert_taken(trainer.network, first)
     source = "first network" if second else "network"
-    assert log[0] == STUDENT.format(source)
+    assert log[0] == BUT_HEADS.format("student", source)
     if method in ("CPS", "DHC"):
         if donor in ("CPS", "DHC"):
             assert_taken(trainer.method.twin, second)
@@ -129,13 +134,12 @@ def test_every_trainer_begins_with_the_weights_of_every_other(dataset, monkeypat
             assert log[1:] == [TWIN_FROM_FIRST.format(source)]
     elif method == "CrossTeaching" and donor == method:
         assert_taken(trainer.method.twin, second, lambda name: True)
-        assert log[1:] == ["twin: 35 of 35 tensors of the file's second network"]
+        assert log[1:] == ["twin: 62 of 62 tensors of the file's second network"]
     elif method == "CrossTeaching":
-        assert log[1:] == ["twin: random, the file has no weights of its kind"]
+        assert log[1:] == ["twin: random, no weights of the file fit it"]
     else:
-        assert log[1:] == FURTHER.get(method, [])
-        left_out = "the file's second network is left out, there is one here"
-        assert (left_out in Path(trainer.log_file).read_text(encoding="utf-8")) == bool(second)
+        left_out = ["second network: left out, there is one here"] if second else []
+        assert log[1:] == FURTHER.get(method, []) + left_out
     if method in ("MeanTeacher", "BCP"):
         monkeypatch.setattr(ConfiguredTrainer, "on_train_start", lambda self: None)
         trainer.on_train_start()
@@ -143,18 +147,19 @@ def test_every_trainer_begins_with_the_weights_of_every_other(dataset, monkeypat
 
 
 def test_decoders_go_to_decoders_and_a_discriminator_begins_anew(dataset, monkeypatch):
-    trainer, log = begin(dataset, "CCT", dataset.root / "CCT.pth", monkeypatch)
+    trainer, log = begin(dataset, "CCT", file_of(dataset, "CCT"), monkeypatch)
     saved = content(dataset, "CCT")["semi_supervised"]["method"]
     for number, decoder in enumerate(trainer.method.decoders):
         assert_taken(decoder, below(saved, f"decoders.{number}."))
         assert log[1 + number] == (
-            f"decoders.{number}: 10 of 12 tensors of the file's decoders.{number}; random: heads, 2 tensors (nnU-Net "
+            f"decoders.{number}: 12 of 14 tensors of the file's decoders.{number}; random: heads, 2 tensors (nnU-Net "
             "leaves heads out)"
         )
-    trainer, log = begin(dataset, "DAN", dataset.root / "DAN.pth", monkeypatch)
+    trainer, log = begin(dataset, "DAN", file_of(dataset, "DAN"), monkeypatch)
     assert log[1:] == ["evaluator: random, it learns from what the student predicts"]
-    assert_taken(trainer.method.evaluator, below(content(dataset, "DAN")["semi_supervised"]["method"], "evaluator."),
-                 lambda name: False)  # fmt: skip
+    theirs = below(content(dataset, "DAN")["semi_supervised"]["method"], "evaluator.")
+    for name, parameter in trainer.method.evaluator.named_parameters():
+        assert not torch.equal(parameter, theirs[name]), name
 
 
 def test_the_network_that_predicts_is_taken_where_it_is_a_teacher(dataset, monkeypatch, tmp_path):
@@ -190,14 +195,13 @@ def test_weights_of_another_number_of_classes(dataset, monkeypatch, tmp_path, me
     trainer, log = begin(dataset, method, edited(dataset, tmp_path, seven), monkeypatch)
     first, second = networks(dataset, "CPS")
     assert_taken(trainer.network, first)
-    assert log[0] == STUDENT.format("first network")
+    assert log[0] == BUT_HEADS.format("student", "first network")
     if method == "DHC":
         assert_taken(trainer.method.twin, second)
         assert log[1] == TWIN_FROM_TWIN
 
 
-def input_layer(network):
-    return network.state_dict()["encoder.stages.0.0.convs.0.conv.weight"]
+INPUT = re.compile(r"encoder\.stages\.0\.0\.convs\.0\.(conv|all_modules\.0)\.weight")
 
 
 def test_weights_for_another_number_of_channels(dataset, monkeypatch, tmp_path):
@@ -207,8 +211,8 @@ def test_weights_for_another_number_of_channels(dataset, monkeypatch, tmp_path):
     trainer, log = begin(dataset, "CPS", edited(dataset, tmp_path, three), monkeypatch)
     for network, donor in zip((trainer.network, trainer.method.twin), networks(dataset, "CPS"), strict=True):
         expected = 7 * donor["encoder.stages.0.0.convs.0.conv.weight"]
-        torch.testing.assert_close(input_layer(network), expected)
-        assert_taken(network, donor, lambda name: not any(part in name for part in ("seg_layers", "stages.0.0.convs.0.conv.weight", "stages.0.0.convs.0.all_modules.0.weight")) or "decoder.stages" in name)  # fmt: skip
+        torch.testing.assert_close(network.state_dict()["encoder.stages.0.0.convs.0.conv.weight"], expected)
+        assert_taken(network, donor, lambda name: not (INPUT.search(name) or "seg_layers" in name))
     for line, which in zip(log, ("first", "second"), strict=True):
         assert f"of the file's {which} network, its input layer for 3 channel(s) shared among 1; random: heads" in line
 
@@ -245,9 +249,11 @@ def test_an_encoder_is_taken_where_there_is_no_more(dataset, monkeypatch, tmp_pa
     first, _ = networks(dataset, "")
     assert_taken(trainer.network, first, of_encoder)
     assert_taken(trainer.method.twin, first, of_encoder)
-    why = "the file holds an encoder alone" if kind == "encoder alone" else "nnssl's fine-tuning takes the encoder alone"
+    why = (
+        "the file holds an encoder alone" if kind == "encoder alone" else "nnssl's fine-tuning takes the encoder alone"
+    )
     assert log == [
-        f"student: 12 of 26 tensors of the file's network; random: decoder and heads, 14 tensors ({why})",
+        f"student: 12 of 28 tensors of the file's network; random: decoder and heads, 16 tensors ({why})",
         TWIN_FROM_FIRST.format("network"),
     ]
 
@@ -271,9 +277,9 @@ def test_another_architecture_is_refused_and_nothing_loaded(dataset, monkeypatch
     weights = edited(dataset, tmp_path, wider, "")
     assert refusal(dataset, monkeypatch, weights) == (
         "does not fit this network: encoder.stages.2.0.convs.0.conv.weight is 16x6x3x3x3 in the file, 8x6x3x3x3 here; "
-        "encoder.stages.2.0.convs.0.conv.bias is 16 in the file, 8 here; encoder.stages.2.0.convs.0.norm.weight is 16 in "
-        "the file, 8 here; and 6 more. Both trainings need plans of one architecture: take one dataset's plans for the "
-        "other with nnUNetv2_move_plans_between_datasets, and preprocess and train with these (-p)."
+        "encoder.stages.2.0.convs.0.conv.bias is 16 in the file, 8 here; encoder.stages.2.0.convs.0.norm.weight is 16 "
+        "in the file, 8 here; and 6 more. Both trainings need plans of one architecture: take one dataset's plans for "
+        "the other with nnUNetv2_move_plans_between_datasets, and preprocess and train with these (-p)."
     )
     network = tiny_network(3, 3)
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -298,29 +304,27 @@ class Code:
         return os.mkdir, ("ran",)
 
 
-def damage(file):
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    file.write_bytes(data)
-
-
 def test_what_is_no_checkpoint_is_refused_in_a_line(dataset, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name, what, expected in (
-        ("code.pth", {"network_weights": {}, "x": Code()}, "cannot be read (it holds more than data: "),
+        ("code.pth", {"network_weights": {}, "x": Code()}, "cannot be read (it holds more than data: posix.mkdir). "),
         ("path.pth", {"network_weights": {}, "x": Path()}, "cannot be read (it holds more than data: pathlib."),
         ("state.pth", tiny_network(3, 3).state_dict(), "is no checkpoint of nnU-Net: it has no network_weights. "),
         ("list.pth", [1], "is no checkpoint of nnU-Net: it has no network_weights. "),
         ("empty.pth", {"network_weights": {}}, "is no checkpoint of nnU-Net: it has no network_weights. "),
-        ("names.pth", {"network_weights": {"encoder.stages.0.0.convs.0.conv.weight": 3}}, "does not fit this network: "),
+        (
+            "names.pth",
+            {"network_weights": {"encoder.stages.0.0.convs.0.conv.weight": 3}},
+            "does not fit this network: ",
+        ),
     ):
         torch.save(what, name)
         message = refusal(dataset, monkeypatch, name)
         assert message.startswith(expected)
-        assert ("keep what is data: python -c" in message) == ("more than data" in message)
+        assert ("Write its weights alone where its code belongs" in message) == ("more than data" in message)
     assert not Path("ran").exists()
-    shutil.copy(dataset.root / "CPS.pth", "damaged.pth")
-    damage(Path("damaged.pth"))
+    shutil.copy(file_of(dataset, "CPS"), "damaged.pth")
+    change_a_weight(Path("damaged.pth"))
     assert "is damaged). Give the checkpoint of a training, or a whole copy of it." in refusal(
         dataset, monkeypatch, "damaged.pth"
     )
@@ -345,14 +349,14 @@ def test_logs_of_numpy_1_are_data_too(dataset, monkeypatch, tmp_path):
 def test_nnunets_own_loader_is_back_afterwards(dataset, monkeypatch):
     """After a training of ours, and after one that ended before its weights were loaded."""
     theirs = run_training.load_pretrained_weights
-    begin(dataset, "CPS", dataset.root / "DHC.pth", monkeypatch)
+    begin(dataset, "CPS", file_of(dataset, "DHC"), monkeypatch)
     assert run_training.load_pretrained_weights is theirs
     broken = trainer_of(dataset, "CPS", monkeypatch)
     monkeypatch.setattr("nnunet_ssl.methods.cps.CPS.setup", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        maybe_load_checkpoint(broken, False, False, str(dataset.root / "DHC.pth"))
+        maybe_load_checkpoint(broken, False, False, str(file_of(dataset, "DHC")))
     stock = trainer_of(dataset, "", monkeypatch)
-    maybe_load_checkpoint(stock, False, False, str(dataset.root / "Supervised.pth"))
+    maybe_load_checkpoint(stock, False, False, str(file_of(dataset, "Supervised")))
     assert_taken(stock.network, networks(dataset, "Supervised")[0])
     assert run_training.load_pretrained_weights is theirs
 
@@ -360,7 +364,7 @@ def test_nnunets_own_loader_is_back_afterwards(dataset, monkeypatch):
 def test_val_takes_the_checkpoint_of_the_fold_as_nnunet_has_it(dataset, monkeypatch, tmp_path):
     trainer = trainer_of(dataset, "Supervised", monkeypatch)
     final = Path(trainer.output_folder, "checkpoint_final.pth")
-    shutil.copy(dataset.root / "Supervised.pth", final)
+    shutil.copy(file_of(dataset, "Supervised"), final)
     try:
         maybe_load_checkpoint(trainer, False, True, "nowhere.pth")
     finally:
@@ -370,7 +374,7 @@ def test_val_takes_the_checkpoint_of_the_fold_as_nnunet_has_it(dataset, monkeypa
 
 def test_a_compiled_network_takes_them(dataset, monkeypatch):
     monkeypatch.setattr(ConfiguredTrainer, "_do_i_compile", lambda self: True)
-    trainer, _ = begin(dataset, "CPS", dataset.root / "DHC.pth", monkeypatch)
+    trainer, _ = begin(dataset, "CPS", file_of(dataset, "DHC"), monkeypatch)
     assert isinstance(trainer.network, OptimizedModule)
     first, second = networks(dataset, "DHC")
     assert_taken(unwrap(trainer.network), first)
@@ -387,7 +391,7 @@ def load_rank(rank, world, dataset, folder):
             nnunet.DDP = lambda network, device_ids: DistributedDataParallel(network)
             trainer = trainer_of(dataset, "CPS", patched)
             trainer.device, trainer.grad_scaler = CPU, None
-            maybe_load_checkpoint(trainer, False, False, str(dataset.root / "Supervised.pth"))
+            maybe_load_checkpoint(trainer, False, False, str(file_of(dataset, "Supervised")))
             state = {"net": unwrap(trainer.network).state_dict(), "twin": trainer.method.twin.state_dict()}
             torch.save(state, f"{folder}/rank_{rank}")
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.run_training import get_trainer_from_args, run_training
+from workbench import change_a_weight
 
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.export import export_model
@@ -313,6 +314,9 @@ def test_export_is_a_stock_model(dataset, monkeypatch, tmp_path):
         export_model(out, ["3"], tmp_path / "other")
     with pytest.raises(InputError, match="one network only"):
         export_model(out, ["0"], tmp_path / "other", "second")
+    change_a_weight(out / "fold_0" / "checkpoint_final.pth")
+    with pytest.raises(InputError, match="checkpoint_final.pth cannot be read: it is damaged"):
+        export_model(out, ["0"], tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 

@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import signal
+import zipfile
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,15 @@ def file_size_limit(bytes_at_most):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
+
+
+def change_a_weight(file: Path) -> None:
+    """Changes a byte of a checkpoint that torch then loads without a word."""
+    with zipfile.ZipFile(file) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    content = bytearray(file.read_bytes())
+    content[largest.header_offset + 1000] ^= 0xFF
+    file.write_bytes(content)
 
 
 @contextmanager
