@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net, Output
 from nnunet_ssl.schedules import gaussian_rampup
 
@@ -126,12 +127,22 @@ class Method(nn.Module):
         super().__init__()
         self.report: dict[str, Tensor | float] = {}
 
-    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
+    @classmethod
+    def student(cls, architecture: Architecture) -> nn.Module:
+        """The network in training: that of the plan, unless the paper has one of its own."""
+        return architecture()
+
+    @classmethod
+    def model(cls, architecture: Architecture) -> nn.Module:
+        """The network that `deployed` returns, with whatever weights: nnU-Net builds it to load a checkpoint."""
+        return cls.student(architecture)
+
+    def setup(self, net: Net, new_net: Architecture) -> None:
         """Builds teachers, twins and heads.
 
         Args:
             net: the student.
-            new_net: makes another network of the plan's architecture with its own random weights.
+            new_net: the plan's architecture; called, it makes another network with its own random weights.
 
         Raises:
             NotImplementedError: the method cannot work with this network or data set, with the reason.

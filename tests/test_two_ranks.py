@@ -167,10 +167,10 @@ def test_an_unlabeled_batch_that_ranks_cannot_share_equally_is_refused(monkeypat
     trainer = object.__new__(SemiSupervisedTrainer)
     trainer.unlabeled_batch_size, trainer.local_rank = size, 1
     if share is not None:
-        assert trainer._unlabeled_share() == share
+        assert trainer.unlabeled_share() == share
     else:
         with pytest.raises(InputError, match=f"unlabeled_batch_size = {size} .* 2 GPUs.*: take {size + 1}"):
-            trainer._unlabeled_share()
+            trainer.unlabeled_share()
 
 
 # ---------------------------------------------------------------------- nnU-Net's command with -num_gpus 2

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from nnunet_ssl.losses.cross_entropy import hard_labels
 from nnunet_ssl.method import RampedMethod
+from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net, Output
 
 
 class TwoNetworks(RampedMethod):
     """Adds a twin of the plan's architecture with its own random weights; `second` is the twin as methods use it."""
 
-    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
+    def setup(self, net: Net, new_net: Architecture) -> None:
         self.twin = new_net()
         self.second = net.alike(self.twin)
 

@@ -16,11 +16,12 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves, tree_map
-from workbench import SMALL_TRANSFORMER, one_rank, task, tiny_network
+from workbench import SMALL_TRANSFORMER, one_rank, task, tiny_architecture, tiny_network
 
 import nnunet_ssl.methods
 from nnunet_ssl._bootstrap import trainers_folder
 from nnunet_ssl.distributed import average_gradients, broadcast_state
+from nnunet_ssl.losses.supervised import Supervised
 from nnunet_ssl.method import Labeled, Method, Now, Unlabeled
 from nnunet_ssl.networks.net import Net
 from nnunet_ssl.networks.own_optimizer import OwnOptimizer
@@ -88,18 +89,12 @@ def batches(dimensions, channels, regions, size=2, seed=1):
 
 def ready(method, dimensions, channels, regions, network=tiny_network, **arguments):
     """A student and a method whose teachers and twins have other weights than the student."""
-    net = Net(network(dimensions, channels, seed=0), regions)
+    build = tiny_architecture if network is tiny_network else partial(partial, network)
+    net = Net(method.student(build(dimensions, channels, seed=0)), regions)
     made = method(**(SMALL.get(method.__name__, {}) | arguments))
-    loss = nnunet_loss(regions)
-
-    def supervised(output, target):
-        if isinstance(target, list) and len(output.pyramid) > 1:
-            return loss(output.pyramid, target)
-        return loss.loss(output.logits, target[0] if isinstance(target, list) else target)
-
-    made.supervised = supervised
+    made.supervised = Supervised(nnunet_loss(regions), deep_supervision=True)
     made.task = task(dimensions, channels, regions)
-    made.setup(net, partial(network, dimensions, channels, seed=5))
+    made.setup(net, build(dimensions, channels, seed=5))
     torch.manual_seed(2)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -248,12 +243,12 @@ def rank_gradients(rank, world, method, folder):
     with one_rank(rank, world, folder):
         net, made = ready(method, 2, 3, False, **quiet(method))
         broadcast_state(made)
-        wrapped = Net(DistributedDataParallel(net.module), False)
+        net.network = DistributedDataParallel(net.module)
         labeled, unlabeled = batches(2, 3, False, size=2 * world)
-        sum(made.losses(wrapped, *part_of(rank, labeled, unlabeled), LATE).values()).backward()
+        sum(made.losses(net, *part_of(rank, labeled, unlabeled), LATE).values()).backward()
         average_gradients([parameter for parameter in made.parameters() if parameter.requires_grad])
-        made.after_step(wrapped, LATE)
-        torch.save({"net": gradients(wrapped), "method": made.state_dict()}, folder / f"result_{rank}")
+        made.after_step(net, LATE)
+        torch.save({"net": gradients(net), "method": made.state_dict()}, folder / f"result_{rank}")
 
 
 @ALL
@@ -286,8 +281,8 @@ def test_a_compiled_student_gives_the_same_losses(method, monkeypatch):
     for compiled in (False, True):
         net, made = ready(method, 2, 3, False, **quiet(method))
         if compiled:
-            net = Net(torch.compile(net.network), False)
-            made.setup(net, partial(tiny_network, 2, 3, seed=5))
+            net.network = torch.compile(net.network)
+            made.setup(net, tiny_architecture(2, 3, seed=5))
             eager, same = ready(method, 2, 3, False, **quiet(method))
             made.load_state_dict(same.state_dict())
             assert list(net.module.state_dict()) == list(eager.module.state_dict())
