@@ -34,24 +34,35 @@ class Now:
 
 @dataclass(frozen=True)
 class Labeled:
-    """A labeled batch: image (B, channels, *spatial) and target as nnU-Net makes it (a list over scales)."""
+    """A labeled batch.
+
+    Attributes:
+        image: (B, channels, *spatial).
+        target: as nnU-Net makes it, a list over scales with deep supervision.
+        cases: ids of the B cases that the patches come from.
+    """
 
     image: Tensor
     target: Tensor | list[Tensor]
+    cases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Unlabeled:
     """An unlabeled batch as aligned views (B, channels, *spatial) of the same patches; only those a method asks for.
 
-    weak: nnU-Net's spatial transforms and mirroring. strong: the same geometry plus nnU-Net's intensity transforms.
-    target: the pseudo-label of the case in the same geometry, in the form of `Labeled.target`; none before the first of
-    the method's `phases`.
+    Attributes:
+        weak: nnU-Net's spatial transforms and mirroring.
+        strong: the same geometry plus nnU-Net's intensity transforms.
+        target: the pseudo-label of the case in the same geometry, in the form of `Labeled.target`; none before the
+            first of the method's `phases`.
+        cases: ids of the B cases that the patches come from.
     """
 
     weak: Tensor | None = None
     strong: Tensor | None = None
     target: Tensor | list[Tensor] | None = None
+    cases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,7 @@ class Task:
         patch_size: voxels of a training patch along each axis.
         spacing: mm between voxels along each axis.
         mirror_axes: spatial axes, from 0, along which nnU-Net mirrors.
+        labeled_cases: ids of the labeled training cases.
         voxel_counts: counts the voxels of each channel over the labeled training cases, (C,) float64; with regions
             one more entry, for voxels in none of them.
     """
@@ -84,6 +96,7 @@ class Task:
     spacing: tuple[float, ...]
     mirror_axes: tuple[int, ...]
     voxel_counts: Callable[[], Tensor]
+    labeled_cases: tuple[str, ...] = ()
 
     def split_target(self, target: Tensor) -> tuple[Tensor, Tensor | None]:
         """A target of nnU-Net at one scale as labels and as the voxels (B, *spatial) that are annotated, None for all.
@@ -104,8 +117,8 @@ class Method(nn.Module):
     Hyperparameters are keyword arguments of the constructor; the paper's values are the preset "published".
 
     Attributes:
-        views: the views of each unlabeled patch that `losses` reads, of "weak", "strong" and "target". With "target",
-            which needs `labeled_first`, at the start of each phase the student as it is then labels all unlabeled
+        views: the views of each unlabeled patch that `losses` reads, of "weak", "strong" and "target"; a constructor
+            may ask for fewer. With "target", which needs `labeled_first`, at the start of each phase the student as it is then labels all unlabeled
             cases.
         presets: named sets of hyperparameters that differ from the defaults; "published" is the paper's.
         task: what is known of the data set; set by the trainer before `setup`.
@@ -116,7 +129,7 @@ class Method(nn.Module):
         report: figures to log per epoch beside the losses (scalar tensors or floats), filled anew by each step.
     """
 
-    views: ClassVar[tuple[str, ...]] = ("weak",)
+    views: tuple[str, ...] = ("weak",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {"published": {}}
     phases: tuple[float, ...] = ()
     labeled_first: bool = False

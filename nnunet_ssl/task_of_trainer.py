@@ -34,6 +34,7 @@ def task_of(trainer: SemiSupervisedTrainer) -> Task:
         spacing=tuple(trainer.configuration_manager.spacing),
         mirror_axes=tuple(trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[-1] or ()),
         voxel_counts=lambda: voxel_counts(trainer),
+        labeled_cases=tuple(trainer.do_split()[0]),
     )
 
 

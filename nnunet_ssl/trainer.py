@@ -77,6 +77,11 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         super().initialize()
         self.net = Net(self.network, self.label_manager.has_regions)
         self.method = type(self).method(**self.hyperparameters)
+        if "target" in self.method.views and not self.method.labeled_first:
+            raise NotImplementedError(
+                f"{type(self.method).__name__} asks for the view \"target\" without labeled_first: before the first of its "
+                "phases there is no network that could label the unlabeled cases."
+            )
         self.method.supervised = Supervised(self.loss, self.enable_deep_supervision)
         self.method.task = task_of(self)
         self.method.setup(self.net, self._architecture)
@@ -137,7 +142,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
 
     def join_streams(self, labeled: nnUNetDataLoader) -> Iterator[dict]:
         """Each training batch also carries an unlabeled one, made by the same workers, unless it is not read yet."""
-        views = Views(labeled.transforms, type(self).method.views)
+        views = Views(labeled.transforms, self.method.views)
         pool = self._unlabeled_pool(self._labels_of(self._loaders_phase) if "target" in views.views else None)
         if self.method.labeled_first and self._loaders_phase == 0:
             return labeled
@@ -209,7 +214,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
 
     def on_train_epoch_start(self) -> None:
         if self.method.labeled_first and self._phase_begins():
-            if "target" in type(self).method.views:
+            if "target" in self.method.views:
                 self._label_cases()
             self._renew_loaders()
         super().on_train_epoch_start()
@@ -273,9 +278,10 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
 
     def train_step(self, batch: dict) -> dict[str, Tensor]:
         """One step; returns the total loss, its terms and the method's report, all still on the device."""
-        labeled = Labeled(self._to_device(batch["data"]), self._to_device(batch["target"]))
+        labeled = Labeled(self._to_device(batch["data"]), self._to_device(batch["target"]), tuple(batch["keys"]))
         unlabeled = Unlabeled(
-            **{v: self._to_device(batch[STREAM + v]) for v in type(self.method).views if STREAM + v in batch},
+            **{view: self._to_device(batch[STREAM + view]) for view in self.method.views if STREAM + view in batch},
+            cases=tuple(batch.get(STREAM + "cases", ())),
         )
         step = self.current_epoch * self.num_iterations_per_epoch + self._iteration
         fraction = step / (self.num_epochs * self.num_iterations_per_epoch)

@@ -93,7 +93,7 @@ def train(trainer, rank=None):
         if rank is not None:
             labeled, unlabeled = part_of(rank, labeled, unlabeled)
         views = {f"unlabeled_{view}": patches for view, patches in vars(unlabeled).items()}
-        trainer.train_step({"data": labeled.image, "target": labeled.target} | views)
+        trainer.train_step({"data": labeled.image, "target": labeled.target, "keys": labeled.cases} | views)
     return {
         "net": dict(trainer.net.module.state_dict()),
         "method": dict(trainer.method.state_dict()),
