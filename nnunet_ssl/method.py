@@ -110,6 +110,13 @@ class Task:
             return labels, None
         return torch.where(labels == self.ignore_label, 0, labels), labels != self.ignore_label
 
+    def one_hot(self, labels: Tensor) -> Tensor:
+        """Class numbers (B, *spatial), or regions 0/1, as a mask of each channel, bool (B, C, *spatial)."""
+        if self.regions:
+            return labels.bool()
+        classes = torch.arange(len(self.channels), device=labels.device).view(-1, *[1] * (labels.ndim - 1))
+        return labels[:, None] == classes
+
 
 class Method(nn.Module):
     """One paper. Submodules are its extra networks, buffers its state: `state_dict()` is all that a resume needs.
@@ -118,8 +125,8 @@ class Method(nn.Module):
 
     Attributes:
         views: the views of each unlabeled patch that `losses` reads, of "weak", "strong" and "target"; a constructor
-            may ask for fewer. With "target", which needs `labeled_first`, at the start of each phase the student as it is then labels all unlabeled
-            cases.
+            may ask for fewer. With "target", which needs `labeled_first`, at the start of each phase the student as it
+            is then labels all unlabeled cases.
         presets: named sets of hyperparameters that differ from the defaults; "published" is the paper's.
         task: what is known of the data set; set by the trainer before `setup`.
         supervised: nnU-Net's own loss over all scales, called with an `Output` and a target; set by the trainer.

@@ -79,8 +79,8 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         self.method = type(self).method(**self.hyperparameters)
         if "target" in self.method.views and not self.method.labeled_first:
             raise NotImplementedError(
-                f"{type(self.method).__name__} asks for the view \"target\" without labeled_first: before the first of its "
-                "phases there is no network that could label the unlabeled cases."
+                f'{type(self.method).__name__} asks for the view "target" without labeled_first: before the first of '
+                "its phases there is no network that could label the unlabeled cases."
             )
         self.method.supervised = Supervised(self.loss, self.enable_deep_supervision)
         self.method.task = task_of(self)

@@ -125,7 +125,8 @@ class UnlabeledLoader(nnUNetDataLoader):
     def generate_train_batch(self) -> dict[str, torch.Tensor | list[torch.Tensor] | list[str]]:
         """{"unlabeled_<view>": (B, channels, *patch)} of patches drawn uniformly over cases and positions.
 
-        "unlabeled_cases" are the ids of the cases that they come from. The view "target" has nnU-Net's form: labels or regions, a list over scales with deep supervision.
+        "unlabeled_cases" are the ids of the cases that they come from. The view "target" has nnU-Net's form: labels or
+        regions, a list over scales with deep supervision.
         """
         with torch.no_grad(), threadpool_limits(limits=1, user_api=None):
             cases = [str(case) for case in self.get_indices()]

@@ -104,6 +104,7 @@ def ready(method, dimensions, channels, regions, network=tiny_network, **argumen
 
 # what takes the randomness out of a method, for those of its hyperparameters that it has
 QUIET = {"noise": 0.0, "dropout": 1e-9, "drop_path": 0.0, "perturb": False, "depth": 0, "volume": 0, "side": 0}
+QUIET |= {"radius": 0.0}
 
 
 def quiet(method):
