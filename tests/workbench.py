@@ -89,7 +89,7 @@ class TinyArchitecture(Architecture):
 
     def __call__(self) -> torch.nn.Module:
         torch.manual_seed(self.seed)
-        if self.network_class == PLAIN:
+        if self.network_class == PLAIN and self.own is None:
             return PlainConvUNet(1, num_classes=self.output_channels, deep_supervision=True, **self.arguments)
         return super().__call__()
 

@@ -61,7 +61,7 @@ class Architecture:
             arguments |= {"n_conv_per_stage": [2] * stages, "n_conv_per_stage_decoder": [2] * (stages - 1)}
             return replace(self, network_class=PLAIN, arguments=arguments)
         name = "A network of the trainer's own" if self.own else self.network_class.rpartition(".")[2]
-        raise NotImplementedError(f"{name} has no counterpart with other blocks; take a U-Net of nnU-Net's plans.")
+        raise NotImplementedError(f"{name} has no counterpart of other blocks; take a U-Net of nnU-Net's plans.")
 
 
 def planned_architecture(
