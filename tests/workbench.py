@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import distributed as dist
 
 from nnunet_ssl.method import Task
-from nnunet_ssl.networks.architecture import PLAIN, Architecture
+from nnunet_ssl.networks.architecture import PLAIN, RESIDUAL, Architecture
 
 SMALL_TRANSFORMER = {"width": 48, "layers": 2, "heads": 2}  # of cross teaching
 TWO_PHASES = ("BCP", "CutMix", "SelfTraining")  # trainers whose second phase needs a second epoch
@@ -89,9 +89,11 @@ class TinyArchitecture(Architecture):
 
     def __call__(self) -> torch.nn.Module:
         torch.manual_seed(self.seed)
-        if self.network_class == PLAIN and self.own is None:
-            return PlainConvUNet(1, num_classes=self.output_channels, deep_supervision=True, **self.arguments)
-        return super().__call__()
+        if self.own is not None:
+            return self.own()
+        # with torch's own weights at the start: nnU-Net's are so large that images of the tests overflow in float16
+        network = {PLAIN: PlainConvUNet, RESIDUAL: ResidualEncoderUNet}[self.network_class]
+        return network(self.input_channels, num_classes=self.output_channels, deep_supervision=True, **self.arguments)
 
 
 def tiny_architecture(dimensions: int, channels: int, seed: int = 5) -> TinyArchitecture:

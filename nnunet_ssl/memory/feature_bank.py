@@ -31,12 +31,14 @@ class FeatureBank(nn.Module):
     def update(self, vectors: Tensor, scores: Tensor, valid: Tensor) -> None:
         """Replaces the vectors of each class that has new ones by those with the lowest scores, over all ranks.
 
+        What a step that overflowed gives is not taken.
+
         Args:
             vectors: new ones of each class, (C, N, D).
             scores: (C, N).
             valid: which of them count, (C, N).
         """
-        size = self.vectors.shape[1]
+        size, valid = self.vectors.shape[1], valid & vectors.isfinite().all(2)
         best = _lowest(vectors, torch.where(valid, scores.float(), torch.inf), size)
         vectors, scores = (torch.cat(gathered(each).unbind(), 1) for each in best)  # of all ranks side by side
         vectors, scores = _lowest(vectors, scores, size)

@@ -29,12 +29,15 @@ class BatchNorm(nn.Module):
             count = len(vectors) * world_size()
             mean = sum_over_ranks(vectors.sum(0)) / count
             variance = sum_over_ranks((vectors - mean).square().sum(0)) / count
-            with torch.no_grad():
-                self.mean.lerp_(mean, self.momentum)
-                self.variance.lerp_(variance * count / max(1, count - 1), self.momentum)
+            self._follow(mean.detach(), variance.detach() * count / max(1, count - 1))
         else:
             mean, variance = self.mean, self.variance
         return (vectors - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
+
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        sound = (mean.isfinite() & variance.isfinite()).all()  # not of a step that overflowed
+        for average, new in ((self.mean, mean), (self.variance, variance)):
+            average.copy_(torch.where(sound, average.lerp(new, self.momentum), average))
 
 
 def projection(features: int, hidden: int, out: int, nonlin: nn.Module) -> nn.Sequential:
