@@ -75,6 +75,20 @@ def attacking(trainer: SemiSupervisedTrainer, image: Tensor) -> list[Tensor]:
     return [learning(network, image, 4) for network in networks]
 
 
+def branching(trainer: SemiSupervisedTrainer, image: Tensor) -> list[Tensor]:
+    """One encoder pass over both streams, and every decoder on its features."""
+    module = trainer.net.module
+    skips = module.encoder(torch.cat([image] * 2))
+    return [scale.sum() for decoder in (module.decoder, *trainer.method.decoders) for scale in decoder(skips)]
+
+
+def withstanding(trainer: SemiSupervisedTrainer, image: Tensor) -> list[Tensor]:
+    """The student over both streams twice; before that one gradient on their images."""
+    images = torch.cat([image] * 2).requires_grad_()
+    torch.autograd.grad(trainer.network(images)[0].sum(), images)
+    return [learning(trainer.network, image, 2), learning(trainer.network, image, 2)]
+
+
 # The network passes that a paper asks of a step: losses to go backward from; what is without gradient is done at once.
 PASSES: dict[str, Passes] = {
     "nnUNetTrainerSupervised": lambda t, x: [learning(t.network, x)],
@@ -96,6 +110,10 @@ PASSES: dict[str, Passes] = {
     "nnUNetTrainerCutMix": lambda t, x: [learning(t.network, x, 2), *looking(t.method.teacher, x)],
     "nnUNetTrainerSelfTraining": lambda t, x: [learning(t.network, x, 2)],
     "nnUNetTrainerRDrop": lambda t, x: [learning(t.network, x, 4)],
+    "nnUNetTrainerSSNet": withstanding,
+    "nnUNetTrainerMCNet": branching,
+    "nnUNetTrainerMCNetPlus": branching,
+    "nnUNetTrainerMCF": lambda t, x: [learning(n, x, 2) for n in (t.network, t.method.second.network)],
 }
 
 
@@ -142,7 +160,7 @@ def measure(name: str, asked: argparse.Namespace) -> dict[str, float]:
         torch.randint(0, CLASSES, (asked.batch, 1, *[size // 2**scale for size in asked.patch])).to(torch.int16)
         for scale in range(len(asked.features) - 1)
     ]
-    batch = {"data": image, "target": target, STREAM + "target": target}
+    batch = {"data": image, "target": target, "keys": [], STREAM + "target": target}
     batch |= {STREAM + view: image.clone() for view in ("weak", "strong")}
     image = image.to(device)
 

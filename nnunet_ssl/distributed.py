@@ -46,6 +46,16 @@ def of_all_ranks(value: Any) -> list[Any]:
     return values
 
 
+def gathered(value: Tensor) -> Tensor:
+    """The tensors of all ranks, without gradient, as a new first axis; all have one shape."""
+    value = value.detach()
+    if world_size() == 1:
+        return value[None]
+    values = [torch.empty_like(value) for _ in range(world_size())]
+    dist.all_gather(values, value.contiguous())
+    return torch.stack(values)
+
+
 def sum_over_ranks(value: Tensor) -> Tensor:
     """The sum of a tensor over all ranks; gradients flow back to every rank."""
     return dist_functional.all_reduce(value) if world_size() > 1 else value

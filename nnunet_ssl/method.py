@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net, Output
 from nnunet_ssl.schedules import gaussian_rampup
 
@@ -33,24 +34,35 @@ class Now:
 
 @dataclass(frozen=True)
 class Labeled:
-    """A labeled batch: image (B, channels, *spatial) and target as nnU-Net makes it (a list over scales)."""
+    """A labeled batch.
+
+    Attributes:
+        image: (B, channels, *spatial).
+        target: as nnU-Net makes it, a list over scales with deep supervision.
+        cases: ids of the B cases that the patches come from.
+    """
 
     image: Tensor
     target: Tensor | list[Tensor]
+    cases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Unlabeled:
     """An unlabeled batch as aligned views (B, channels, *spatial) of the same patches; only those a method asks for.
 
-    weak: nnU-Net's spatial transforms and mirroring. strong: the same geometry plus nnU-Net's intensity transforms.
-    target: the pseudo-label of the case in the same geometry, in the form of `Labeled.target`; none before the first of
-    the method's `phases`.
+    Attributes:
+        weak: nnU-Net's spatial transforms and mirroring.
+        strong: the same geometry plus nnU-Net's intensity transforms.
+        target: the pseudo-label of the case in the same geometry, in the form of `Labeled.target`; none before the
+            first of the method's `phases`.
+        cases: ids of the B cases that the patches come from.
     """
 
     weak: Tensor | None = None
     strong: Tensor | None = None
     target: Tensor | list[Tensor] | None = None
+    cases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,7 @@ class Task:
         patch_size: voxels of a training patch along each axis.
         spacing: mm between voxels along each axis.
         mirror_axes: spatial axes, from 0, along which nnU-Net mirrors.
+        labeled_cases: ids of the labeled training cases.
         voxel_counts: counts the voxels of each channel over the labeled training cases, (C,) float64; with regions
             one more entry, for voxels in none of them.
     """
@@ -83,6 +96,7 @@ class Task:
     spacing: tuple[float, ...]
     mirror_axes: tuple[int, ...]
     voxel_counts: Callable[[], Tensor]
+    labeled_cases: tuple[str, ...] = ()
 
     def split_target(self, target: Tensor) -> tuple[Tensor, Tensor | None]:
         """A target of nnU-Net at one scale as labels and as the voxels (B, *spatial) that are annotated, None for all.
@@ -96,6 +110,13 @@ class Task:
             return labels, None
         return torch.where(labels == self.ignore_label, 0, labels), labels != self.ignore_label
 
+    def one_hot(self, labels: Tensor) -> Tensor:
+        """Class numbers (B, *spatial), or regions 0/1, as a mask of each channel, bool (B, C, *spatial)."""
+        if self.regions:
+            return labels.bool()
+        classes = torch.arange(len(self.channels), device=labels.device).view(-1, *[1] * (labels.ndim - 1))
+        return labels[:, None] == classes
+
 
 class Method(nn.Module):
     """One paper. Submodules are its extra networks, buffers its state: `state_dict()` is all that a resume needs.
@@ -103,9 +124,9 @@ class Method(nn.Module):
     Hyperparameters are keyword arguments of the constructor; the paper's values are the preset "published".
 
     Attributes:
-        views: the views of each unlabeled patch that `losses` reads, of "weak", "strong" and "target". With "target",
-            which needs `labeled_first`, at the start of each phase the student as it is then labels all unlabeled
-            cases.
+        views: the views of each unlabeled patch that `losses` reads, of "weak", "strong" and "target"; a constructor
+            may ask for fewer. With "target", which needs `labeled_first`, at the start of each phase the student as it
+            is then labels all unlabeled cases.
         presets: named sets of hyperparameters that differ from the defaults; "published" is the paper's.
         task: what is known of the data set; set by the trainer before `setup`.
         supervised: nnU-Net's own loss over all scales, called with an `Output` and a target; set by the trainer.
@@ -115,7 +136,7 @@ class Method(nn.Module):
         report: figures to log per epoch beside the losses (scalar tensors or floats), filled anew by each step.
     """
 
-    views: ClassVar[tuple[str, ...]] = ("weak",)
+    views: tuple[str, ...] = ("weak",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {"published": {}}
     phases: tuple[float, ...] = ()
     labeled_first: bool = False
@@ -126,12 +147,22 @@ class Method(nn.Module):
         super().__init__()
         self.report: dict[str, Tensor | float] = {}
 
-    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
+    @classmethod
+    def student(cls, architecture: Architecture) -> nn.Module:
+        """The network in training: that of the plan, unless the paper has one of its own."""
+        return architecture()
+
+    @classmethod
+    def model(cls, architecture: Architecture) -> nn.Module:
+        """The network that `deployed` returns, with whatever weights: nnU-Net builds it to load a checkpoint."""
+        return cls.student(architecture)
+
+    def setup(self, net: Net, new_net: Architecture) -> None:
         """Builds teachers, twins and heads.
 
         Args:
             net: the student.
-            new_net: makes another network of the plan's architecture with its own random weights.
+            new_net: the plan's architecture; called, it makes another network with its own random weights.
 
         Raises:
             NotImplementedError: the method cannot work with this network or data set, with the reason.

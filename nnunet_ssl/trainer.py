@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.helpers import dummy_context
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, autocast, nn
 from torch import distributed as dist
 
@@ -25,14 +26,17 @@ from nnunet_ssl.data.views import Views
 from nnunet_ssl.distributed import average_gradients, broadcast_state, world_size
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.lineage import check_first_stage, check_pseudo_labels
-from nnunet_ssl.method import Labeled, Method, Now, Task, Unlabeled
-from nnunet_ssl.networks.net import Net, Output, deep_supervision, unwrap
+from nnunet_ssl.losses.supervised import Supervised
+from nnunet_ssl.method import Labeled, Method, Now, Unlabeled
+from nnunet_ssl.networks.architecture import planned_architecture
+from nnunet_ssl.networks.net import Net, deep_supervision, unwrap
 from nnunet_ssl.networks.own_optimizer import MAX_GRADIENT_NORM, OwnOptimizer
 from nnunet_ssl.networks.teacher import Teacher
 from nnunet_ssl.progress import ProgressLogger, epoch_means
 from nnunet_ssl.pseudo_labels import FOLDER, LOST, begin_folder, label_cases, single_components
 from nnunet_ssl.random_state import seed_everything
 from nnunet_ssl.schedules import Restarted, phase_of
+from nnunet_ssl.task_of_trainer import task_of
 
 
 class SemiSupervisedTrainer(ConfiguredTrainer):
@@ -69,12 +73,18 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         Raises:
             NotImplementedError: the method or the unlabeled stream cannot do what the plans ask for, with the reason.
         """
+        self.build_network_architecture = self._build_student
         super().initialize()
         self.net = Net(self.network, self.label_manager.has_regions)
         self.method = type(self).method(**self.hyperparameters)
-        self.method.supervised = self._supervised_loss
-        self.method.task = self._task()
-        self.method.setup(self.net, self._new_network)
+        if "target" in self.method.views and not self.method.labeled_first:
+            raise NotImplementedError(
+                f'{type(self.method).__name__} asks for the view "target" without labeled_first: before the first of '
+                "its phases there is no network that could label the unlabeled cases."
+            )
+        self.method.supervised = Supervised(self.loss, self.enable_deep_supervision)
+        self.method.task = task_of(self)
+        self.method.setup(self.net, self._architecture)
         self.method.to(self.device)
         starts = {max(1, round(fraction * self.num_epochs)) for fraction in self.method.phases}
         self.phase_starts = sorted(epoch for epoch in starts if epoch < self.num_epochs)
@@ -88,60 +98,31 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
             self.optimizer.add_param_group({"params": parameters})
         self.optimizers = [self.optimizer, *(module.optimizer for module in own)]
 
-    def _new_network(self) -> nn.Module:
-        """Another network of the plan's architecture, with its own random weights."""
-        return self.build_network_architecture(
-            self.plans_manager,
-            self.configuration_manager,
-            self.num_input_channels,
-            self.label_manager.num_segmentation_heads,
-            self.enable_deep_supervision,
-        ).to(self.device)
+    @classmethod
+    def build_network_architecture(  # nnU-Net looks at the names of the arguments
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """What predicts: nnU-Net asks for it to load a checkpoint."""
+        sizes = (num_input_channels, num_output_channels, enable_deep_supervision)
+        return cls.method.model(planned_architecture(configuration_manager, *sizes))
 
-    def _task(self) -> Task:
-        labels = self.label_manager
-        values = {name: value for name, value in self.dataset_json["labels"].items() if name != "ignore"}
-        if labels.has_regions:  # nnU-Net keeps their order and leaves the background out
-            channels = [name for name, value in values.items() if np.any(value)]
-        else:
-            channels = sorted(values, key=values.get)
-        return Task(
-            channels=tuple(channels),
-            regions=labels.has_regions,
-            ignore_label=labels.ignore_label,
-            batch_dice=self.configuration_manager.batch_dice,
-            scale_weights=tuple(self.loss.weight_factors) if self.enable_deep_supervision else (1.0,),
-            image_channels=self.num_input_channels,
-            unlabeled_batch_size=self._unlabeled_share(),
-            patch_size=tuple(self.configuration_manager.patch_size),
-            spacing=tuple(self.configuration_manager.spacing),
-            mirror_axes=tuple(self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[-1] or ()),
-            voxel_counts=self._labeled_voxel_counts,
-        )
-
-    def _labeled_voxel_counts(self) -> Tensor:
-        """Voxels of each output channel over the labeled training cases, as preprocessed; see `Task.voxel_counts`."""
-        labels = self.label_manager
-        dataset, _ = self.get_tr_and_val_datasets()
-        by_label = np.zeros(max(labels.all_labels) + 1, dtype=np.int64)
-        for case in dataset.identifiers:
-            segmentation = dataset.load_case(case)[1][0].astype(np.int64)
-            segmentation[segmentation < 0] = 0  # outside of nnU-Net's crop to non-zero
-            known = segmentation[segmentation < len(by_label)]  # not the ignore label
-            by_label += np.bincount(known, minlength=len(by_label))
-        if not labels.has_regions:
-            return torch.from_numpy(by_label).double()
-        regions = [np.unique(np.atleast_1d(region)) for region in labels.foreground_regions]
-        in_none = np.setdiff1d(np.arange(len(by_label)), np.concatenate(regions))
-        return torch.tensor([by_label[region].sum() for region in [*regions, in_none]]).double()
+    def _build_student(
+        self, plans_manager: PlansManager, configuration_manager: ConfigurationManager, *sizes: int
+    ) -> nn.Module:
+        """What nnU-Net builds to train; a subclass whose class method builds a network of its own trains that one."""
+        build, own = type(self).build_network_architecture, None
+        if getattr(build, "__func__", build) is not SemiSupervisedTrainer.build_network_architecture.__func__:
+            own = partial(build, plans_manager, configuration_manager, *sizes)
+        self._architecture = planned_architecture(configuration_manager, *sizes, own=own)
+        return type(self).method.student(self._architecture)
 
     def _method_parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.method.parameters() if parameter.requires_grad]
-
-    def _supervised_loss(self, output: Output, target: Tensor | list[Tensor]) -> Tensor:
-        if self.enable_deep_supervision and len(output.pyramid) == 1:  # a second network that has no such outputs
-            return self.loss.loss(output.logits, target[0])
-        return self.loss(output.pyramid if self.enable_deep_supervision else output.logits, target)
 
     # ------------------------------------------------------------------ data
 
@@ -161,11 +142,11 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
 
     def join_streams(self, labeled: nnUNetDataLoader) -> Iterator[dict]:
         """Each training batch also carries an unlabeled one, made by the same workers, unless it is not read yet."""
-        views = Views(labeled.transforms, type(self).method.views)
+        views = Views(labeled.transforms, self.method.views)
         pool = self._unlabeled_pool(self._labels_of(self._loaders_phase) if "target" in views.views else None)
         if self.method.labeled_first and self._loaders_phase == 0:
             return labeled
-        unlabeled = UnlabeledLoader(pool, self._unlabeled_share(), labeled, views, self.label_manager)
+        unlabeled = UnlabeledLoader(pool, self.unlabeled_share(), labeled, views, self.label_manager)
         return TwoStreamLoader(labeled, unlabeled)
 
     def _unlabeled_pool(self, labels: Path | None = None) -> UnlabeledPool:
@@ -208,7 +189,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
             check_pseudo_labels(labels, self.origin, LOST)
         return UnlabeledPool(files, predictions, labels)
 
-    def _unlabeled_share(self) -> int:
+    def unlabeled_share(self) -> int:
         """This rank's part of the unlabeled batch.
 
         Raises:
@@ -237,7 +218,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
     def on_train_epoch_start(self) -> None:
         if self.method.labeled_first and self._phase_begins():
             self.check_same_data()
-            if "target" in type(self).method.views:
+            if "target" in self.method.views:
                 self._label_cases()
             self._renew_loaders()
         super().on_train_epoch_start()
@@ -300,9 +281,10 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
 
     def train_step(self, batch: dict) -> dict[str, Tensor]:
         """One step; returns the total loss, its terms and the method's report, all still on the device."""
-        labeled = Labeled(self._to_device(batch["data"]), self._to_device(batch["target"]))
+        labeled = Labeled(self._to_device(batch["data"]), self._to_device(batch["target"]), tuple(batch["keys"]))
         unlabeled = Unlabeled(
-            **{v: self._to_device(batch[STREAM + v]) for v in type(self.method).views if STREAM + v in batch},
+            **{view: self._to_device(batch[STREAM + view]) for view in self.method.views if STREAM + view in batch},
+            cases=tuple(batch.get(STREAM + "cases", ())),
         )
         step = self.current_epoch * self.num_iterations_per_epoch + self._iteration
         fraction = step / (self.num_epochs * self.num_iterations_per_epoch)

@@ -98,7 +98,7 @@ def test_each_phase_has_pseudo_labels_of_the_student_as_it_was(dataset, monkeypa
     monkeypatch.setattr(type(trainer), "on_epoch_end", on_epoch_end, raising=False)
     trainer.run_training()
     first = {"data", "target", "keys"}
-    assert keys == [first] * 4 + [first | {"unlabeled_strong", "unlabeled_target"}] * 4
+    assert keys == [first] * 4 + [first | {"unlabeled_strong", "unlabeled_target", "unlabeled_cases"}] * 4
     folder = Path(trainer.output_folder) / "pseudo_labels"
     images = dataset.base / f"{dataset.plans}_3d_fullres_unlabeled"
     cases = sorted(file.name for file in images.glob("*.b2nd"))
@@ -160,7 +160,7 @@ def test_no_unlabeled_patch_comes_before_it_is_read(name, dataset, monkeypatch):
     assert trainer.phase_starts == [2] and keys == [first] * 2
     resumed = resume(dataset, f"nnUNetTrainer{name}")
     resumed.run_training()
-    later = first | {"unlabeled_weak", "unlabeled_strong"}
+    later = first | {"unlabeled_weak", "unlabeled_strong", "unlabeled_cases"}
     assert keys == [first] * 4 + [later] * 2
 
 

@@ -369,3 +369,44 @@ def test_class_counts_are_of_the_labeled_training_cases(dataset, monkeypatch):
     assert counts.sum() == total
     segmentation = [np.asarray(labeled.load_case(case)[1][:]) for case in labeled.identifiers]
     assert counts[2] == sum((array == 2).sum() for array in segmentation)
+
+
+def test_patches_carry_the_cases_that_they_come_from(dataset, monkeypatch):
+    monkeypatch.setenv("nnUNet_ssl_config", f"{{{SHORT}}}")
+    trainer = trainer_of(dataset)
+    seen = []
+    losses = type(trainer).method.losses
+    monkeypatch.setattr(
+        type(trainer).method,
+        "losses",
+        lambda self, net, labeled, unlabeled, now: (
+            seen.append((labeled, unlabeled)) or losses(self, net, labeled, unlabeled, now)
+        ),
+    )
+    trainer.run_training()
+    train, _ = trainer.do_split()
+    assert trainer.method.task.labeled_cases == tuple(train)
+    unlabeled_ids = {file.stem for file in (dataset.base / f"{dataset.plans}_3d_fullres_unlabeled").glob("*.b2nd")}
+    for labeled, unlabeled in seen:
+        assert len(labeled.cases) == len(labeled.image) and set(labeled.cases) <= set(train)
+        assert len(unlabeled.cases) == len(unlabeled.weak) and set(unlabeled.cases) <= unlabeled_ids
+
+
+def test_workers_make_the_views_that_the_method_at_hand_reads(dataset, monkeypatch):
+    """Its hyperparameters may ask for fewer than its class."""
+    monkeypatch.setenv("nnUNet_ssl_config", f"{{{SHORT}}}")
+    trainer = trainer_of(dataset, "nnUNetTrainerFixMatch")
+    trainer.initialize()
+    trainer.method.views = ("weak",)
+    trainer.on_train_start()
+    assert {key for key in next(trainer._train_steps.loader) if key.startswith("unlabeled_")} == {
+        "unlabeled_weak",
+        "unlabeled_cases",
+    }
+
+
+def test_pseudo_labels_of_cases_before_any_network_could_make_them_are_refused(dataset, monkeypatch):
+    trainer = trainer_of(dataset)
+    monkeypatch.setattr(type(trainer).method, "views", ("weak", "target"))
+    with pytest.raises(NotImplementedError, match='view "target" without labeled_first'):
+        trainer.initialize()

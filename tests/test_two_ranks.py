@@ -24,10 +24,11 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
-from workbench import SMALL_TRANSFORMER, one_rank, task, tiny_network
+from workbench import SMALL_TRANSFORMER, one_rank, task, tiny_architecture, tiny_network
 
 from nnunet_ssl.distributed import average_gradients, broadcast_state
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.losses.supervised import Supervised
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.networks.net import Net
 from nnunet_ssl.trainer import SemiSupervisedTrainer
@@ -71,16 +72,11 @@ def trainer_of(method, net, **arguments):
     trainer.current_epoch, trainer.num_epochs, trainer.num_iterations_per_epoch = 0, 1, 2 * STEPS
     trainer.phase_starts = [0]
     trainer._iteration = STEPS  # ramp-ups are well on their way, and dropout that acts is no longer insisted on
-    loss = nnunet_loss(False)
-
-    def supervised(output, target):
-        return loss(output.pyramid, target) if len(output.pyramid) > 1 else loss.loss(output.logits, target[0])
-
     trainer.net = net
     trainer.method = method(**arguments)
-    trainer.method.supervised = supervised
+    trainer.method.supervised = Supervised(nnunet_loss(False), deep_supervision=True)
     trainer.method.task = task(2, CHANNELS)
-    trainer.method.setup(net, partial(tiny_network, 2, CHANNELS, seed=5))
+    trainer.method.setup(net, tiny_architecture(2, CHANNELS, seed=5))
     smooth(net.module)
     smooth(trainer.method)
     broadcast_state(trainer.method)
@@ -119,7 +115,7 @@ def train(trainer, rank=None):
         if rank is not None:
             labeled, unlabeled = part_of(rank, labeled, unlabeled)
         views = {f"unlabeled_{view}": patches for view, patches in vars(unlabeled).items()}
-        trainer.train_step({"data": labeled.image, "target": labeled.target} | views)
+        trainer.train_step({"data": labeled.image, "target": labeled.target, "keys": labeled.cases} | views)
     return {
         "net": dict(trainer.net.module.state_dict()),
         "method": dict(trainer.method.state_dict()),
@@ -243,10 +239,10 @@ def test_an_unlabeled_batch_that_ranks_cannot_share_equally_is_refused(monkeypat
     trainer = object.__new__(SemiSupervisedTrainer)
     trainer.unlabeled_batch_size, trainer.local_rank = size, 1
     if share is not None:
-        assert trainer._unlabeled_share() == share
+        assert trainer.unlabeled_share() == share
     else:
         with pytest.raises(InputError, match=f"unlabeled_batch_size = {size} .* 2 GPUs.*: take {size + 1}"):
-            trainer._unlabeled_share()
+            trainer.unlabeled_share()
 
 
 # ---------------------------------------------------------------------- nnU-Net's command with -num_gpus 2

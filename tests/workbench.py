@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import distributed as dist
 
 from nnunet_ssl.method import Task
+from nnunet_ssl.networks.architecture import PLAIN, RESIDUAL, Architecture
 
 SMALL_TRANSFORMER = {"width": 48, "layers": 2, "heads": 2}  # of cross teaching
 TWO_PHASES = ("BCP", "CutMix", "SelfTraining")  # trainers whose second phase needs a second epoch
@@ -66,28 +67,48 @@ def one_rank(rank: int, world: int, folder: Path):
     os._exit(0)
 
 
+def tiny_arguments(dimensions: int) -> dict:
+    """Of a U-Net as nnU-Net's plans make it, with three stages of a few features."""
+    return {
+        "n_stages": 3,
+        "features_per_stage": (4, 6, 8),
+        "conv_op": {2: torch.nn.Conv2d, 3: torch.nn.Conv3d}[dimensions],
+        "kernel_sizes": 3,
+        "strides": (1, 2, 2),
+        "n_conv_per_stage": 1,
+        "n_conv_per_stage_decoder": 1,
+        "conv_bias": True,
+        "norm_op": {2: torch.nn.InstanceNorm2d, 3: torch.nn.InstanceNorm3d}[dimensions],
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "nonlin": torch.nn.LeakyReLU,
+        "nonlin_kwargs": {"inplace": True},
+    }
+
+
 def tiny_network(dimensions: int, channels: int, seed: int = 0, input_channels: int = 1) -> PlainConvUNet:
     """A U-Net as nnU-Net's plans make it, with three stages of a few features and deep supervision."""
     torch.manual_seed(seed)
-    conv = {2: torch.nn.Conv2d, 3: torch.nn.Conv3d}[dimensions]
-    norm = {2: torch.nn.InstanceNorm2d, 3: torch.nn.InstanceNorm3d}[dimensions]
-    return PlainConvUNet(
-        input_channels=input_channels,
-        n_stages=3,
-        features_per_stage=(4, 6, 8),
-        conv_op=conv,
-        kernel_sizes=3,
-        strides=(1, 2, 2),
-        n_conv_per_stage=1,
-        num_classes=channels,
-        n_conv_per_stage_decoder=1,
-        conv_bias=True,
-        norm_op=norm,
-        norm_op_kwargs={"eps": 1e-5, "affine": True},
-        nonlin=torch.nn.LeakyReLU,
-        nonlin_kwargs={"inplace": True},
-        deep_supervision=True,
-    )
+    return PlainConvUNet(input_channels, num_classes=channels, deep_supervision=True, **tiny_arguments(dimensions))
+
+
+@dataclass(frozen=True)
+class TinyArchitecture(Architecture):
+    """Of `tiny_network`, which it builds by itself, or of its counterpart with other blocks, always from one seed."""
+
+    seed: int = 5
+
+    def __call__(self) -> torch.nn.Module:
+        torch.manual_seed(self.seed)
+        if self.own is not None:
+            return self.own()
+        # with torch's own weights at the start: nnU-Net's are so large that images of the tests overflow in float16
+        network = {PLAIN: PlainConvUNet, RESIDUAL: ResidualEncoderUNet}[self.network_class]
+        return network(self.input_channels, num_classes=self.output_channels, deep_supervision=True, **self.arguments)
+
+
+def tiny_architecture(dimensions: int, channels: int, seed: int = 5, input_channels: int = 1) -> TinyArchitecture:
+    """That of `tiny_network`."""
+    return TinyArchitecture(PLAIN, tiny_arguments(dimensions), (), input_channels, channels, seed=seed)
 
 
 def task(dimensions: int = 2, channels: int = 2, regions: bool = False, **other) -> Task:

@@ -1,8 +1,8 @@
-from nnunet_ssl.averaging_trainer import AveragingTrainer
 from nnunet_ssl.methods.dhc import DHC
+from nnunet_ssl.trainer import SemiSupervisedTrainer
 
 
-class nnUNetTrainerDHC(AveragingTrainer):
+class nnUNetTrainerDHC(SemiSupervisedTrainer):
     """Dual-debiased heterogeneous co-training, Wang and Li, MICCAI 2023."""
 
     method = DHC

@@ -1,8 +1,8 @@
-from nnunet_ssl.averaging_trainer import AveragingTrainer
 from nnunet_ssl.methods.dhc import DHC
+from nnunet_ssl.trainer import SemiSupervisedTrainer
 
 
-class nnUNetTrainerDHC_diffOnly(AveragingTrainer):
+class nnUNetTrainerDHC_diffOnly(SemiSupervisedTrainer):
     """DHC with difficulty weights for both networks."""
 
     method = DHC

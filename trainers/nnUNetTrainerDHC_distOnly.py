@@ -1,8 +1,8 @@
-from nnunet_ssl.averaging_trainer import AveragingTrainer
 from nnunet_ssl.methods.dhc import DHC
+from nnunet_ssl.trainer import SemiSupervisedTrainer
 
 
-class nnUNetTrainerDHC_distOnly(AveragingTrainer):
+class nnUNetTrainerDHC_distOnly(SemiSupervisedTrainer):
     """DHC with distribution weights for both networks."""
 
     method = DHC

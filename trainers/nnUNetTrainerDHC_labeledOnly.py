@@ -1,8 +1,8 @@
-from nnunet_ssl.averaging_trainer import AveragingTrainer
 from nnunet_ssl.methods.dhc import DHC
+from nnunet_ssl.trainer import SemiSupervisedTrainer
 
 
-class nnUNetTrainerDHC_labeledOnly(AveragingTrainer):
+class nnUNetTrainerDHC_labeledOnly(SemiSupervisedTrainer):
     """DHC without its unlabeled term: the control of its class weights."""
 
     method = DHC

@@ -122,14 +122,17 @@ class UnlabeledLoader(nnUNetDataLoader):
         self.has_ignore = False  # there is nothing annotated to sample from
         self.views = views
 
-    def generate_train_batch(self) -> dict[str, torch.Tensor | list[torch.Tensor]]:
+    def generate_train_batch(self) -> dict[str, torch.Tensor | list[torch.Tensor] | list[str]]:
         """{"unlabeled_<view>": (B, channels, *patch)} of patches drawn uniformly over cases and positions.
 
-        The view "target" has nnU-Net's form: labels or regions, a list over scales with deep supervision.
+        "unlabeled_cases" are the ids of the cases that they come from. The view "target" has nnU-Net's form: labels or
+        regions, a list over scales with deep supervision.
         """
         with torch.no_grad(), threadpool_limits(limits=1, user_api=None):
-            patches = [self.views(**self._random_patch(case)) for case in self.get_indices()]
-        return {STREAM + view: _stacked([patch[view] for patch in patches]) for view in patches[0]}
+            cases = [str(case) for case in self.get_indices()]
+            patches = [self.views(**self._random_patch(case)) for case in cases]
+        views = {STREAM + view: _stacked([patch[view] for patch in patches]) for view in patches[0]}
+        return views | {STREAM + "cases": cases}
 
     def _random_patch(self, case: str) -> dict[str, torch.Tensor]:
         """The "image" (channels, *patch), and at the same place what else there is, (1, *patch) each.

@@ -41,6 +41,16 @@ def weighted_dice(
     return -(samples * dice.mean(1)).sum() / mean_over_ranks(samples.float().sum()).clamp_min(1e-8)
 
 
+def soft_dice_distance(p: Tensor, q: Tensor, smooth: float = 1e-5) -> Tensor:
+    """1 - mean over channels of (2 sum p q + smooth) / (sum p + sum q + smooth), sums over the batch of all ranks.
+
+    Of probabilities (B, C, *spatial) in float32; not 0 for equal ones that are unsure.
+    """
+    axes = (0, *range(2, p.ndim))
+    overlap, size = sum_over_ranks(torch.stack([(p * q).sum(axes), (p + q).sum(axes)]))
+    return 1 - ((2 * overlap + smooth) / (size + smooth)).mean()
+
+
 def squared_dice(probs: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
     """1 - mean over channels of (2 sum p y + smooth) / (sum p^2 + sum y^2 + smooth), sums over the batch of all ranks.
 

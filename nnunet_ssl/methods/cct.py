@@ -21,13 +21,13 @@ encoder runs once, on x_l and x_u together. Published in 2D only; nothing change
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_ssl.method import Labeled, Now, RampedMethod, Unlabeled
-from nnunet_ssl.networks.features import EncoderFeatures, auxiliary_decoder
+from nnunet_ssl.networks.architecture import Architecture
+from nnunet_ssl.networks.decoders import further_decoder
 from nnunet_ssl.networks.net import Net, Output, run
 from nnunet_ssl.networks.perturbations import element_dropout, feature_drop, feature_noise
 
@@ -53,15 +53,16 @@ class CCT(RampedMethod):
         self.literal = literal
         self.perturb = perturb
 
-    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
-        self.decoders = nn.ModuleList(auxiliary_decoder(new_net()) for _ in PERTURBATIONS)
+    def setup(self, net: Net, new_net: Architecture) -> None:
+        self.decoders = nn.ModuleList(further_decoder(new_net()) for _ in PERTURBATIONS)
         self.compiled = [net.compiled(decoder) for decoder in self.decoders]
-        self.features = EncoderFeatures(net.module)
+        net.tap("skips")
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
         sizes = [len(labeled.image), len(unlabeled.weak)]
-        seg, main = net(labeled.image, unlabeled.weak)
-        skips = [skip if self.literal else skip[sizes[0] :] for skip in self.features.take()]
+        both = net(torch.cat((labeled.image, unlabeled.weak)))
+        seg, main = both.split(sizes)
+        skips = both.features["skips"] if self.literal else main.features["skips"]
         outputs = self.auxiliary(skips, main.regions)
         supervised = [self.supervised(seg, labeled.target)]
         if self.literal:

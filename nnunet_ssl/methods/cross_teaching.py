@@ -21,14 +21,13 @@ Their weight of 0.1 beside half of CE + Dice is 0.2 beside nnU-Net's loss (prese
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nnunet_ssl.losses.dice import squared_dice
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
 from nnunet_ssl.methods.two_networks import TwoNetworks
+from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net, Output
 from nnunet_ssl.networks.own_optimizer import OwnOptimizer
 from nnunet_ssl.networks.transformer import token_sizes, transformer
@@ -70,7 +69,7 @@ class CrossTeaching(TwoNetworks):
         self.sizes = {"width": width, "layers": layers, "heads": heads, "drop_path": drop_path}
         self.learning_rate = learning_rate
 
-    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
+    def setup(self, net: Net, new_net: Architecture) -> None:
         task, tokens = self.task, token_sizes(self.task.patch_size)
         if max(tokens) == 1:
             raise NotImplementedError(

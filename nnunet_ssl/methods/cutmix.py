@@ -33,10 +33,8 @@ side is v^u of the image's, the other v^(1 - u), with u uniform. In 3D the expon
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nnunet_ssl.boxes import cut, random_boxes
 from nnunet_ssl.distributed import mean_over_ranks
@@ -44,6 +42,7 @@ from nnunet_ssl.losses.confidence import admitted_shares, admitted_supervised, c
 from nnunet_ssl.losses.cross_entropy import hard_labels
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
 from nnunet_ssl.methods.teacher_student import TeacherStudent
+from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net, Output
 
 
@@ -92,7 +91,7 @@ class CutMix(TeacherStudent):
         self.probability = probability
         self.soft = soft
 
-    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
+    def setup(self, net: Net, new_net: Architecture) -> None:
         if self.task.unlabeled_batch_size < 2:
             raise NotImplementedError(
                 "CutMix pastes between unlabeled patches: set unlabeled_batch_size to 2 or more for each GPU."

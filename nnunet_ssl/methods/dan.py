@@ -24,14 +24,13 @@ labeled (docs/findings.md); the default is a tenth.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from nnunet_ssl.distributed import average_gradients
 from nnunet_ssl.method import Labeled, Now, RampedMethod, Unlabeled, check_range
+from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.discriminator import Discriminator
 from nnunet_ssl.networks.net import Net
 from nnunet_ssl.networks.own_optimizer import OwnOptimizer
@@ -59,7 +58,7 @@ class DAN(RampedMethod):
         self.dropout = dropout
         self.discriminator_lr = discriminator_lr
 
-    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
+    def setup(self, net: Net, new_net: Architecture) -> None:
         task = self.task
         self.evaluator = Discriminator(len(task.channels), task.image_channels, task.patch_size, self.dropout)
         self.evaluator.requires_grad_(False)  # but for its own step

@@ -23,8 +23,6 @@ background's part.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +31,7 @@ from nnunet_ssl.losses.cross_entropy import cross_entropy, hard_labels
 from nnunet_ssl.losses.weighted import weighted_supervised
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
 from nnunet_ssl.methods.two_networks import TwoNetworks
+from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.average import Average
 from nnunet_ssl.networks.net import Net
 
@@ -77,7 +76,11 @@ class DHC(TwoNetworks):
         self.momentum = momentum
         self.absent = absent
 
-    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
+    @classmethod
+    def model(cls, architecture: Architecture) -> nn.Module:
+        return Average(architecture(), architecture())
+
+    def setup(self, net: Net, new_net: Architecture) -> None:
         super().setup(net, new_net)
         kinds = ("difficulty", "distribution") if self.weighting == "both" else (self.weighting,) * 2
         self.debiasing = nn.ModuleList(map(self._weights, kinds))

@@ -25,13 +25,12 @@ instead of leaving them out. We follow the paper.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 
 from nnunet_ssl.losses.confidence import admitted_cross_entropy, admitted_shares, confidence
 from nnunet_ssl.losses.cross_entropy import hard_labels
 from nnunet_ssl.method import Labeled, Now, RampedMethod, Unlabeled, check_range
+from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net, Output
 from nnunet_ssl.networks.teacher import Teacher
 
@@ -66,7 +65,7 @@ class FixMatch(RampedMethod):
         self.deploy_teacher = deploy_teacher
         self.ema_decay = ema_decay
 
-    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
+    def setup(self, net: Net, new_net: Architecture) -> None:
         if self.deploy_teacher:
             self.teacher = Teacher(net, self.ema_decay)
 

@@ -18,14 +18,13 @@ beside half of CE + Dice, which is 0.2 beside nnU-Net's loss (preset "published"
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
 from nnunet_ssl.methods.teacher_student import TeacherStudent
+from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net
 
 
@@ -47,7 +46,7 @@ class ICT(TeacherStudent):
         check_range("alpha", alpha, 1e-3)
         self.alpha = alpha
 
-    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
+    def setup(self, net: Net, new_net: Architecture) -> None:
         if self.task.unlabeled_batch_size < 2:
             raise NotImplementedError("ICT mixes pairs of unlabeled patches: set unlabeled_batch_size to 2 or more.")
         super().setup(net, new_net)

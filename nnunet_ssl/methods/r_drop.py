@@ -24,13 +24,12 @@ divergence is binary per channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nnunet_ssl.losses.divergence import symmetric_kl
 from nnunet_ssl.method import Labeled, Now, RampedMethod, Unlabeled, check_range
+from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.dropout import add_dropout
 from nnunet_ssl.networks.net import Net, Output
 
@@ -73,7 +72,7 @@ class RDrop(RampedMethod):
         self.class_mean = class_mean
         self.acts, self.equal_steps = False, 0  # whether two passes were seen to differ, and how often they did not
 
-    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
+    def setup(self, net: Net, new_net: Architecture) -> None:
         add_dropout(net.module, self.dropout)
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:

@@ -20,14 +20,14 @@ last pair of mirrored axes is turned by half turns only, k in {2, 4}.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import combinations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from nnunet_ssl.method import Labeled, Now, RampedMethod, Task, Unlabeled
+from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net, Output
 
 
@@ -43,7 +43,7 @@ class RotConsistency(RampedMethod):
 
     presets = {"published": {"weight": 0.2}}
 
-    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
+    def setup(self, net: Net, new_net: Architecture) -> None:
         self.plane, self.smallest = plane_of_turns(self.task)
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:

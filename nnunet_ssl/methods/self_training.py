@@ -23,11 +23,10 @@ P is not in the papers. They choose the cases whose pseudo-labels change least d
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from nnunet_ssl.method import Labeled, Method, Now, Unlabeled, check_range
+from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net
 from nnunet_ssl.networks.teacher import Teacher
 
@@ -55,7 +54,7 @@ class SelfTraining(Method):
         self.phases = tuple(first_round + (1 - first_round) * number / rounds for number in range(rounds))
         self.weight = weight
 
-    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
+    def setup(self, net: Net, new_net: Architecture) -> None:
         self.start = Teacher(net, decay=0)  # f0
 
     def begin_phase(self, net: Net, phase: int) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import nn
 
 from nnunet_ssl.method import Now, RampedMethod, check_range
+from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net
 from nnunet_ssl.networks.teacher import Teacher
 
@@ -29,7 +28,7 @@ class TeacherStudent(RampedMethod):
         self.ema_decay = ema_decay
         self.deploy_teacher = deploy_teacher
 
-    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
+    def setup(self, net: Net, new_net: Architecture) -> None:
         self.teacher = Teacher(net, self.ema_decay)
 
     def begin_phase(self, net: Net, phase: int) -> None:

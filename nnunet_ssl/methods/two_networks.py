@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from nnunet_ssl.losses.cross_entropy import hard_labels
 from nnunet_ssl.method import RampedMethod
+from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net, Output
 
 
@@ -17,7 +16,7 @@ class TwoNetworks(RampedMethod):
     Pretrained weights know it by the name `twin`.
     """
 
-    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
+    def setup(self, net: Net, new_net: Architecture) -> None:
         self.twin = new_net()
         self.second = net.alike(self.twin)
 

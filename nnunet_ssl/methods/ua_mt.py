@@ -19,15 +19,14 @@ half of CE + Dice is 0.2 beside nnU-Net's loss (preset "published").
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nnunet_ssl.losses.consistency import masked_mse
 from nnunet_ssl.losses.entropy import entropy, max_entropy
 from nnunet_ssl.method import Now, check_range
 from nnunet_ssl.methods.mean_teacher import MeanTeacher
+from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.dropout import channel_dropout, dropout_places
 from nnunet_ssl.networks.net import Net, Output
 from nnunet_ssl.schedules import gaussian_rampup
@@ -52,7 +51,7 @@ class UAMT(MeanTeacher):
         self.passes = passes
         self.dropout = dropout
 
-    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
+    def setup(self, net: Net, new_net: Architecture) -> None:
         super().setup(net, new_net)
         dropout_places(self.teacher.module)
 

@@ -25,17 +25,18 @@ binary per channel, with means over channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from nnunet_ssl.distributed import sum_over_ranks, world_size
 from nnunet_ssl.losses.divergence import log_probs
 from nnunet_ssl.method import Labeled, Now, RampedMethod, Unlabeled
+from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.heads import PerturbedHeads
 from nnunet_ssl.networks.net import Net
 from nnunet_ssl.networks.perturbations import element_dropout, feature_drop, feature_noise
@@ -63,7 +64,7 @@ class URPC(RampedMethod):
         self.perturb = perturb
         self.nearest_in_2d = nearest_in_2d
 
-    def setup(self, net: Net, new_net: Callable[[], nn.Module]) -> None:
+    def setup(self, net: Net, new_net: Architecture) -> None:
         self.scales = min(MAX_SCALES, sum(weight > UNUSED for weight in self.task.scale_weights))
         if self.scales < 2:
             raise NotImplementedError(

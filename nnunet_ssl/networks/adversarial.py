@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, autocast, nn
 
 from nnunet_ssl.networks.net import Output, run
 
@@ -31,3 +31,34 @@ def fast_gradient_sign(
         image = image.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(error(run(network, image, regions)), image)
     return image.detach() + epsilon * gradient.sign()
+
+
+def virtual_adversarial(
+    network: nn.Module, image: Tensor, regions: bool, distance: Callable[[Output], Tensor], xi: float = 10.0
+) -> Tensor:
+    """The direction in which the prediction changes most, (B, channels, *spatial), of length 1 for each patch.
+
+    One step of the power method: the gradient of the distance at a random direction of length xi. It is computed in
+    float32, for it underflows in half precision; no parameter gets a gradient.
+
+    Args:
+        network: the plain network: neither DDP nor a compiled graph should see this forward.
+        image: x, (B, channels, *spatial).
+        regions: whether the network's channels are regions.
+        distance: of an output to the one for x, a scalar.
+        xi: length of the random direction.
+
+    Source: Miyato et al., "Virtual Adversarial Training", TPAMI 2019, eq. 11 to 13.
+    """
+    direction = unit_length(torch.rand_like(image, dtype=torch.float32) - 0.5)
+    with torch.enable_grad(), autocast(image.device.type, enabled=False):
+        direction.requires_grad_()
+        moved = run(network, image.detach().float() + xi * direction, regions)
+        (gradient,) = torch.autograd.grad(distance(moved), direction)
+    return unit_length(gradient)
+
+
+def unit_length(direction: Tensor) -> Tensor:
+    """Each sample of a batch divided by its Euclidean length over all voxels and channels."""
+    lengths = direction.flatten(1).norm(dim=1).clamp_min(1e-16)
+    return direction / lengths.view(-1, *[1] * (direction.ndim - 1))

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunet_ssl.networks.taps import Features, Taps, split
+
 
 class Output:
     """What a network says of one batch.
@@ -18,11 +20,13 @@ class Output:
     Attributes:
         pyramid: logits of all deep-supervision scales, full resolution first, each (B, C, *spatial).
         regions: whether the C channels are overlapping regions (sigmoid) and not exclusive classes (softmax).
+        features: of the taps that the method has asked for with `Net.tap`, by name; empty outside of training.
     """
 
-    def __init__(self, pyramid: Sequence[Tensor], regions: bool):
+    def __init__(self, pyramid: Sequence[Tensor], regions: bool, features: Features | None = None):
         self.pyramid = list(pyramid)
         self.regions = regions
+        self.features: Features = features or {}
 
     @property
     def logits(self) -> Tensor:
@@ -37,8 +41,9 @@ class Output:
 
     def split(self, sizes: list[int]) -> tuple[Output, ...]:
         """The outputs of the batches that were concatenated for one forward."""
-        scales = [scale.split(sizes) for scale in self.pyramid]
-        return tuple(Output(pyramid, self.regions) for pyramid in zip(*scales, strict=True))
+        scales = zip(*(scale.split(sizes) for scale in self.pyramid), strict=True)
+        features = split(self.features, sizes)
+        return tuple(Output(scale, self.regions, own) for scale, own in zip(scales, features, strict=True))
 
 
 class Net:
@@ -54,6 +59,15 @@ class Net:
     def __init__(self, network: nn.Module, regions: bool):
         self.network = network
         self.regions = regions
+        self.taps: Taps | None = None
+
+    def tap(self, *names: str) -> None:
+        """Has every forward in training mode give these `Output.features`, see `Taps`; call it once, at set-up.
+
+        Raises:
+            NotImplementedError: the network has none, as it is no U-Net of nnU-Net's plans.
+        """
+        self.taps = Taps(self.module, names)
 
     @property
     def module(self) -> nn.Module:
@@ -79,12 +93,18 @@ class Net:
     @torch.no_grad()
     def predict(self, image: Tensor) -> Output:
         """A forward without gradient, which DDP therefore must not see; for (B, channels, *spatial)."""
-        return run(self._local, image, self.regions)
+        return self._taken(run(self._local, image, self.regions))
 
     def __call__(self, *images: Tensor) -> Output | tuple[Output, ...]:
         """One forward over all batches (B_i, channels, *spatial); an `Output` for one batch, a tuple for several."""
-        together = run(self.network, torch.cat(images) if len(images) > 1 else images[0], self.regions)
+        together = self._taken(run(self.network, torch.cat(images) if len(images) > 1 else images[0], self.regions))
         return together.split([len(batch) for batch in images]) if len(images) > 1 else together
+
+    def _taken(self, output: Output) -> Output:
+        """The output with the features of its forward."""
+        if self.taps is not None:
+            output.features = self.taps.take()
+        return output
 
 
 def run(network: nn.Module, image: Tensor, regions: bool) -> Output:

@@ -32,7 +32,7 @@ def loaders(phantom_3d):
 def test_a_batch_holds_the_views_and_nothing_of_a_label(loaders):
     _, unlabeled = loaders
     batch = next(unlabeled)
-    assert set(batch) == {"unlabeled_weak", "unlabeled_strong"}
+    assert set(batch) == {"unlabeled_weak", "unlabeled_strong", "unlabeled_cases"}
     assert batch["unlabeled_weak"].shape == (3, 1, 18, 18, 18)
     assert batch["unlabeled_weak"].dtype == torch.float32
     assert torch.equal(batch["unlabeled_strong"], batch["unlabeled_weak"] + 1)
@@ -46,11 +46,22 @@ def test_patches_come_from_all_cases(loaders):
     assert len(drawn) == 5
 
 
+def test_patches_are_named_by_their_case(loaders):
+    _, unlabeled = loaders
+    unlabeled._random_patch = lambda case: {"image": torch.full((1, 2), float(unlabeled._data.identifiers.index(case)))}
+    unlabeled.views = lambda image: {"weak": image}
+    for _ in range(5):
+        batch = next(unlabeled)
+        assert len(batch["unlabeled_cases"]) == 3
+        numbers = [unlabeled._data.identifiers.index(case) for case in batch["unlabeled_cases"]]
+        assert batch["unlabeled_weak"][:, 0, 0].tolist() == numbers
+
+
 def test_both_streams_in_one_batch(loaders):
     labeled, unlabeled = loaders
     both = TwoStreamLoader(labeled, unlabeled)
     batch = next(both)
-    assert set(batch) == {"data", "target", "keys", "unlabeled_weak", "unlabeled_strong"}
+    assert set(batch) == {"data", "target", "keys", "unlabeled_weak", "unlabeled_strong", "unlabeled_cases"}
     assert len(batch["data"]) == 2 and len(batch["unlabeled_weak"]) == 3
     both.set_thread_id(4)
     assert labeled.thread_id == unlabeled.thread_id == 4

@@ -25,9 +25,10 @@ from nnunet_ssl.losses.confidence import (
 )
 from nnunet_ssl.losses.consistency import masked_mse
 from nnunet_ssl.losses.cross_entropy import cross_entropy, hard_labels
-from nnunet_ssl.losses.dice import squared_dice, weighted_dice
+from nnunet_ssl.losses.dice import soft_dice_distance, squared_dice, weighted_dice
 from nnunet_ssl.losses.divergence import jensen_shannon, kl, log_probs, symmetric_kl
 from nnunet_ssl.losses.entropy import entropy, entropy_of_logits, max_entropy
+from nnunet_ssl.losses.sharpening import sharpened, sharpened_per_channel
 from nnunet_ssl.losses.weighted import weighted_supervised
 from nnunet_ssl.methods.urpc import pyramid_consistency
 from nnunet_ssl.networks.net import Output
@@ -346,6 +347,28 @@ def test_class_weights(case):
 
 
 FRACTIONS = st.floats(0, 1)
+
+
+@covers(soft_dice_distance)
+def test_soft_dice_distance(case):
+    p, q = Output([case.first], case.regions).probs, Output([case.second], case.regions).probs.detach()
+    value = check_finite(soft_dice_distance(p, q), case.first)
+    assert -1e-4 <= value <= 1
+    close(soft_dice_distance(q, p.detach()), value)
+    close(soft_dice_distance(p[:, case.order], q[:, case.order]), value)
+
+
+@covers(sharpened, sharpened_per_channel)
+def test_sharpening(case):
+    output = Output([case.first], case.regions)
+    for sharpen in (sharpened, sharpened_per_channel):
+        sharp = check_finite(sharpen(output, 0.1), case.first)
+        assert (sharp >= 0).all() and (sharp <= 1).all()
+        close(sharpen(Output([case.first[:, case.order]], case.regions), 0.1), sharp[:, case.order])
+        # temperature 1 changes nothing
+        close(sharpen(output, 1.0), output.probs)
+    if not case.regions:
+        close(sharpened(output, 0.1).sum(1), torch.ones_like(output.probs[:, 0]))
 
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)

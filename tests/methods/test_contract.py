@@ -4,20 +4,22 @@ import importlib
 import inspect
 import pkgutil
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch.utils._pytree import tree_leaves, tree_map
-from workbench import SMALL_TRANSFORMER, task, tiny_network
+from workbench import SMALL_TRANSFORMER, task, tiny_architecture
 
 import nnunet_ssl.methods
 from nnunet_ssl._bootstrap import trainers_folder
+from nnunet_ssl.catalog import read_facts
+from nnunet_ssl.losses.supervised import Supervised
 from nnunet_ssl.method import Labeled, Method, Now, Unlabeled
 from nnunet_ssl.networks.net import Net
 from nnunet_ssl.networks.own_optimizer import OwnOptimizer
@@ -83,20 +85,13 @@ def batches(dimensions, channels, regions, size=2, seed=1):
     return Labeled(image, target), Unlabeled(weak, strong, [scale.flip(0) for scale in target])
 
 
-def ready(method, dimensions, channels, regions, network=tiny_network, **arguments):
+def ready(method, dimensions, channels, regions, architecture=tiny_architecture, **arguments):
     """A student and a method whose teachers and twins have other weights than the student."""
-    net = Net(network(dimensions, channels, seed=0), regions)
+    net = Net(method.student(architecture(dimensions, channels, seed=0)), regions)
     made = method(**(SMALL.get(method.__name__, {}) | arguments))
-    loss = nnunet_loss(regions)
-
-    def supervised(output, target):
-        if isinstance(target, list) and len(output.pyramid) > 1:
-            return loss(output.pyramid, target)
-        return loss.loss(output.logits, target[0] if isinstance(target, list) else target)
-
-    made.supervised = supervised
+    made.supervised = Supervised(nnunet_loss(regions), deep_supervision=True)
     made.task = task(dimensions, channels, regions)
-    made.setup(net, partial(network, dimensions, channels, seed=5))
+    made.setup(net, architecture(dimensions, channels, seed=5))
     torch.manual_seed(2)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -105,9 +100,8 @@ def ready(method, dimensions, channels, regions, network=tiny_network, **argumen
 
 
 # what takes the randomness out of a method, for those of its hyperparameters that it has
-QUIET = {
-    "noise": 0.0, "dropout": 1e-9, "drop_path": 0.0, "perturb": False, "depth": 0, "cutout": 0, "volume": 0, "side": 0
-}  # fmt: skip
+QUIET = {"noise": 0.0, "dropout": 1e-9, "drop_path": 0.0, "perturb": False, "depth": 0, "cutout": 0, "volume": 0}
+QUIET |= {"side": 0, "radius": 0.0}
 
 
 def quiet(method):
@@ -117,7 +111,8 @@ def quiet(method):
 
 def silent(method):
     """Hyperparameters that leave the supervised loss alone, without randomness."""
-    weights = [name for name in method.hyperparameters() if name == "weight" or name.endswith("_weight")]
+    names = method.hyperparameters()
+    weights = [name for name in names if name in ("weight", "review") or name.endswith("_weight")]
     return quiet(method) | dict.fromkeys(weights, 0.0)
 
 
@@ -160,8 +155,8 @@ def test_losses_are_finite_and_move_the_student_only(method, dimensions, channel
             assert parameter.grad is None and not parameter.requires_grad
 
 
-# DHC weighs the classes in its supervised loss too
-OWN_SUPERVISED_LOSS = {"DHC"}
+# DHC weighs the classes in its supervised loss too, MC-Net's has several decoders
+OWN_SUPERVISED_LOSS = {"DHC", "MCNet", "MCNetPlus"}
 
 
 @CASES
@@ -237,8 +232,8 @@ def test_a_compiled_student_gives_the_same_losses(method, monkeypatch):
     for compiled in (False, True):
         net, made = ready(method, 2, 3, False, **quiet(method))
         if compiled:
-            net = Net(torch.compile(net.network), False)
-            made.setup(net, partial(tiny_network, 2, 3, seed=5))
+            net.network = torch.compile(net.network)
+            made.setup(net, tiny_architecture(2, 3, seed=5))
             eager, same = ready(method, 2, 3, False, **quiet(method))
             made.load_state_dict(same.state_dict())
             assert list(net.module.state_dict()) == list(eager.module.state_dict())
@@ -250,22 +245,21 @@ def test_a_compiled_student_gives_the_same_losses(method, monkeypatch):
     assert gradients(net)
 
 
-def residual_network(dimensions, channels, seed=0):
-    """A U-Net with a residual encoder, as nnU-Net's ResEnc plans have."""
-    torch.manual_seed(seed)
-    return ResidualEncoderUNet(
-        input_channels=1, n_stages=3, features_per_stage=(4, 6, 8), conv_op=torch.nn.Conv2d, kernel_sizes=3,
-        strides=(1, 2, 2), n_blocks_per_stage=1, num_classes=channels, n_conv_per_stage_decoder=1, conv_bias=True,
-        norm_op=torch.nn.InstanceNorm2d, norm_op_kwargs={"eps": 1e-5, "affine": True}, nonlin=torch.nn.LeakyReLU,
-        deep_supervision=True,
-    )  # fmt: skip
-
-
-def plain_network(dimensions, channels, seed=0):
+def plain_architecture(dimensions, channels, seed=0):
     """A network of another kind: one output, neither encoder nor decoder."""
-    torch.manual_seed(seed)
-    layers = torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.LeakyReLU(), torch.nn.Conv2d(8, channels, 1)
-    return torch.nn.Sequential(*layers)
+
+    def build():
+        torch.manual_seed(seed)
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.LeakyReLU(), torch.nn.Conv2d(8, channels, 1)
+        )
+
+    return replace(tiny_architecture(dimensions, channels), own=build)
+
+
+def residual_architecture(dimensions, channels, seed=0):
+    """A U-Net with a residual encoder, as nnU-Net's ResEnc plans have."""
+    return tiny_architecture(dimensions, channels, seed).of_another_form()
 
 
 def check_losses(net, made, labeled, unlabeled):
@@ -278,22 +272,21 @@ def check_losses(net, made, labeled, unlabeled):
 
 @ALL
 def test_works_on_a_residual_encoder(method):
-    check_losses(*ready(method, 2, 3, False, network=residual_network), *batches(2, 3, False))
-
-
-NEEDS_A_U_NET = {"UAMT", "RDrop", "CCT", "URPC"}
+    check_losses(*ready(method, 2, 3, False, architecture=residual_architecture), *batches(2, 3, False))
 
 
 @ALL
 def test_works_on_a_network_with_one_output_or_refuses_it_at_set_up(method):
-    if method.__name__ in NEEDS_A_U_NET:
+    if "U-Net" in read_facts()[method.__name__].get("needs", ""):
         with pytest.raises(NotImplementedError, match="U-Net"):
-            ready(method, 2, 3, False, network=plain_network)
+            ready(method, 2, 3, False, architecture=plain_architecture)
     else:
         labeled, unlabeled = batches(2, 3, False)
-        net, made = ready(method, 2, 3, False, network=plain_network)
+        net, made = ready(method, 2, 3, False, architecture=plain_architecture)
+        made.supervised = Supervised(nnunet_loss(False).loss, deep_supervision=False)
         made.task = task(2, 3, scale_weights=(1.0,))
-        check_losses(net, made, Labeled(labeled.image, labeled.target[0]), unlabeled)
+        unlabeled = replace(unlabeled, target=unlabeled.target[0])
+        check_losses(net, made, replace(labeled, target=labeled.target[0]), unlabeled)
 
 
 @ALL

@@ -1,0 +1,28 @@
+"""nnU-Net's own loss, as methods call it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from nnunet_ssl.networks.net import Output
+
+
+class Supervised:
+    """nnU-Net's loss over all scales of an output, with nnU-Net's weights.
+
+    Args:
+        loss: what nnU-Net built: takes logits and a target, or lists of them with deep supervision.
+        deep_supervision: whether the loss is wrapped for lists.
+    """
+
+    def __init__(self, loss: Callable, deep_supervision: bool):
+        self.loss = loss
+        self.deep_supervision = deep_supervision
+
+    def __call__(self, output: Output, target: Tensor | list[Tensor]) -> Tensor:
+        """The loss of an output and nnU-Net's target, a list over scales with deep supervision."""
+        if self.deep_supervision and len(output.pyramid) == 1:  # a second network that has no such outputs
+            return self.loss.loss(output.logits, target[0])
+        return self.loss(output.pyramid if self.deep_supervision else output.logits, target)

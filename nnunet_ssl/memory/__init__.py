@@ -1,0 +1,1 @@
+"""What follows training in buffers: class weights, counts, priors, banks."""

@@ -1,0 +1,45 @@
+"""Small networks on the features of single voxels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_ssl.distributed import sum_over_ranks, world_size
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization of vectors (N, D) over the batch of all ranks, in float32.
+
+    Torch's own for several ranks needs a GPU. In evaluation mode it takes its moving averages.
+    """
+
+    def __init__(self, features: int, momentum: float = 0.1, eps: float = 1e-5):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("variance", torch.ones(features))
+        self.momentum = momentum
+        self.eps = eps
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        vectors = vectors.float()
+        if self.training:
+            count = len(vectors) * world_size()
+            mean = sum_over_ranks(vectors.sum(0)) / count
+            variance = sum_over_ranks((vectors - mean).square().sum(0)) / count
+            self._follow(mean.detach(), variance.detach() * count / max(1, count - 1))
+        else:
+            mean, variance = self.mean, self.variance
+        return (vectors - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
+
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        sound = (mean.isfinite() & variance.isfinite()).all()  # not of a step that overflowed
+        for average, new in ((self.mean, mean), (self.variance, variance)):
+            average.copy_(torch.where(sound, average.lerp(new, self.momentum), average))
+
+
+def projection(features: int, hidden: int, out: int, nonlin: nn.Module) -> nn.Sequential:
+    """Linear, batch normalization, nonlinearity, linear: (N, features) to (N, out)."""
+    return nn.Sequential(nn.Linear(features, hidden), BatchNorm(hidden), nonlin, nn.Linear(hidden, out))

@@ -1,0 +1,8 @@
+from nnunet_ssl.methods.mc_net import MCNet
+from nnunet_ssl.trainer import SemiSupervisedTrainer
+
+
+class nnUNetTrainerMCNet(SemiSupervisedTrainer):
+    """Mutual consistency of decoders, Wu et al., MICCAI 2021."""
+
+    method = MCNet
