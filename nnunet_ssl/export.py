@@ -142,13 +142,16 @@ def _members(checkpoint: dict, member: str | None, file: Path) -> list[dict]:
     """The weights asked for: a model of two networks deploys their average, or the first of them."""
     deployed = checkpoint["network_weights"]
     first, second = networks_of(checkpoint)
-    if member is None:
-        return [deployed] if first is deployed else [first, second]
+    if member is None and first is deployed:
+        return [deployed]
     if not second:
         raise InputError(f"{file} has one network only: leave out --member {member}.")
     if member != "first" and second.keys() != first.keys():
-        raise InputError(f"{file}: its second network is of another kind, which stock nnU-Net cannot build.")
-    return {"first": [first], "second": [second], "both": [first, second]}[member]
+        raise InputError(
+            f"{file}: its second network is of another kind, which stock nnU-Net cannot build from these plans; take "
+            "the first one with --member first."
+        )
+    return [first] if member == "first" else [second] if member == "second" else [first, second]
 
 
 def trained_model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> Path:

@@ -348,6 +348,20 @@ def test_two_networks_predict_as_one_through_stock_nnunet(dataset, monkeypatch, 
     assert not torch.allclose(single[0], single[1], atol=1e-2)
 
 
+def test_networks_of_two_forms_predict_as_one_and_the_plans_own_is_a_stock_model(dataset, monkeypatch, tmp_path):
+    trainer = train(dataset, monkeypatch, name="nnUNetTrainerMCF")
+    folder = Path(trainer.output_folder_base)
+    image = torch.randn(1, 20, 28, 28)
+    predictor(folder).predict_logits_from_preprocessed_data(image)
+    for member in (None, "second", "both"):
+        with pytest.raises(InputError, match="of another kind.* --member first"):
+            export_model(folder, ["0"], tmp_path / "model", member)
+        assert not (tmp_path / "model").exists()
+    assert export_model(folder, ["0"], tmp_path / "model", "first") == ["0"]
+    exported = predictor(tmp_path / "model").network.state_dict()
+    assert all(torch.equal(exported[key], value) for key, value in unwrap(trainer.network).state_dict().items())
+
+
 def test_channels_are_named_by_label_whatever_the_order_in_the_file(dataset, monkeypatch):
     file = dataset.base / "dataset.json"
     content = json.loads(file.read_text(encoding="utf-8"))
