@@ -29,7 +29,7 @@ from postprocessing import write_rule
 from records import commit, make_table, read_measures, read_training, versions
 from rich.console import Console
 from rows import PRESETS, Row, definition, length, make_rows, record_file, recorded, shown
-from steps import digest_of, locked, run_command
+from steps import digest_of, run_command
 from suites import SUITES, Suite, edit_plans, fold_of, make_folds
 
 from nnunet_ssl.data.origin import read_origin
@@ -37,6 +37,7 @@ from nnunet_ssl.data.raw import listed
 from nnunet_ssl.demo.phantom import write_phantom
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import read_json, write_json
+from nnunet_ssl.locks import locked
 from nnunet_ssl.report.comparison import make_sections
 from nnunet_ssl.report.records import ALL, read_record
 from nnunet_ssl.runner.local import interrupted_by_signals
@@ -135,7 +136,7 @@ def run_suite(suite: Suite, asked: argparse.Namespace) -> None:
     if missing := [row for row in rows if recorded(row, suite, asked.out) is None]:
         prepare(workspace, asked.source)
     for row in missing:
-        with locked(workspace.root / "locks" / f"{row}.lock"):
+        with locked(workspace.root / "locks" / str(row), wait=True):
             if recorded(row, suite, asked.out) is None:  # another process may have made it meanwhile
                 write_json(measure(workspace, row), record_file(row, suite, asked.out))
     console = Console(highlight=False)
@@ -155,7 +156,7 @@ def prepare(workspace: Workspace, source: Path | None) -> None:
         raise InputError(f"--source: {suite.name} makes its own data.")
     source = source or SHARED_DATA / suite.data
     content = {"definition": definition(suite), "labeled": [*suite.labeled], "source": str(source.resolve())}
-    with locked(workspace.root / "locks" / "preparation.lock"):
+    with locked(workspace.root / "locks" / "preparation", wait=True):
         if marker.is_file():
             if json.loads(marker.read_text(encoding="utf-8")) != content:
                 raise InputError(f"{marker} tells of another {suite.name} or source: name another --work.")

@@ -1,15 +1,14 @@
-"""Commands of this environment, each with a log, and locks so that two runs of a benchmark can share a folder."""
+"""Commands of this environment, each with a log."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -50,19 +49,6 @@ def run_command(title: str, command: Sequence[str], environment: Mapping[str, st
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         raise InputError(f"{title} failed with exit status {status}: {lines[-1].strip()}\nIts output: {log}")
     print(f"{title}: {timedelta(seconds=round(time.monotonic() - start))}", flush=True)
-
-
-@contextlib.contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Within the context no other process holds this lock; it waits for one that does."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that works on {file.stem}", flush=True)
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _end(process: subprocess.Popen) -> None:

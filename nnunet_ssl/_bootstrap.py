@@ -3,9 +3,13 @@
 ``nnunet_ssl.pth`` in site-packages imports this module in every process of the environment, spawned workers
 included, so that ``nnUNetv2_train ... -tr nnUNetTrainerMeanTeacher`` works with no variable set by the user.
 The user's own folders in ``nnUNet_extTrainer`` stay and come first.
+
+In nnU-Net's commands, and nowhere else, a refusal of ours that nobody catches is printed without its traceback. They
+import our trainers late, and with several GPUs in other processes only, so that this is the place to say so.
 """
 
 import os
+import sys
 
 import nnunet_ssl
 
@@ -25,4 +29,20 @@ def _append(variable: str, folder: str) -> None:
         os.environ[variable] = os.pathsep.join([*present, folder])
 
 
+def _say_refusals() -> None:
+    others = sys.excepthook
+
+    def hook(kind: type, error: BaseException, trace: object) -> None:
+        from nnunet_ssl.errors import refusal, say
+
+        if message := refusal(error):
+            say(message)
+        else:
+            others(kind, error, trace)
+
+    sys.excepthook = hook
+
+
 _append("nnUNet_extTrainer", trainers_folder())
+if getattr(sys, "argv", None) and os.path.basename(sys.argv[0]).startswith("nnUNetv2_"):
+    _say_refusals()

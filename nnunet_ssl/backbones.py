@@ -19,6 +19,7 @@ from nnunet_ssl.data.raw import read_dataset_json
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.evaluation import read_labels
 from nnunet_ssl.files import read_json, require_keys, write_json
+from nnunet_ssl.locks import locked
 from nnunet_ssl.networks import backbones
 from nnunet_ssl.networks.transformer import token_sizes
 
@@ -149,7 +150,7 @@ def write_plans(base: Path, plans: str, network: str, new_plans: str, configurat
 
     Raises:
         InputError: an unknown name; a network that cannot do a configuration named, or any at all; MONAI is missing;
-            other plans of the new name exist.
+            other plans of the new name exist, or another process writes them.
     """
     if network not in NETWORKS:
         raise InputError(f"No network {network}. Known: {', '.join(NETWORKS)}.")
@@ -179,9 +180,10 @@ def write_plans(base: Path, plans: str, network: str, new_plans: str, configurat
         raise InputError("\n".join(left_out.values()))
 
     file = base / f"{new_plans}.json"
-    if file.exists() and read_json(file, "remove it") != new:
-        raise InputError(f"{file} exists already with other content: choose another name with -o.")
-    write_json(new, file)
+    with locked(file):
+        if file.exists() and read_json(file, "remove it") != new:
+            raise InputError(f"{file} exists already with other content: choose another name with -o.")
+        write_json(new, file)
     return Written(file, parameters, left_out)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from os.path import isfile, join
 from pathlib import Path
@@ -24,8 +24,10 @@ from nnunet_ssl.data.origin import ORIGIN_FILE, Origin, data_differences, presen
 from nnunet_ssl.data.raw import dataset_number
 from nnunet_ssl.data.splits import read_splits
 from nnunet_ssl.data.workers import Workers
+from nnunet_ssl.distributed import of_all_ranks
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import write_json
+from nnunet_ssl.locks import locked
 from nnunet_ssl.method import Method
 from nnunet_ssl.networks.net import set_deep_supervision, unwrap
 from nnunet_ssl.planning import hidden_labels_of_fold
@@ -147,7 +149,8 @@ class ConfiguredTrainer(ResumableTrainer):
         """nnU-Net's.
 
         Raises:
-            InputError: the folds have changed: the network has learned labels that it is measured on.
+            InputError: the folds have changed: the network has learned labels that it is measured on; or another
+                process trains or validates this fold.
         """
         lineage.refuse_leaks(
             self.origin,
@@ -155,7 +158,8 @@ class ConfiguredTrainer(ResumableTrainer):
             f"The network in {self.output_folder}",
             "put the splits_final.json of its training back, then validate with --val",
         )
-        super().perform_actual_validation(save_probabilities)
+        with self._fold_alone():
+            super().perform_actual_validation(save_probabilities)
 
     def check_state(self, checkpoint: dict[str, Any], filename: str) -> None:
         before, now = lineage.origin_in(checkpoint, filename), self._present_origin()
@@ -169,6 +173,29 @@ class ConfiguredTrainer(ResumableTrainer):
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         set_deep_supervision(self.network, enabled)
+
+    def run_training(self) -> None:
+        """nnU-Net's loop.
+
+        Raises:
+            InputError: another process trains or validates this fold; what it writes stays whole.
+        """
+        with self._fold_alone():
+            super().run_training()
+
+    @contextmanager
+    def _fold_alone(self) -> Iterator[None]:
+        """nnU-Net lets two trainings of one fold overwrite each other's checkpoints."""
+        with ExitStack() as lock:
+            refusal = ""
+            if self.local_rank == 0:
+                try:
+                    lock.enter_context(locked(Path(self.output_folder)))
+                except InputError as error:
+                    refusal = str(error)
+            if refusal := of_all_ranks(refusal)[0]:  # no rank waits for another that has ended
+                raise InputError(refusal)
+            yield
 
     def on_train_end(self) -> None:
         super().on_train_end()

@@ -19,8 +19,7 @@ reference that the prediction lacks altogether has Dice and Jaccard 0 and no dis
 ``missed``: a mean distance is over the cases that have one, so read it beside that count.
 """
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +32,7 @@ from nnunet_ssl.data.reading import read_file, reader_of
 from nnunet_ssl.data.space import Difference, VoxelGrid, align, grid_of, summarize
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import is_clutter, require_keys
+from nnunet_ssl.pools import Pool
 
 METRICS = ("dice", "jaccard", "hd95_mm", "asd_mm", "hd95_voxel", "asd_voxel")
 
@@ -79,11 +79,14 @@ def evaluate_folders(
         for f in files
         if (prediction / f.name).is_file()
     }
-    for case, result in tqdm(_run(jobs, processes), total=len(jobs), desc="evaluating", unit="case", disable=None):
-        if isinstance(result, InputError):
-            faults.append(str(result))
-        else:
-            per_case[case], differences[case] = result
+    one_thread = partial(sitk.ProcessObject.SetGlobalDefaultNumberOfThreads, 1)
+    with Pool(0 if processes <= 1 else processes, "and run the same command again.", one_thread) as pool:
+        results = pool.run(_evaluate_case, jobs.items())
+        for case, result in tqdm(results, total=len(jobs), desc="evaluating", unit="case", disable=None):
+            if isinstance(result, InputError):
+                faults.append(str(result))
+            else:
+                per_case[case], differences[case] = result
     if faults:
         raise InputError("These cases cannot be evaluated:\n  " + listed(sorted(faults), separator="\n  "))
     per_case = {case: per_case[case] for case in jobs}
@@ -156,44 +159,23 @@ def _find_dataset_json(reference: Path, prediction: Path) -> Path:
     raise InputError(f"No dataset.json at {candidates[0]} or {candidates[1]}: name it with --dataset-json.")
 
 
-def _run(jobs: dict[str, tuple], processes: int):
-    """Yields (case, what ``_evaluate_case`` returns) for every job, as they finish."""
-    if processes <= 1:
-        for case, job in jobs.items():
-            yield case, _evaluate_case(case, *job)
-        return
-    with ProcessPoolExecutor(
-        processes,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=sitk.ProcessObject.SetGlobalDefaultNumberOfThreads,
-        initargs=(1,),
-    ) as pool:
-        futures = {pool.submit(_evaluate_case, case, *job): case for case, job in jobs.items()}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-
-
 def _evaluate_case(
-    case: str,
     reader: type[BaseReaderWriter],
     reference_file: Path,
     prediction_file: Path,
     classes: dict[str, tuple[int, ...]],
     ignore: int | None,
     measure: bool,
-) -> tuple[dict[str, Values], Difference] | InputError:
+) -> tuple[dict[str, Values], Difference]:
     """The values per class of one case, and how its prediction is stored differently.
 
-    A fault of its files is returned, so that all cases' faults can be listed.
+    Raises InputError for a fault of its files.
     """
-    try:
-        reference, grid, spacing = _read(reader, reference_file, classes, ignore)
-        prediction, grid_prediction, _ = _read(reader, prediction_file, classes, ignore)
-        prediction, difference = align(
-            prediction, grid_prediction, grid, f"{prediction_file.name}: the prediction", "its reference"
-        )
-    except InputError as error:
-        return error
+    reference, grid, spacing = _read(reader, reference_file, classes, ignore)
+    prediction, grid_prediction, _ = _read(reader, prediction_file, classes, ignore)
+    prediction, difference = align(
+        prediction, grid_prediction, grid, f"{prediction_file.name}: the prediction", "its reference"
+    )
     if not measure:
         return {}, difference
     if reference.shape[0] == 1:  # a 2D image

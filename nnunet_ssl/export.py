@@ -14,8 +14,9 @@ from nnunet_ssl.checkpoints import CHECKPOINT_KEY, networks_of, read_whole
 from nnunet_ssl.data.origin import ORIGIN_FILE, in_words, read_origin
 from nnunet_ssl.data.raw import environment_folder, listed
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.files import is_plain_name, require_new_folder, write_json
+from nnunet_ssl.files import is_plain_name, require_new_folder, write_json, writing
 from nnunet_ssl.lineage import origin_in
+from nnunet_ssl.locks import locked
 
 STOCK_TRAINER = "nnUNetTrainer"
 CHECKPOINT = "checkpoint_final.pth"
@@ -45,16 +46,21 @@ def export_model(
         the folds written: those asked for, or 0, 1, 2... where each becomes two.
 
     Raises:
-        InputError: a checkpoint is missing or damaged, has no second network, or `out` exists.
+        InputError: a checkpoint is missing or damaged, has no second network, or `out` exists or is being written.
     """
-    if out.exists():
-        raise InputError(f"{out} exists already: name a new folder.")
     require_new_folder(out, "-o")
     if wrong := [name for name in (checkpoint, *folds) if not is_plain_name(name)]:
         raise InputError(f"{wrong[0][:60]!r} names no fold or checkpoint of {model_folder}.")
     sources = {fold: model_folder / f"fold_{fold}" / checkpoint for fold in folds}
     if not sources:
         raise InputError(f"{model_folder} has no fold with a {checkpoint}: train one first.")
+    with locked(out):
+        if out.exists():
+            raise InputError(f"{out} exists already: name a new folder.")
+        return _write(model_folder, sources, out, member)
+
+
+def _write(model_folder: Path, sources: dict[str, Path], out: Path, member: str | None) -> list[str]:
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -73,7 +79,8 @@ def export_model(
                 written.append(fold if len(networks) == 1 else str(len(written)))
                 folder = partial / f"fold_{written[-1]}"
                 folder.mkdir()
-                torch.save(content, folder / CHECKPOINT)
+                with writing(folder / CHECKPOINT):
+                    torch.save(content, folder / CHECKPOINT)
                 if origin:
                     write_json(origin.as_dict(), folder / ORIGIN_FILE)
         os.replace(partial, out)

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,37 @@ from nnunet_ssl.errors import InputError
 
 LONGEST_NAME = 220  # bytes; what is appended to a name must fit into 255 as well
 CLUTTER = ("thumbs.db", "ehthumbs.db", "desktop.ini")
+PROBE = 2**22  # bytes; more than a library writes at once
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Within the context a file is written; why that fails is an `OSError` with the name of the file.
+
+    A failed write of Python itself names none, and blosc2 raises a `RuntimeError` without a reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(file)
+        raise
+    except RuntimeError as error:
+        if (reason := write_fault(file)) is None:
+            raise
+        raise reason from error
+
+
+def write_fault(file: Path) -> OSError | None:
+    """Why a library failed to write a file: what the system says when more is written to its end. None if nothing."""
+    try:
+        with open(file, "ab") as stream:
+            stream.write(bytes(PROBE))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        return OSError(error.errno, error.strerror, str(file))
+    return None
 
 
 def write_text(path: Path, text: str) -> None:

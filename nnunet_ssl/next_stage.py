@@ -8,12 +8,9 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from collections.abc import Iterator
 from pathlib import Path
 
-import blosc2
 import numpy as np
 import torch
 from nnunetv2.inference.export_prediction import resample_and_save
@@ -26,8 +23,10 @@ from nnunet_ssl.data.previous_stage import MARK, digest_of, predictions_folder, 
 from nnunet_ssl.data.raw import dataset_number, listed, preprocessed_folder
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.export import CHECKPOINT, trained_model_folder
-from nnunet_ssl.files import write_json
+from nnunet_ssl.files import write_json, writing
 from nnunet_ssl.lineage import UNKNOWN, origin_of, refuse_leaks
+from nnunet_ssl.locks import locked
+from nnunet_ssl.pools import Pool
 
 PARTIAL = ".partial"
 
@@ -50,7 +49,8 @@ def predict_unlabeled(
     Raises:
         InputError: there is no such training, it is no first stage, its checkpoint or an image is missing or damaged,
             its network has learned labels that the fold hides or validates on now, or the unlabeled cases are not
-            preprocessed for both stages.
+            preprocessed for both stages; another process predicts this fold, or the machine lacks something: what was
+            finished is kept.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("There is no CUDA device. Predict with -device cpu.")
@@ -72,7 +72,8 @@ def predict_unlabeled(
         images = {stage: _images(base, predictor, configuration, stage, fold) for stage in stages}
         origin = _checked_origin(base, predictor, configuration, fold, trainer, model / f"fold_{fold}" / CHECKPOINT)
         for stage in stages:
-            _predict_fold(predictor, model, fold, stage, images[stage], processes, origin)
+            with locked(predictions_folder(model / "predicted_next_stage" / stage, fold)):
+                _predict_fold(predictor, model, fold, stage, images[stage], processes, origin)
 
 
 def _predictor(model: Path, fold: str, device: str) -> nnUNetPredictor:
@@ -134,28 +135,20 @@ def _predict_fold(
     if not todo:
         return
     partial.mkdir()
-    pool = ProcessPoolExecutor(min(processes, len(todo)), mp_context=get_context("spawn"))
     common = (predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json)
-    written = set()
-    try:
-        for case in tqdm(todo, desc=f"Predicting unlabeled cases, fold {fold}"):
+
+    def predicted() -> Iterator[tuple[str, tuple]]:
+        for case in todo:
             logits = predictor.predict_logits_from_preprocessed_data(_read(first, case)).numpy()
-            shape = _opened(second, case).shape[1:]
-            written.add(pool.submit(_resample, logits, shape, partial / case, folder / f"{case}.b2nd", *common))
-            if len(written) > processes:  # no more volumes in memory than that
-                done, written = wait(written, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-        for future in written:
-            future.result()
-    except BrokenProcessPool as error:
-        raise InputError(
-            "A worker process was killed, most likely for want of memory. Run the command again with a smaller -np "
-            f"than {processes}: finished cases are kept."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+            shape = second.load_image(case).shape[1:]
+            yield case, (logits, shape, partial / case, folder / f"{case}.b2nd", *common)
+
+    with Pool(min(processes, len(todo))) as pool:
+        results = pool.run(_resample, predicted())
+        results = dict(tqdm(results, total=len(todo), desc=f"Predicting unlabeled cases, fold {fold}"))
     shutil.rmtree(partial)
+    if faults := [str(result) for result in results.values() if isinstance(result, InputError)]:
+        raise InputError("\n  ".join([f"{len(faults)} case(s) of {folder} could not be predicted:", listed(faults)]))
 
 
 def _resample(logits: np.ndarray, shape: tuple[int, ...], aside: Path, file: Path, plans, configuration, dataset_json):
@@ -163,9 +156,11 @@ def _resample(logits: np.ndarray, shape: tuple[int, ...], aside: Path, file: Pat
     # nnU-Net asks the case's properties for its spacing along an axis that a 3D configuration resamples anyway; those
     # of a case with a hidden label tell where its classes are and stay closed
     properties = {"spacing": [1.0] * len(shape), "shape_after_cropping_and_before_resampling": shape}
-    resample_and_save(
-        torch.from_numpy(logits), shape, str(aside), plans, configuration, properties, dataset_json, num_threads_torch=1
-    )
+    with writing(aside.with_name(f"{aside.name}.b2nd")):
+        resample_and_save(
+            *(torch.from_numpy(logits), shape, str(aside), plans, configuration, properties, dataset_json),
+            num_threads_torch=1,
+        )
     os.replace(f"{aside}.b2nd", file)
 
 
@@ -187,16 +182,9 @@ def _is_done(prediction: Path, images: tuple[dict[str, str], dict[str, str]], ca
     return prediction.stat().st_mtime_ns >= max(Path(files[case]).stat().st_mtime_ns for files in images)
 
 
-def _opened(pool: UnlabeledPool, case: str) -> blosc2.NDArray:
-    try:
-        return pool.load_image(case)
-    except RuntimeError as error:
-        raise InputError(str(error)) from error
-
-
 def _read(pool: UnlabeledPool, case: str) -> torch.Tensor:
     try:
-        return torch.from_numpy(_opened(pool, case)[:])
+        return torch.from_numpy(pool.load_image(case)[:])
     except RuntimeError as error:
         raise InputError(
             f"unlabeled case {case}: {pool.files[case]} is damaged ({error}); delete it and preprocess again."

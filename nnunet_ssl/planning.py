@@ -19,8 +19,10 @@ from typing import Any
 from nnunet_ssl.data.plans import check_new_name
 from nnunet_ssl.data.raw import listed, preprocessed_folder, raw_folder, read_dataset_json
 from nnunet_ssl.data.splits import FILE, check_fold, read_splits
-from nnunet_ssl.errors import InputError
+from nnunet_ssl.errors import InputError, machine_fault
 from nnunet_ssl.files import is_clutter, read_json, write_json
+from nnunet_ssl.locks import locked
+from nnunet_ssl.pools import killed
 
 RECORD = "nnunet_ssl"
 FINGERPRINT = "dataset_fingerprint.json"
@@ -51,39 +53,59 @@ def plan_fold(
 
     Raises:
         InputError: dataset, fold or planner is unknown, a case of the fold is missing or cannot be read, or other
-            plans of this name exist.
+            plans of this name exist or are being made.
     """
-    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
-
+    if plans_name:
+        check_new_name(plans_name)
     raw, base = raw_folder(dataset_id), preprocessed_folder(dataset_id)
     planner_class = _find_planner(planner)
     cases = _labeled_cases(raw, base / FILE, fold)
     options = {} if gpu_memory_target is None else {"gpu_memory_target_in_gb": gpu_memory_target}
     if overwrite_target_spacing is not None:
         options["overwrite_target_spacing"] = [float(size) for size in overwrite_target_spacing]
+    with locked(base / (plans_name or f"{planner}_fold{fold}")):
+        plans = _plan(raw, cases, fold, planner_class, plans_name, options, processes)
+        file = base / f"{plans['plans_name']}.json"
+        if file.exists() and read_json(file, ADVICE) != json.loads(json.dumps(plans)):
+            raise InputError(f"{file} exists already with other content: choose another name with -p, or remove it.")
+        write_json(plans, file)
+    return file
+
+
+def _plan(
+    raw: Path,
+    cases: dict[str, dict],
+    fold: int,
+    planner_class: type,
+    plans_name: str | None,
+    options: dict[str, Any],
+    processes: int,
+) -> dict[str, Any]:
+    """The plans, made in a folder aside."""
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+
     with TemporaryDirectory(prefix="nnunet_ssl_plan_") as aside, _nnunet_folders(Path(aside)) as (raw_aside, _):
         content = read_dataset_json(raw / "dataset.json") | {"dataset": cases, "numTraining": len(cases)}
         write_json(content, raw_aside / raw.name / "dataset.json")
         try:
             DatasetFingerprintExtractor(raw.name, processes).run()
         except (RuntimeError, ValueError, OSError, IndexError) as error:
+            if machine_fault(error):
+                raise
+            if "background worker" in str(error):  # nnU-Net's words for one that was killed
+                raise killed(processes, "and run the same command again.") from error
             reason = str(error).strip().splitlines()[-1]
             raise InputError(f"nnU-Net cannot read the labeled cases of fold {fold} of {raw.name}: {reason}") from error
         with redirect_stdout(io.StringIO()):  # it tells of the folder aside
             made = planner_class(raw.name, **options)
             made.plans_identifier = plans_name = plans_name or f"{made.plans_identifier}_fold{fold}"
-            check_new_name(plans_name)
             plans = made.plan_experiment()
     for name, configuration in plans["configurations"].items():
         # some planners name the data of nnUNetPlans, whose normalization comes from other labels
         if "data_identifier" in configuration:
             configuration["data_identifier"] = f"{plans_name}_{name}"
     plans[RECORD] = {"fold": fold, "planned_on": sorted(cases)}
-    file = base / f"{plans_name}.json"
-    if file.exists() and read_json(file, ADVICE) != json.loads(json.dumps(plans)):
-        raise InputError(f"{file} exists already with other content: choose another name with -p, or remove it.")
-    write_json(plans, file)
-    return file
+    return plans
 
 
 def hidden_labels_seen(plans: dict[str, Any], split: dict[str, list[str]], base: str | Path) -> list[str]:

@@ -9,9 +9,7 @@ import pickle
 import re
 import shutil
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,9 @@ from nnunet_ssl.data.space import Difference, align, grid_of, in_words, summariz
 from nnunet_ssl.data.splits import read_splits
 from nnunet_ssl.data.unlabeled import MANIFEST, find_unlabeled, manifest_content, plans_fingerprint, unlabeled_folder
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.files import write_text, writing
+from nnunet_ssl.locks import locked
+from nnunet_ssl.pools import Pool
 
 # nnU-Net's own defaults; anything else gets 4.
 PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
@@ -52,7 +53,8 @@ def preprocess_dataset(
     whose image and plans have not changed are kept; cases that left the raw folder are removed.
 
     Raises ``InputError`` at the end, naming every bad case and file, after all good cases were done; the folder is then
-    without its manifest and no training accepts it.
+    without its manifest and no training accepts it. Also raised, at once, when another process preprocesses into one of
+    the folders or the machine lacks something; what was finished is kept.
     """
     base, raw = preprocessed_folder(dataset_id), raw_folder(dataset_id)
     plans_manager = read_plans(base, plans_name, dataset_id)
@@ -67,8 +69,11 @@ def preprocess_dataset(
             return
         raise InputError(f"No unlabeled images: {folder} is missing or empty. Put CASE_0000... files there.")
 
-    for name in names:
-        problems += _preprocess_configuration(base, cases, plans_manager, name, processes, complete=not problems)
+    with ExitStack() as locks:
+        for place in {unlabeled_folder(base, plans_manager.get_configuration(name)) for name in names}:
+            locks.enter_context(locked(place))
+        for name in names:
+            problems += _preprocess_configuration(base, cases, plans_manager, name, processes, complete=not problems)
     problems = list(dict.fromkeys(problems))  # a bad image is met once in each configuration
     if problems:
         head = (
@@ -144,9 +149,7 @@ def _preprocess_configuration(
         print(line)
     shutil.rmtree(partial)
     if complete and not problems:
-        aside = folder / f".{MANIFEST}"
-        aside.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        os.replace(aside, manifest_file)
+        write_text(manifest_file, json.dumps(manifest, indent=1))
         print(f"Done: {folder}")
     return problems
 
@@ -155,26 +158,11 @@ def _run_parallel(work: dict[str, tuple], processes: int) -> tuple[list[str], di
     """What is wrong with images, and how the channels of each case are stored differently."""
     if not work:
         return [], {}
-    problems, differences = {}, {}
-    pool = ProcessPoolExecutor(min(processes, len(work)), mp_context=get_context("spawn"))
-    try:
-        futures = {pool.submit(_preprocess_case, *arguments): case for case, arguments in work.items()}
-        for future in tqdm(as_completed(futures), total=len(futures), desc="Preprocessing unlabeled cases"):
-            error = future.exception()
-            if isinstance(error, InputError):
-                problems[futures[future]] = str(error)
-            elif isinstance(error, BrokenProcessPool):
-                raise InputError(
-                    "A worker process was killed, most likely for want of memory. Run the command again with a smaller "
-                    f"-np than {processes}: finished cases are kept."
-                ) from error
-            elif error is not None:
-                raise RuntimeError(f"nnU-Net's preprocessor failed on the unlabeled case {futures[future]}") from error
-            else:
-                differences[futures[future]] = future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return [problems[case] for case in sorted(problems)], differences
+    with Pool(min(processes, len(work))) as pool:
+        results = pool.run(_preprocess_case, work.items())
+        results = dict(tqdm(results, total=len(work), desc="Preprocessing unlabeled cases"))
+    problems = [str(results[case]) for case in sorted(work) if isinstance(results[case], InputError)]
+    return problems, {case: found for case, found in results.items() if isinstance(found, Difference)}
 
 
 def _preprocess_case(
@@ -187,18 +175,25 @@ def _preprocess_case(
     configuration = plans_manager.get_configuration(configuration_name)
     data, properties, difference = read_checked(case, files, plans_manager)
     preprocessor = configuration.preprocessor_class(verbose=False)
-    # seg None needs no dataset.json: nnU-Net looks up labels there only when there is a segmentation.
-    data, _, properties = preprocessor.run_case_npy(data, None, properties, plans_manager, configuration, {})
+    try:
+        # seg None needs no dataset.json: nnU-Net looks up labels there only when there is a segmentation.
+        data, _, properties = preprocessor.run_case_npy(data, None, properties, plans_manager, configuration, {})
+    except AssertionError as error:  # how nnU-Net refuses an image, with the reason
+        if not str(error):
+            raise
+        reason = " ".join(str(error).split())
+        raise InputError(f"case {case}: nnU-Net's preprocessor refuses it ({reason}); mend or remove it") from error
     data = data.astype(np.float32, copy=False)
     properties["nnunet_ssl"] = mark
     blocks, chunks = comp_blosc2_params(data.shape, tuple(configuration.patch_size), data.itemsize)
     # nnU-Net's writer insists on a segmentation: give it one voxel in a folder that is emptied afterwards.
     voxel = np.zeros((1, 1, 1, 1), np.int16)
     aside = folder / PARTIAL / case
-    nnUNetDatasetBlosc2.save_case(
-        data, voxel, properties, str(aside),
-        chunks=chunks, blocks=blocks, chunks_seg=voxel.shape, blocks_seg=voxel.shape,
-    )  # fmt: skip
+    with writing(aside.with_name(f"{case}.b2nd")):
+        nnUNetDatasetBlosc2.save_case(
+            data, voxel, properties, str(aside),
+            chunks=chunks, blocks=blocks, chunks_seg=voxel.shape, blocks_seg=voxel.shape,
+        )  # fmt: skip
     os.remove(f"{aside}_seg.b2nd")
     # The properties go last: they vouch for the image.
     for ending in ("b2nd", "pkl"):

@@ -8,6 +8,7 @@ They lie in the fold's folder, segmentations (*spatial) of the preprocessed imag
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +25,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager, conve
 from nnunet_ssl.data.loader import UnlabeledPool
 from nnunet_ssl.data.origin import ORIGIN_FILE, Origin
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.files import write_json
+from nnunet_ssl.files import write_json, writing
 
 FOLDER = "pseudo_labels"
 LOST = "the network that made them is gone; train from the start, without --c."
@@ -109,11 +110,13 @@ def label_cases(
             segmentation = remove_all_but_largest_component_from_segmentation(segmentation, structure)
         aside.unlink(missing_ok=True)
         try:
-            blosc2.asarray(np.ascontiguousarray(segmentation), urlpath=str(aside), mode="w")
-        except RuntimeError as error:  # blosc2 gives no reason
-            aside.unlink(missing_ok=True)
+            with writing(aside):
+                blosc2.asarray(np.ascontiguousarray(segmentation), urlpath=str(aside), mode="w")
+            os.replace(aside, folder / f"{case}.b2nd")
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                aside.unlink()
             raise InputError(
-                f"{case}: its pseudo-label cannot be written to {folder} ({error}). Make room or give the right to "
-                "write; --c labels all cases again."
+                f"{case}: its pseudo-label cannot be written to {folder} ({error.strerror}). Make room or give the "
+                "right to write; --c labels all cases again."
             ) from error
-        os.replace(aside, folder / f"{case}.b2nd")

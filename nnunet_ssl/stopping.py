@@ -14,6 +14,7 @@ import torch
 
 from nnunet_ssl.data.workers import Workers
 from nnunet_ssl.distributed import max_over_ranks, world_size
+from nnunet_ssl.errors import InputError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AGREE_EVERY = 10  # steps; several ranks must stop at the same one
@@ -105,7 +106,7 @@ class Steps:
         self.between()
         try:
             return next(self.loader)
-        except RuntimeError:  # a worker is gone
+        except (RuntimeError, InputError):  # a worker is gone
             if world_size() == 1:  # several ranks cannot agree outside of their turn
                 time.sleep(1)  # a SIGTERM for all processes may have reached the worker first
                 self.between()

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import blosc2
@@ -18,7 +19,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.run.run_training import get_trainer_from_args, run_training_entry
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
-from workbench import SMALL_TRANSFORMER, TWO_PHASES, InProcess, phantom
+from workbench import SMALL_TRANSFORMER, TWO_PHASES, InProcess, another_process_holds, file_size_limit, phantom
 
 from nnunet_ssl import next_stage
 from nnunet_ssl._bootstrap import trainers_folder
@@ -59,7 +60,7 @@ def cascade(tmp_path_factory):
     (dataset.base / lowres["data_identifier"]).mkdir()
     with pytest.MonkeyPatch.context() as patched:
         dataset.use(patched)
-        patched.setattr("nnunet_ssl.preprocessing.ProcessPoolExecutor", InProcess)
+        patched.setattr("nnunet_ssl.pools.ProcessPoolExecutor", InProcess)
         for case, files in get_filenames_of_train_images_and_targets(str(dataset.raw), content).items():
             DefaultPreprocessor(verbose=False).run_case_save(
                 str(dataset.base / lowres["data_identifier"] / case), files["images"], files["label"], manager,
@@ -79,7 +80,7 @@ def in_process(monkeypatch):
     monkeypatch.setattr("nnunet_ssl.progress.ProgressLogger.plot_progress_png", lambda *args: None)
     monkeypatch.setattr("multiprocessing.get_context", lambda method: multiprocessing.dummy)
     monkeypatch.setattr("torch.set_num_threads", lambda number: None)
-    monkeypatch.setattr(next_stage, "ProcessPoolExecutor", InProcess)
+    monkeypatch.setattr("nnunet_ssl.pools.ProcessPoolExecutor", InProcess)
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def predicted(first_stage, tmp_path_factory):
     dataset = first_stage.copy(tmp_path_factory.mktemp("predicted"))
     with pytest.MonkeyPatch.context() as patched:
         dataset.use(patched)
-        patched.setattr(next_stage, "ProcessPoolExecutor", InProcess)
+        patched.setattr("nnunet_ssl.pools.ProcessPoolExecutor", InProcess)
         predict(dataset)
     return dataset
 
@@ -171,7 +172,7 @@ def test_a_fold_gets_its_unlabeled_cases_and_those_with_a_hidden_label_from_its_
 def test_a_prediction_is_what_nnunet_makes_of_a_validation_case(predicted, monkeypatch, tmp_path):
     """A case that fold 0 validates on, made an unlabeled one, gets the voxels that nnU-Net wrote for it."""
     dataset = predicted.copy(tmp_path).use(monkeypatch)
-    monkeypatch.setattr(next_stage, "ProcessPoolExecutor", InProcess)
+    monkeypatch.setattr("nnunet_ssl.pools.ProcessPoolExecutor", InProcess)
     file = dataset.base / "splits_final.json"
     splits = json.loads(file.read_text(encoding="utf-8"))
     case = splits[0]["val"].pop()
@@ -259,6 +260,33 @@ def test_what_cannot_be_predicted_is_said_in_one_line(dataset, in_process):
     assert "nnunet_ssl preprocess -d 7 -c 3d_lowres" in refused(dataset) or "only: run" in refused(dataset)
     (model(dataset) / "fold_0" / "checkpoint_final.pth").write_bytes(b"no checkpoint")
     assert "checkpoint_final.pth cannot be used" in refused(dataset)
+
+
+def test_a_full_disk_is_named_and_finished_cases_are_kept(dataset, in_process, monkeypatch):
+    real, limit = next_stage.resample_and_save, ExitStack()
+
+    def resample_and_save(*arguments, **other):
+        if len(files_of(predictions(dataset))) == 1:
+            limit.enter_context(file_size_limit(50))
+        real(*arguments, **other)
+
+    monkeypatch.setattr(next_stage, "resample_and_save", resample_and_save)
+    with limit:
+        told = refused(dataset)
+    file = predictions(dataset) / ".partial" / f"{sorted(unlabeled_cases(dataset))[1]}.b2nd"
+    assert told == (
+        f"{file} cannot be written: File too large. Make room and run the same command again: finished cases are kept."
+    )
+    kept = files_of(predictions(dataset))
+    predict(dataset)
+    assert len(kept) == 1 and files_of(predictions(dataset)).items() > kept.items()
+
+
+def test_a_second_run_is_refused(dataset, in_process):
+    with another_process_holds(predictions(dataset)) as other:
+        assert refused(dataset).startswith(f"{predictions(dataset)} is in use: process {other} on ")
+        predict(dataset, fold="1")
+    assert not predictions(dataset).exists() and len(files_of(predictions(dataset, 1))) == 5
 
 
 def test_a_configuration_without_a_next_stage_is_refused(dataset, in_process):
@@ -378,7 +406,7 @@ def test_a_prediction_of_another_shape_is_named(predicted, tmp_path, monkeypatch
     case = sorted(unlabeled_cases(predicted))[0]
     pool = UnlabeledPool({case: str(folder / f"{case}.b2nd")}, tmp_path)
     blosc2.asarray(np.zeros((3, 3, 3), np.uint8), urlpath=str(tmp_path / f"{case}.b2nd"))
-    with pytest.raises(RuntimeError, match=f"{case}.*predict_next_stage"):
+    with pytest.raises(InputError, match=f"{case}.*predict_next_stage"):
         pool.load_prediction(case, pool.load_image(case).shape[1:])
 
 

@@ -24,7 +24,6 @@ from nnunetv2.run.run_training import run_training_entry
 from skimage import io
 from workbench import SMALL_TRANSFORMER, TWO_PHASES, Dataset, InProcess, plan_fast, prepare
 
-from nnunet_ssl import preprocessing
 from nnunet_ssl._bootstrap import trainers_folder
 from nnunet_ssl.demo.phantom import phantom_case
 
@@ -185,7 +184,7 @@ def prepared(tmp_path_factory):
         if kind not in made:
             with pytest.MonkeyPatch.context() as patched:
                 plan_fast(patched)
-                patched.setattr(preprocessing, "ProcessPoolExecutor", InProcess)
+                patched.setattr("nnunet_ssl.pools.ProcessPoolExecutor", InProcess)
                 made[kind] = KINDS[kind].prepared(tmp_path_factory.mktemp("kind"))
         return made[kind]
 

@@ -13,7 +13,6 @@ import stat
 import subprocess
 import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import hostile
@@ -24,8 +23,8 @@ from hostile.world import BASE, PLANS, build, few_published
 from matplotlib.figure import Figure
 from workbench import InProcess
 
-from nnunet_ssl import cli, preprocessing
-from nnunet_ssl.data import protocols, scans
+from nnunet_ssl import cli
+from nnunet_ssl.data import protocols
 from nnunet_ssl.demo import pipeline
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.runner import local
@@ -77,8 +76,7 @@ def tame(monkeypatch, tmp_path):
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     monkeypatch.delenv("nnUNet_ssl_config", raising=False)
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setattr(preprocessing, "ProcessPoolExecutor", InProcess)
-    monkeypatch.setattr(scans, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
+    monkeypatch.setattr("nnunet_ssl.pools.ProcessPoolExecutor", InProcess)
     monkeypatch.setattr(local, "run_local", lambda experiment, runs, gpus: [])
     few = {name: few_published(name) for name in ("la", "acdc", "synapse", "amos", "lits", "msd", "pancreas")}
     monkeypatch.setattr(protocols, "published", few.get)

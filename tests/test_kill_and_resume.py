@@ -283,10 +283,9 @@ def preprocess(folder: str, moment: str = "", number: int = 0) -> None:
     os.environ |= {f"nnUNet_{kind}": f"{folder}/{kind}" for kind in ("raw", "preprocessed", "results")}
     from workbench import InProcess
 
-    from nnunet_ssl import preprocessing
+    from nnunet_ssl import pools, preprocessing
 
-    preprocessing.ProcessPoolExecutor = InProcess
-    preprocessing.as_completed = list
+    pools.ProcessPoolExecutor = InProcess
     if moment:
         wound(moment, number)
     Path(folder, "started").touch()

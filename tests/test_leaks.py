@@ -11,7 +11,6 @@ import typer
 from typer.testing import CliRunner
 
 from nnunet_ssl.cli.check import check
-from nnunet_ssl.data import scans
 from nnunet_ssl.demo.phantom import write_phantom
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.leaks import check_dataset, patient_of
@@ -68,7 +67,7 @@ def set_dataset(raw: Path, **changes) -> None:
 def run():
     # Spawned workers would import nnU-Net again for each call; the test of the command has them.
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(scans, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
+        patched.setattr("nnunet_ssl.pools.ProcessPoolExecutor", lambda workers, **other: ThreadPoolExecutor(workers))
         return check_dataset(5, processes=1)
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ssl.data import scans
 from nnunet_ssl.data.scans import Scan, read_scans
 from nnunet_ssl.dataset_conversion.acdc import SPACING, read_h5_image
 from nnunet_ssl.demo.phantom import phantom_case
@@ -62,7 +61,7 @@ def read(folder, images, monkeypatch_context) -> dict[str, Scan]:
         files["unlabeled", name] = [folder / f"{name}_0000.nii.gz"]
         sitk.WriteImage(image, str(folder / f"{name}_0000.nii.gz"))
     with monkeypatch_context() as patched:  # spawned workers would import nnU-Net again
-        patched.setattr(scans, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
+        patched.setattr("nnunet_ssl.pools.ProcessPoolExecutor", lambda workers, **other: ThreadPoolExecutor(workers))
         found = read_scans(files, {"file_ending": ".nii.gz"}, 1)
     assert not any(scan.fault for scan in found)
     return {scan.case: scan for scan in found}

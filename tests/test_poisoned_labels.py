@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -78,9 +77,7 @@ def road(request, tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_n_proc_DA", "0" if here else "1")
     if here:
         monkeypatch.setattr("nnunet_ssl.progress.ProgressLogger.plot_progress_png", lambda *args: None)
-        monkeypatch.setattr("nnunet_ssl.preprocessing.ProcessPoolExecutor", InProcess)
-        in_threads = lambda workers, mp_context: ThreadPoolExecutor(workers)  # noqa: E731
-        monkeypatch.setattr("nnunet_ssl.data.scans.ProcessPoolExecutor", in_threads)
+        monkeypatch.setattr("nnunet_ssl.pools.ProcessPoolExecutor", InProcess)
         plan_fast(monkeypatch)
         monkeypatch.setattr("torch.set_num_threads", lambda number: None)
     scripts = {entry.name: entry for entry in entry_points(group="console_scripts")}

@@ -4,7 +4,9 @@ import gzip
 import json
 import os
 import pickle
+import re
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import blosc2
@@ -14,8 +16,9 @@ import SimpleITK as sitk
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from workbench import InProcess
+from workbench import InProcess, another_process_holds, file_size_limit, small_disk
 
 from nnunet_ssl import preprocessing
 from nnunet_ssl.data.unlabeled import find_unlabeled, read_cases
@@ -105,7 +108,7 @@ def dataset(planned, tmp_path, monkeypatch):
 
 @pytest.fixture
 def in_process(monkeypatch):
-    monkeypatch.setattr(preprocessing, "ProcessPoolExecutor", InProcess)
+    monkeypatch.setattr("nnunet_ssl.pools.ProcessPoolExecutor", InProcess)
 
 
 def run(dataset):
@@ -388,20 +391,101 @@ def test_unknown_names(dataset):
     assert "nnU-Net has preprocessed no configuration" in refusal(5)
 
 
-def test_a_dying_worker_is_reported(monkeypatch):
+def test_a_killed_worker_and_what_to_do(monkeypatch):
     monkeypatch.setattr(preprocessing, "_preprocess_case", os._exit)
-    with pytest.raises(InputError, match="worker process was killed.*-np than 2"):
+    with pytest.raises(InputError, match="worker process was killed.*-np 2 and run .*: finished cases are kept"):
         preprocessing._run_parallel({"a": (1,), "b": (1,)}, processes=2)
 
 
-def test_a_failing_preprocessor_names_the_case(monkeypatch, in_process):
-    def fail(case):
-        raise AssertionError("Your images do not seem to be RGB images")
+def fail(error):
+    def run_case_npy(*arguments):
+        raise error
 
-    monkeypatch.setattr(preprocessing, "_preprocess_case", fail)
-    with pytest.raises(RuntimeError, match="unlabeled case strange") as caught:
-        preprocessing._run_parallel({"strange": ("strange",)}, processes=1)
-    assert isinstance(caught.value.__cause__, AssertionError)
+    return run_case_npy
+
+
+PREPROCESSOR = "nnunetv2.preprocessing.preprocessors.default_preprocessor.DefaultPreprocessor.run_case_npy"
+
+
+def test_an_image_that_nnunet_refuses_is_one_of_the_problems(dataset, in_process, monkeypatch):
+    monkeypatch.setattr(PREPROCESSOR, fail(AssertionError("RGB images are uint 8,\nfor whatever reason")))
+    told = refusal(5, ["3d_fullres"])
+    assert "case un_0: nnU-Net's preprocessor refuses it (RGB images are uint 8, for whatever reason)" in told
+
+
+def test_a_bug_keeps_its_traceback_and_names_the_case(dataset, in_process, monkeypatch):
+    for bug in (AssertionError(), TypeError("no such argument")):
+        monkeypatch.setattr(PREPROCESSOR, fail(bug))
+        with pytest.raises(RuntimeError, match="Case un_0: a bug") as caught:
+            preprocess_dataset(5, ["3d_fullres"])
+        assert caught.value.__cause__ is bug
+
+
+def test_a_case_that_memory_does_not_suffice_for_leaves_the_others(dataset, in_process, monkeypatch):
+    real, calls = DefaultPreprocessor.run_case_npy, []
+
+    def run_case_npy(self, *arguments):
+        calls.append(self)
+        if len(calls) == 2:
+            raise MemoryError("Unable to allocate 14.6 TiB")
+        return real(self, *arguments)
+
+    monkeypatch.setattr(PREPROCESSOR, run_case_npy)
+    told = refusal(5, ["3d_fullres"])
+    assert told.startswith("1 problem(s) in ") and "case un_1: Not enough memory: Unable to allocate 14.6 TiB" in told
+    assert len(calls) == 6 and run(dataset) == UNLABELED and len(calls) == 7
+
+
+def test_a_full_disk_is_named_and_finished_cases_are_kept(dataset, in_process, monkeypatch):
+    """A real limit on the size of files, of which nnU-Net's writer says nothing but that it failed."""
+    real, calls, limit = nnUNetDatasetBlosc2.save_case, [], ExitStack()
+
+    def save_case(*arguments, **other):
+        calls.append(arguments)
+        if len(calls) == 2:
+            limit.enter_context(file_size_limit(2000))
+        real(*arguments, **other)
+
+    monkeypatch.setattr(nnUNetDatasetBlosc2, "save_case", staticmethod(save_case))
+    with limit:
+        told = refusal(5, ["3d_fullres"])
+    assert told == (
+        f"{dataset.out / '.partial' / 'un_1.b2nd'} cannot be written: File too large. Make room and run the same "
+        "command again: finished cases are kept."
+    )
+    kept = stamps(dataset.out)
+    assert {"un_0.b2nd", "un_0.pkl"} <= kept.keys() and "unlabeled.json" not in kept
+    assert run(dataset) == UNLABELED and names(dataset.out) == WHOLE
+    assert stamps(dataset.out)["un_0.b2nd"] == kept["un_0.b2nd"]
+
+
+@pytest.mark.slow
+def test_a_full_disk_under_worker_processes(dataset):
+    dataset.out.mkdir()
+    with small_disk(dataset.out, kilobytes=100):  # a case takes 60
+        told = refusal(5, ["3d_fullres"], "nnUNetPlans", 2)
+        end = "cannot be written: No space left on device. Make room and run the same command again: finished cases are"
+        assert re.search(rf"/\.partial/un_\d\.(b2nd|pkl) {end} kept\.$", told)
+
+
+def test_a_folder_that_vanishes_is_named(dataset, in_process, monkeypatch):
+    real = DefaultPreprocessor.run_case_npy
+
+    def run_case_npy(self, *arguments):
+        shutil.rmtree(dataset.out, ignore_errors=True)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(PREPROCESSOR, run_case_npy)
+    told = refusal(5, ["3d_fullres"])
+    assert told.startswith(f"The folder {dataset.out / '.partial'} is gone (removed or unmounted?)")
+
+
+def test_a_second_run_is_refused_before_it_changes_anything(dataset, in_process):
+    preprocess_dataset(5, ["3d_fullres"])
+    with another_process_holds(dataset.out) as other:
+        told = refusal(5)  # of 2d too, where nobody is
+    assert told.startswith(f"{dataset.out} is in use: process {other} on ")
+    assert names(dataset.out) == WHOLE and "nnUNetPlans_2d_unlabeled" not in names(dataset.base)
 
 
 def test_killed_between_image_and_properties(dataset, in_process, monkeypatch):

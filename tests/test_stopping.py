@@ -328,7 +328,7 @@ def test_an_unlabeled_folder_that_vanishes_leaves_the_checkpoint(dataset, tmp_pa
         return step(batch)
 
     trainer.train_step = vanish
-    with pytest.raises(RuntimeError, match="unlabeled case .* cannot be read"):
+    with pytest.raises(InputError, match="unlabeled case .* is gone; bring it back or run"):
         trainer.run_training()
     with pytest.raises(InputError, match="nnunet_ssl preprocess -d 7"):
         trainer_of(dataset, "nnUNetTrainerMeanTeacher", resume=True).run_training()

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from nnunet_ssl.data.workers import Workers
+from nnunet_ssl.errors import InputError
 
 SECONDS = 10  # within which the parent must have raised; batchgenerators gives workers as long to end by themselves
 
@@ -53,7 +54,7 @@ def use(pool):
     while (before := time.monotonic()) < end:
         try:
             next(pool)
-        except RuntimeError:
+        except (InputError, RuntimeError):
             assert time.monotonic() - before < SECONDS
             raise
     raise AssertionError("the fault never arrived")
@@ -103,11 +104,33 @@ def test_the_message_of_a_worker_is_raised_in_the_parent():
     assert pool._processes == []
 
 
+def miss_a_case(batches):
+    raise InputError("unlabeled case case_7: it is gone")
+
+
+def want_memory(batches):
+    np.empty(2**58)
+
+
+@pytest.mark.parametrize(
+    ("then", "message"),
+    [
+        (miss_a_case, "^unlabeled case case_7: it is gone$"),
+        (want_memory, r"^Not enough memory: Unable to allocate 2.00 EiB .* and continue \(--c\).$"),
+    ],
+)
+def test_a_fault_of_input_or_machine_is_raised_without_the_workers_traceback(then, message):
+    pool = pool_of(Batches(then))
+    with pytest.raises(InputError, match=message):
+        use(pool)
+    assert pool._processes == []
+
+
 @pytest.mark.parametrize("then", [die, die_with_the_event, die_with_half_a_batch_sent])
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_killed_worker_is_told_whatever_it_held(then, processes):
     pool = pool_of(Batches(then), processes)
-    with pytest.raises(RuntimeError, match="A loader process was killed, most likely for want of memory"):
+    with pytest.raises(InputError, match="A loader process was killed, most likely for want of memory"):
         use(pool)
     assert pool._processes == []
 
@@ -115,6 +138,20 @@ def test_a_killed_worker_is_told_whatever_it_held(then, processes):
 def test_a_worker_that_leaves_is_told_with_its_status():
     with pytest.raises(RuntimeError, match="A loader process ended with status .*3"):
         use(pool_of(Batches(leave)))
+
+
+class Unreadable:
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def send_what_nobody_can_read(batches):
+    batches.pool._queue.put(Unreadable())
+
+
+def test_a_batch_that_cannot_be_taken_is_told_with_the_reason():
+    with pytest.raises(RuntimeError, match="could not be taken:(?s:.*)invalid literal for int"):
+        use(pool_of(Batches(send_what_nobody_can_read)))
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(100, marks=pytest.mark.long)])
@@ -125,7 +162,7 @@ def test_workers_killed_at_any_moment(kills, pause):
         pool = pool_of(Batches(size=50_000))
         next(pool)
         killed = time.monotonic() + random.uniform(0, 0.2)
-        with pytest.raises(RuntimeError, match="A loader process was killed"):
+        with pytest.raises(InputError, match="A loader process was killed"):
             while True:
                 if killed is not None and time.monotonic() > killed:
                     os.kill(random.choice(pool._processes).pid, signal.SIGKILL)
@@ -165,22 +202,20 @@ def kill_validation_worker(process, dataset):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (damage, r"RuntimeError: unlabeled case \w+: .*\.b2nd cannot be read .*delete it and run `nnunet_ssl preproc"),
-        (kill_training_worker, "RuntimeError: A loader process was killed, most likely for want of memory"),
-        pytest.param(
-            kill_validation_worker, "RuntimeError: A loader process was killed", marks=pytest.mark.long
-        ),
+        (damage, r"unlabeled case \w+: .*\.b2nd cannot be read .*delete it and run `nnunet_ssl preprocess` again"),
+        (kill_training_worker, "A loader process was killed, most likely for want of memory"),
+        pytest.param(kill_validation_worker, "A loader process was killed", marks=pytest.mark.long),
     ],
 )  # fmt: skip
 def test_nnunets_command_ends_with_the_message(phantom_3d, tmp_path, monkeypatch, fault, message):
     dataset = phantom_3d.copy(tmp_path).use(monkeypatch)
     monkeypatch.setenv("nnUNet_n_proc_DA", "2")
     monkeypatch.setenv("nnUNet_ssl_config", "{num_iterations_per_epoch: 5, num_val_iterations_per_epoch: 2}")
-    command = "from nnunetv2.run.run_training import run_training_entry; run_training_entry()"
+    command = Path(sys.executable).parent / "nnUNetv2_train"
     arguments = ["7", "3d_fullres", "0", "-tr", "nnUNetTrainerMeanTeacher", "-p", dataset.plans, "-device", "cpu"]
     output = tmp_path / "output"
     with open(output, "w", encoding="utf-8") as file:
-        process = subprocess.Popen([sys.executable, "-c", command, *arguments], stdout=file, stderr=file)
+        process = subprocess.Popen([command, *arguments], stdout=file, stderr=file)
     try:
         while "Epoch 1" not in output.read_text(encoding="utf-8"):
             assert process.poll() is None, output.read_text(encoding="utf-8")
@@ -189,4 +224,5 @@ def test_nnunets_command_ends_with_the_message(phantom_3d, tmp_path, monkeypatch
         assert process.wait(120) == 1
     finally:
         process.kill()
-    assert re.match(message, output.read_text(encoding="utf-8").splitlines()[-1])
+    told = output.read_text(encoding="utf-8")
+    assert re.match(f"nnunet_ssl: {message}", told.splitlines()[-1]) and "Traceback" not in told

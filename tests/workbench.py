@@ -5,6 +5,8 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import zipfile
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -50,6 +52,35 @@ def change_a_weight(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[largest.header_offset + 1000] ^= 0xFF
     file.write_bytes(content)
+HOLD = """
+import sys
+from pathlib import Path
+from nnunet_ssl.locks import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def another_process_holds(place: Path):
+    """Within the context another process has the lock of a place; gives its number."""
+    command = [sys.executable, "-c", HOLD, str(place)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8") as other:
+        assert other.stdout.readline() == "held\n"
+        yield other.pid
+
+
+@contextmanager
+def small_disk(folder: Path, kilobytes: int):
+    """A file system of its own at a folder; skips the test where this user may mount none."""
+    options = ["-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(["mount", *options], capture_output=True).returncode:
+        pytest.skip("no right to mount a file system")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from nnunet_ssl.cli.preprocess import preprocess
 from nnunet_ssl.cli.report import report
 from nnunet_ssl.cli.run import run
 from nnunet_ssl.cli.split import split
-from nnunet_ssl.errors import InputError
+from nnunet_ssl.errors import InputError, machine_fault, say
 
 app = typer.Typer(
     name="nnunet_ssl",
@@ -60,11 +60,14 @@ def spread(arguments: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Entry point: runs the verb; a fault of the input is one line on stderr and exit status 1."""
+    """Entry point: runs the verb. A fault of the input or the machine is one line on stderr and exit status 1."""
     try:
         app(spread(sys.argv[1:]))
     except InputError as error:
-        # names of files may hold anything, also what a terminal obeys
-        message = "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in str(error))
-        print(f"nnunet_ssl: {message}", file=sys.stderr)
+        say(str(error))
+        sys.exit(1)
+    except (OSError, MemoryError, RuntimeError) as error:
+        if not (fault := machine_fault(error)):
+            raise
+        say(f"{fault} and run the same command again.")
         sys.exit(1)

@@ -15,6 +15,7 @@ from nnunet_ssl.data.sources import REPAIR, read_volume, with_geometry
 from nnunet_ssl.data.space import ROUNDING, TOLERANCE, Difference, align, grid_of_image, worst
 from nnunet_ssl.data.spacings import give_spacing
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.files import write_fault
 
 if TYPE_CHECKING:
     from nnunet_ssl.data.conversion import Case, Conversion
@@ -180,7 +181,8 @@ def _put_volume(image: sitk.Image, path: Path, same: Path | None) -> None:
     if same is None or not same.name.endswith(FILE_ENDING) or not every_reader_opens(same):
         sitk.WriteImage(image, str(path))
         if file_fault(path):
-            raise InputError(f"{path} could not be written whole. Is the disk full? Make room and run again.")
+            # it fails without a word
+            raise write_fault(path) or OSError(errno.EIO, "it was not written whole", str(path))
         return
     same = same.resolve()  # a hard link to a symbolic link would be another symbolic link
     try:

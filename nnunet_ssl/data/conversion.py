@@ -9,14 +9,10 @@ import json
 import os
 import re
 import shutil
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +27,9 @@ from nnunet_ssl.data.protocols import PARTS
 from nnunet_ssl.data.raw import environment_folder, listed
 from nnunet_ssl.data.spacings import Spacing, with_known_spacings
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.files import check_case_ids, is_clutter, read_json, require_keys
+from nnunet_ssl.files import check_case_ids, is_clutter, read_json, require_keys, write_json
+from nnunet_ssl.locks import locked
+from nnunet_ssl.pools import Pool
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def write_raw_dataset(
     repaired or assumed stands under ``notes`` in ``conversion.json``.
 
     Everything goes into a hidden folder beside the target, which is renamed at the end; what a killed run left there
-    is removed by the next one. One run per dataset at a time.
+    is removed by the next one. One run per dataset id at a time.
 
     Args:
         processes: worker processes; 1 converts in this process.
@@ -154,8 +152,9 @@ def write_raw_dataset(
         The dataset's folder, and whether it was written: False if the same conversion was there already.
 
     Raises:
-        InputError: ``nnUNet_raw`` is unset; the id is taken by a dataset that is not this conversion; the spacing of
-            scans is unknown; or cases are bad (all of them are looked at, ten are named).
+        InputError: ``nnUNet_raw`` is unset; the id is taken by a dataset that is not this conversion, or another
+            process converts to it; the spacing of scans is unknown; the machine lacks something; or cases are bad (all
+            of them are looked at, ten are named).
     """
     if not 1 <= dataset_id <= 999:
         raise InputError(f"Dataset id {dataset_id}: nnU-Net's ids go from 1 to 999.")
@@ -166,23 +165,26 @@ def write_raw_dataset(
     conversion = with_known_spacings(conversion, spacings, skip_unknown_spacing)
     if others := [str(other) for other in find_candidate_datasets(dataset_id) if other != target.name]:
         raise InputError(f"Dataset id {dataset_id} is taken by {', '.join(others)}. Choose another --dataset-id.")
+    with locked(root / f"Dataset{dataset_id:03d}"):
+        return _write(conversion, target, processes, link)
+
+
+def _write(conversion: Conversion, target: Path, processes: int, link: bool) -> tuple[Path, bool]:
     if target.exists():
         _require_same(target, conversion)
         return target, False
-
     _require_level(conversion)
-    root.mkdir(parents=True, exist_ok=True)
     # nnU-Net lists folders that begin with "Dataset": it cannot see this one.
-    for leftover in root.glob(f".{target.name}.partial-*"):
+    for leftover in target.parent.glob(f".{target.name}.partial-*"):
         shutil.rmtree(leftover)
-    aside = root / f".{target.name}.partial-{os.getpid()}"
+    aside = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
         for path in _expected_files(conversion):
             (aside / path).parent.mkdir(parents=True, exist_ok=True)
         notes = _convert_cases(conversion, aside, processes, link)
         conversion = replace(conversion, notes=merged([*conversion.notes, *notes]))
-        _write_json(aside / "conversion.json", conversion.provenance())
-        _write_json(aside / "dataset.json", _dataset_json(conversion))
+        write_json(conversion.provenance(), aside / "conversion.json")
+        write_json(_dataset_json(conversion), aside / "dataset.json")
         aside.rename(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -208,35 +210,25 @@ def _convert_cases(conversion: Conversion, folder: Path, processes: int, link: b
     """Converts all cases, those last whose label only the others explain; returns what was done, case by case."""
     # A worker needs the readers and the labels, not the other cases.
     convert = partial(convert_case, folder=folder, link=link, conversion=replace(conversion, cases=[]))
-    outcomes = {outcome.case: outcome for outcome in _mapped(convert, conversion.cases, processes)}
+    outcomes = _mapped(convert, conversion.cases, processes)
     if put_off := [case for case in conversion.cases if outcomes[case.id].put_off]:
         votes = Counter(outcome.fit for outcome in outcomes.values() if outcome.fit)
-        outcomes |= {outcome.case: outcome for outcome in _mapped(partial(convert, votes=votes), put_off, processes)}
+        outcomes |= _mapped(partial(convert, votes=votes), put_off, processes)
     if faults := [f"{outcome.case}: {outcome.fault}" for outcome in outcomes.values() if outcome.fault]:
         bad = listed(faults, separator="\n  ")
         raise InputError(f"Nothing was converted, {len(faults)} of {len(outcomes)} cases are bad:\n  {bad}")
     return [note for outcome in outcomes.values() for note in outcome.notes]
 
 
-def _mapped(convert: Callable[[Case], Outcome], cases: list[Case], processes: int) -> Iterator[Outcome]:
-    progress = partial(tqdm, total=len(cases), desc="Converting", unit="case")
-    if processes == 1:
-        yield from progress(map(convert, cases))
-        return
-    try:
-        with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_end_with_parent) as pool:
-            yield from progress(pool.map(convert, cases))
-    except BrokenProcessPool as error:
-        raise InputError("A worker process died (out of memory?). Run again with a smaller -np.") from error
-
-
-def _end_with_parent() -> None:
-    # The workers of a killed run would otherwise wait for work forever.
-    def watch() -> None:
-        parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _mapped(convert: Callable[[Case], Outcome], cases: list[Case], processes: int) -> dict[str, Outcome]:
+    """What became of each case, in the order of the cases."""
+    work = ((case.id, (case,)) for case in cases)
+    with Pool(0 if processes == 1 else processes, "and run the same command again. Nothing was converted.") as pool:
+        found = dict(tqdm(pool.run(convert, work), total=len(cases), desc="Converting", unit="case"))
+    for case, outcome in found.items():
+        if isinstance(outcome, InputError):
+            found[case] = Outcome(case, str(outcome))
+    return {case.id: found[case.id] for case in cases}
 
 
 def _expected_files(conversion: Conversion) -> list[str]:
@@ -286,7 +278,3 @@ def _source_bytes(case: Case) -> dict[str, int]:
 def _bytes_of(path: Path) -> int:
     files = [path] if path.is_file() else [f for f in path.iterdir() if f.is_file() and not is_clutter(f.name)]
     return sum(file.stat().st_size for file in files)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -75,7 +75,7 @@ class UnlabeledPool:
         """The image (channels, *spatial), read lazily.
 
         Raises:
-            RuntimeError: the file is gone or damaged; names the case.
+            InputError: the file is gone or damaged; names the case.
         """
         return self._open(case, self.files[case], "nnunet_ssl preprocess")
 
@@ -83,7 +83,7 @@ class UnlabeledPool:
         """The first stage's segmentation (*spatial), read lazily; `shape` is that of the image.
 
         Raises:
-            RuntimeError: the file is gone or damaged, or of another shape; names the case.
+            InputError: the file is gone or damaged, or of another shape; names the case.
         """
         return self._load_map(case, self.previous_stage, shape, "nnunet_ssl predict_next_stage")
 
@@ -95,7 +95,7 @@ class UnlabeledPool:
         file = str(folder / f"{case}.b2nd")
         segmentation = self._open(case, file, command)
         if segmentation.shape != shape:
-            raise RuntimeError(
+            raise InputError(
                 f"unlabeled case {case}: {file} has the shape {segmentation.shape} and its image {shape}; "
                 f"run `{command}` again."
             )
@@ -105,9 +105,8 @@ class UnlabeledPool:
         try:
             return blosc2.open(file, mode="r", dparams={"nthreads": 1}, **self._mmap)
         except (OSError, RuntimeError) as error:
-            raise RuntimeError(
-                f"unlabeled case {case}: {file} cannot be read ({error}); delete it and run `{command}` again."
-            ) from error
+            reason = f"cannot be read ({error}); delete it and" if os.path.exists(file) else "is gone; bring it back or"
+            raise InputError(f"unlabeled case {case}: {file} {reason} run `{command}` again.") from error
 
 
 class UnlabeledLoader(nnUNetDataLoader):
@@ -155,7 +154,9 @@ class UnlabeledLoader(nnUNetDataLoader):
         except RuntimeError as error:
             folders = [folder for folder in (pool.previous_stage, pool.labels) if folder is not None]
             files = " or ".join([pool.files[case], *(f"{folder}/{case}.b2nd" for folder in folders)])
-            raise RuntimeError(f"unlabeled case {case}: {files} is damaged ({error})") from error
+            raise InputError(
+                f"unlabeled case {case}: {files} is damaged ({error}); delete it and make it again."
+            ) from error
         return {name: patch[:, 0] if self.patch_size_was_2d else patch for name, patch in patches.items()}
 
 

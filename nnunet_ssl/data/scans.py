@@ -2,10 +2,8 @@
 
 import hashlib
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +14,7 @@ from nnunet_ssl.data.reading import read_file, reader_of
 from nnunet_ssl.data.signatures import Grid, Signature, common_grid, make_signature
 from nnunet_ssl.data.space import align, grid_of
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.pools import Pool
 
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
@@ -45,28 +44,30 @@ class Scan:
 def read_scans(files: dict[tuple[str, str], list[Path]], dataset_json: dict, processes: int) -> list[Scan]:
     """All scans, in the order of ``files``: the channel files of each ``(role, case)``. Bad ones carry their fault.
 
-    Raises ``InputError`` when nnU-Net has no reader for the dataset or a worker process is killed.
+    Raises ``InputError`` when nnU-Net has no reader for the dataset, a worker process is killed or memory is short.
     """
     reader = reader_of(dataset_json, (file for channels in files.values() for file in channels))
-    work = list(files.items())
+    work = [(f"{case} ({role})", (role, case, paths, reader)) for (role, case), paths in files.items()]
     sample = work[:: max(1, len(work) // GRID_SAMPLE)][:GRID_SAMPLE]
-    pool = ProcessPoolExecutor(min(processes, len(work)), mp_context=get_context("spawn"))
-    try:
-        sizes = [scan for scan in pool.map(_read_scan, sample, [reader] * len(sample)) if not scan.fault]
+    with Pool(min(processes, len(work)), "and run the same command again.") as pool:
+        sizes = [scan for scan in _found(pool.run(_read_scan, sample)).values() if not scan.fault]
         if sizes:
             grid = common_grid([scan.shape for scan in sizes], [scan.spacing for scan in sizes])
         else:  # none of the sample can be used; the others still need one grid
             grid = Grid((2.0,) * 3, (6,) * 3)
-        futures = {pool.submit(_read_scan, item, reader, grid): item[0] for item in work}
-        for future in tqdm(as_completed(futures), total=len(futures), desc="Reading scans"):
-            future.result()
-        return _with_one_channel_count([future.result() for future in futures])
-    except BrokenProcessPool as error:
-        raise InputError(
-            f"A worker process was killed, most likely for want of memory: use a smaller -np than {processes}."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+        results = pool.run(_read_scan, ((name, (*arguments, grid)) for name, arguments in work))
+        scans = _found(tqdm(results, total=len(work), desc="Reading scans"))
+    return _with_one_channel_count([scans[name] for name, _ in work])
+
+
+def _found(results: Iterable[tuple[str, Scan | InputError]]) -> dict[str, Scan]:
+    """The scans by name; a fault of a file is in its scan, so that an error is the machine's and is raised."""
+    scans = {}
+    for name, scan in results:
+        if isinstance(scan, InputError):
+            raise scan
+        scans[name] = scan
+    return scans
 
 
 def _with_one_channel_count(scans: list[Scan]) -> list[Scan]:
@@ -83,10 +84,9 @@ def _with_one_channel_count(scans: list[Scan]) -> list[Scan]:
 
 
 def _read_scan(
-    item: tuple[tuple[str, str], list[Path]], reader: "type[BaseReaderWriter]", grid: Grid | None = None
+    role: str, case: str, files: list[Path], reader: "type[BaseReaderWriter]", grid: Grid | None = None
 ) -> Scan:
     """Runs in a worker. Without a grid only shape and spacing are taken."""
-    (role, case), files = item
     channels, spacing, digest, place = [], (), hashlib.sha256(), None
     for file in files:
         try:

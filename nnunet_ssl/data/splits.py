@@ -17,6 +17,7 @@ import numpy as np
 from nnunet_ssl.data.raw import preprocessed_folder, read_dataset_json
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import check_case_ids, is_clutter, read_json, write_text
+from nnunet_ssl.locks import locked
 
 FILE = "splits_final.json"
 LISTS = ("train", "val", "unlabeled")
@@ -118,19 +119,19 @@ def write_splits(dataset_id: int, labeled: int | Fraction | None, seed: int, fol
     """Write ``<preprocessed>/splits_final.json`` and return its path; an equal file is left as it is.
 
     Raises ``InputError`` when a different one is there and ``force`` is not set; it names the trained folds that would
-    be no results of the new ones.
+    be no results of the new ones. Also when another process writes it.
     """
     base = preprocessed_folder(dataset_id)
     splits = make_splits(labeled_cases(dataset_id), labeled, seed, folds)
     file = base / FILE
-    if file.exists() and not force:
-        if read_splits(file) != splits:
+    with locked(file):
+        if not file.exists() or force:
+            write_text(file, json.dumps(splits, indent=4))
+        elif read_splits(file) != splits:
             from nnunet_ssl.data.trained import in_lines  # which reads splits
 
             trained = in_lines(base.name, splits)
             raise InputError(f"{file} exists and is different; --force replaces it.{trained and ' ' + trained}")
-        return file
-    write_text(file, json.dumps(splits, indent=4))
     return file
 
 

@@ -25,6 +25,7 @@ from nnunet_ssl.demo.picture import Row, comparison_picture
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.evaluation import evaluate_folders, read_labels
 from nnunet_ssl.files import require_new_folder, write_json
+from nnunet_ssl.locks import locked
 
 DATASET_ID, DATASET = "1", "Dataset001_Phantom"
 CONFIGURATION, PLANS, FOLD = "3d_fullres", "nnUNetPlans_demo", "0"
@@ -65,11 +66,17 @@ def run_demo(folder: Path, device: str, size: Size | None = None) -> None:
     ``folder`` must be new, empty, or that of an earlier demo, whose files are replaced. Prints the progress, the table,
     and where ``metrics.json``, ``table.md`` and ``comparison.png`` are.
 
-    Raises InputError if the folder holds something else or a step fails; the message names the step's log.
+    Raises InputError if the folder holds something else, another demo runs in it, or a step fails; the message names
+    the step's log.
     """
-    size = size or Size()
     folder = folder.resolve()
-    _prepare(folder)
+    require_new_folder(folder, "--folder")
+    with locked(folder):
+        _prepare(folder)
+        _run(folder, device, size or Size())
+
+
+def _run(folder: Path, device: str, size: Size) -> None:
     raw = folder / RAW / DATASET
     steps = _Steps(folder, _environment(folder), total=6 + 2 * len(TRAINERS))
 
@@ -118,7 +125,6 @@ def run_demo(folder: Path, device: str, size: Size | None = None) -> None:
 
 def _prepare(folder: Path) -> None:
     """Leaves ``folder`` as an empty demo folder; of an earlier demo only what the demo writes is removed."""
-    require_new_folder(folder, "--folder")
     if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).is_file():
         raise InputError(f"{folder} is not empty and not a demo's folder: name another one with --folder.")
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
 from tqdm import tqdm
 
+from nnunet_ssl.locks import locked
 from nnunet_ssl.runner.plan import Experiment, Run
 from nnunet_ssl.settings import VARIABLE
 
@@ -50,6 +52,9 @@ def run_local(
 
     A run that fails does not stop the others. An interrupt, also SIGTERM and a closed terminal, ends the trainings
     with all their processes; the next call resumes them.
+
+    Raises:
+        InputError: another call trains one of them; nothing was started.
     """
     waiting = [run for run in runs if experiment.state(run) != "finished"]
     free: list[str | None] = list(gpus) or [None]
@@ -58,7 +63,10 @@ def run_local(
     for run in runs:
         if run not in waiting:
             say(f"{run}: finished before")
-    with interrupted_by_signals(), tqdm(total=len(waiting), unit="run", disable=None) as bar:
+    with ExitStack() as locks, interrupted_by_signals(), tqdm(total=len(waiting), unit="run", disable=None) as bar:
+        for run in waiting:  # each training has a lock of its own, but not on what is written beside it
+            folder = experiment.folder(run)
+            locks.enter_context(locked(folder.parent.with_name(f"{folder.parent.name}_{folder.name}")))
         try:
             while waiting or active:
                 while waiting and free:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
+from workbench import another_process_holds, file_size_limit, small_disk
 
 import nnunet_ssl.data.case_writer
 from nnunet_ssl.data.case_writer import CannotTell
@@ -318,9 +319,34 @@ def test_full_disk_is_noticed(raw, conversion, monkeypatch):
         Path(path).write_bytes(Path(path).read_bytes()[:300])
 
     monkeypatch.setattr(nnunet_ssl.data.case_writer.sitk, "WriteImage", write_half)
-    with pytest.raises(InputError, match=r"a_0000\.nii\.gz could not be written whole. Is the disk full"):
+    message = r"a_0000\.nii\.gz: it was not written whole. Look after the disk or its connection .* again. Nothing"
+    with pytest.raises(InputError, match=message):
         write_raw_dataset(conversion, 7, "Two")
     assert list(raw.iterdir()) == []
+
+
+def test_a_file_that_the_system_cuts_off(raw, conversion):
+    """SimpleITK writes what fits and says nothing; the system says why."""
+    with file_size_limit(300), pytest.raises(InputError, match=r"a_0000\.nii\.gz cannot be written: File too large"):
+        write_raw_dataset(conversion, 7, "Two")
+    assert list(raw.iterdir()) == []
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_full_disk(raw, conversion, processes):
+    raw.mkdir()
+    with small_disk(raw, kilobytes=8):
+        message = r"\.nii\.gz cannot be written: No space left on device. Make room and run the same command again"
+        with pytest.raises(InputError, match=message):
+            write_raw_dataset(conversion, 7, "Two", processes)
+        assert list(raw.iterdir()) == []
+
+
+def test_another_run_to_the_same_id_is_refused(raw, conversion):
+    with another_process_holds(raw / "Dataset007") as other:
+        with pytest.raises(InputError, match=f"Dataset007 is in use: process {other} on "):
+            write_raw_dataset(conversion, 7, "Other")
+        write_raw_dataset(conversion, 8, "Two")
 
 
 KILLED = """
@@ -345,7 +371,7 @@ def test_killed_run_leaves_no_dataset_and_the_next_run_cleans_up(raw, conversion
     source = conversion.cases[0].images[0].parent
     run = subprocess.run([sys.executable, "-c", KILLED, str(source)], capture_output=True)
     assert run.returncode == -signal.SIGKILL
-    (leftover,) = raw.iterdir()
+    (leftover,) = raw.glob("*partial*")
     assert leftover.name.startswith(".Dataset007_Two.partial-")
     assert "imagesTr/a_0000.nii.gz" in files(leftover)
     assert len(find_candidate_datasets(7)) == 0

@@ -9,6 +9,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ssl.data.loader import TwoStreamLoader, UnlabeledLoader, UnlabeledPool
+from nnunet_ssl.errors import InputError
 
 
 class Whole:
@@ -70,9 +71,9 @@ def test_both_streams_in_one_batch(loaders):
 def test_a_damaged_case_is_named(tmp_path):
     (tmp_path / "case_9.b2nd").write_bytes(b"no image")
     pool = UnlabeledPool({"case_9": str(tmp_path / "case_9.b2nd")})
-    with pytest.raises(RuntimeError, match="unlabeled case case_9"):
+    with pytest.raises(InputError, match="unlabeled case case_9"):
         pool.load_image("case_9")
-    with pytest.raises(RuntimeError, match="unlabeled case case_8"):
+    with pytest.raises(InputError, match="unlabeled case case_8"):
         UnlabeledPool({"case_8": str(tmp_path / "case_8.b2nd")}).load_image("case_8")
 
 
@@ -109,5 +110,5 @@ def test_a_pseudo_label_comes_from_the_same_place_and_its_scales_are_stacked(loa
     assert full.shape == (3, 1, 18, 18, 18) and half.shape == (3, 1, 18, 18, 9)
     inside = full >= 0
     assert torch.equal(batch["unlabeled_strong"][inside], full[inside].float())
-    with pytest.raises(RuntimeError, match=r"case: .*case.b2nd has the shape .*run `nnUNetv2_train` again"):
+    with pytest.raises(InputError, match=r"case: .*case.b2nd has the shape .*run `nnUNetv2_train` again"):
         pool.load_label("case", (20, 30, 21))

@@ -8,6 +8,7 @@ import pytest
 import typer
 from trainings import alive, begin, finish, interrupt_when, wait_for
 from typer.testing import CliRunner
+from workbench import another_process_holds
 
 from nnunet_ssl.data.splits import write_splits
 from nnunet_ssl.errors import InputError
@@ -47,6 +48,17 @@ def test_one_failure_does_not_stop_the_others(dataset, trainings):
     assert "Epoch 0\nRuntimeError" in log.read_text(
         encoding="utf-8"
     ) and "-tr nnUNetTrainerMeanTeacher" in log.read_text(encoding="utf-8")
+
+
+def test_a_second_grid_that_shares_a_run_is_refused_before_it_starts_one(dataset, trainings):
+    experiment, runs = plan(7, "2d", ["MeanTeacher", "UAMT"], [0, 1], program=str(trainings.program))
+    place = experiment.folder(runs[2]).parents[1] / "nnUNetTrainerMeanTeacher__nnUNetPlans__2d_fold_1"
+    with another_process_holds(place) as other:
+        with pytest.raises(InputError, match=f"nnUNetTrainerMeanTeacher__.*_fold_1 is in use: process {other} on "):
+            run_local(experiment, runs, poll_seconds=0.02)
+        assert trainings.calls() == [] and not experiment.folder(runs[0]).exists()
+        assert [outcome.error for outcome in run_local(experiment, runs[:2], poll_seconds=0.02)] == ["", ""]
+    assert len(run_local(experiment, runs, poll_seconds=0.02)) == 2
 
 
 def test_one_run_at_a_time_on_each_gpu(dataset, trainings):
