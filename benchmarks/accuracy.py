@@ -42,7 +42,7 @@ from nnunet_ssl.report.comparison import make_sections
 from nnunet_ssl.report.records import ALL, read_record
 from nnunet_ssl.runner.local import interrupted_by_signals
 from nnunet_ssl.runner.plan import BASELINE, Experiment, Run
-from nnunet_ssl.settings import VARIABLE
+from nnunet_ssl.training.settings import VARIABLE
 
 HERE = Path(__file__).resolve().parent
 SHARED_DATA = HERE.parent.parent / "shared" / "data"

@@ -10,7 +10,7 @@ from batchgenerators.utilities.file_and_folder_operations import load_json, save
 from nnunetv2.postprocessing.remove_connected_components import remove_all_but_largest_component_from_segmentation
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_ssl.pseudo_labels import single_components
+from nnunet_ssl.training.pseudo_labels import single_components
 
 
 def write_rule(file: Path, predictions: Path, labels: Path, cases: Sequence[str]) -> list[list[int]]:

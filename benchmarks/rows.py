@@ -15,7 +15,7 @@ from suites import Suite
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.report.records import ALL, SUPERVISED
 from nnunet_ssl.runner.plan import BASELINE, overrides_by_method
-from nnunet_ssl.settings import parse_overrides
+from nnunet_ssl.training.settings import parse_overrides
 
 PRESETS = ("default", "published")
 

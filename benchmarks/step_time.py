@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from workspace import CLASSES, make_trainer, make_workspace, versions
 
 from nnunet_ssl.data.loader import STREAM
-from nnunet_ssl.trainer import SemiSupervisedTrainer
+from nnunet_ssl.training.trainer import SemiSupervisedTrainer
 
 Passes = Callable[[SemiSupervisedTrainer, Tensor], list[Tensor]]
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.data.conversion import Case, Conversion
-from nnunet_ssl.data.notes import Note
-from nnunet_ssl.data.protocols import Labeled, choose
+from nnunet_ssl.conversion.notes import Note
+from nnunet_ssl.conversion.protocols import Labeled, choose
+from nnunet_ssl.conversion.sources import read_h5, read_volume, rescaled_h5
+from nnunet_ssl.conversion.writing import Case, Conversion
 from nnunet_ssl.data.raw import listed
-from nnunet_ssl.data.sources import read_h5, read_volume, rescaled_h5
 from nnunet_ssl.errors import InputError
 
 SPACING = (10.0, 1.5, 1.5)

@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.data.case_writer import CannotTell, Fitted
-from nnunet_ssl.data.conversion import Case, Conversion, pair_cases
-from nnunet_ssl.data.notes import Note
-from nnunet_ssl.data.protocols import Labeled, choose
+from nnunet_ssl.conversion.case_writer import CannotTell, Fitted
+from nnunet_ssl.conversion.notes import Note
+from nnunet_ssl.conversion.protocols import Labeled, choose
+from nnunet_ssl.conversion.sources import NIFTI, find_files, read_volume, reason_of, require_whole, with_geometry
+from nnunet_ssl.conversion.writing import Case, Conversion, pair_cases
 from nnunet_ssl.data.raw import listed
-from nnunet_ssl.data.sources import NIFTI, find_files, read_volume, reason_of, require_whole, with_geometry
 from nnunet_ssl.data.space import align, grid_of_image
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import is_clutter

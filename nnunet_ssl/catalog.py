@@ -24,7 +24,7 @@ import yaml
 from nnunet_ssl import trainers
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.method import Method
-from nnunet_ssl.settings import VARIABLE
+from nnunet_ssl.training.settings import VARIABLE
 
 PREFIX = "nnUNetTrainer"
 FACTS_FILE = "nnunet_ssl/methods/facts.yaml"

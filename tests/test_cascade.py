@@ -21,14 +21,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from workbench import SMALL_TRANSFORMER, TWO_PHASES, InProcess, another_process_holds, file_size_limit, phantom
 
-from nnunet_ssl import next_stage
 from nnunet_ssl._bootstrap import trainers_folder
 from nnunet_ssl.cli import spread
 from nnunet_ssl.data.loader import UnlabeledPool
 from nnunet_ssl.data.origin import read_origin
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.next_stage import predict_unlabeled
-from nnunet_ssl.preprocessing import preprocess_dataset
+from nnunet_ssl.preparation import next_stage
+from nnunet_ssl.preparation.next_stage import predict_unlabeled
+from nnunet_ssl.preparation.preprocessing import preprocess_dataset
 
 CPU = torch.device("cpu")
 FIRST, SECOND = "3d_lowres", "3d_cascade_fullres"
@@ -77,7 +77,7 @@ def cascade(tmp_path_factory):
 def in_process(monkeypatch):
     """nnU-Net's processes and ours as threads or calls: starting one takes seconds."""
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    monkeypatch.setattr("nnunet_ssl.progress.ProgressLogger.plot_progress_png", lambda *args: None)
+    monkeypatch.setattr("nnunet_ssl.training.progress.ProgressLogger.plot_progress_png", lambda *args: None)
     monkeypatch.setattr("multiprocessing.get_context", lambda method: multiprocessing.dummy)
     monkeypatch.setattr("torch.set_num_threads", lambda number: None)
     monkeypatch.setattr("nnunet_ssl.pools.ProcessPoolExecutor", InProcess)
@@ -100,7 +100,7 @@ def first_stage(cascade):
         cascade.use(patched)
         patched.setenv("nnUNet_n_proc_DA", "0")
         patched.setenv("nnUNet_ssl_config", json.dumps(SHORT))
-        patched.setattr("nnunet_ssl.progress.ProgressLogger.plot_progress_png", lambda *args: None)
+        patched.setattr("nnunet_ssl.training.progress.ProgressLogger.plot_progress_png", lambda *args: None)
         patched.setattr("multiprocessing.get_context", lambda method: multiprocessing.dummy)
         patched.setattr("torch.set_num_threads", lambda number: None)
         for fold in (0, 1):

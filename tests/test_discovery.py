@@ -105,7 +105,7 @@ def test_importing_our_trainers_is_cheap(tmp_path):
     """Beyond what nnU-Net imports anyway, ours costs less than half a second."""
     code = (
         "import time, nnunetv2.run.run_training; import nnunetv2.inference.predict_from_raw_data\n"
-        "start = time.perf_counter(); import nnunet_ssl.trainer, nnunet_ssl.methods.ua_mt\n"
+        "start = time.perf_counter(); import nnunet_ssl.training.trainer, nnunet_ssl.methods.ua_mt\n"
         "print(time.perf_counter() - start)"
     )
     assert min(float(run(sys.executable, "-c", code, cwd=tmp_path)) for _ in range(2)) < 0.5

@@ -6,7 +6,7 @@ from torch import multiprocessing as mp
 from workbench import one_rank
 
 from nnunet_ssl.distributed import average_gradients
-from nnunet_ssl.progress import epoch_means
+from nnunet_ssl.training.progress import epoch_means
 
 # gradients of three parameters by rank, None for none, and what both then have
 GRADIENTS = {

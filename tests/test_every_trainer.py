@@ -34,7 +34,7 @@ def command(dataset, monkeypatch):
     """Calls an entry point with arguments, as the command does, without the seconds that processes take to start."""
     dataset.use(monkeypatch)
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    monkeypatch.setattr("nnunet_ssl.progress.ProgressLogger.plot_progress_png", lambda *args: None)
+    monkeypatch.setattr("nnunet_ssl.training.progress.ProgressLogger.plot_progress_png", lambda *args: None)
     monkeypatch.setattr("multiprocessing.get_context", lambda method: multiprocessing.dummy)  # nnU-Net's pools
     monkeypatch.setattr("torch.set_num_threads", lambda number: None)  # nnU-Net takes all cores, for tiny networks
 

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from workbench import InProcess
 
 from nnunet_ssl import cli
-from nnunet_ssl.data import protocols
+from nnunet_ssl.conversion import protocols
 from nnunet_ssl.demo import pipeline
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.runner import local

@@ -283,7 +283,8 @@ def preprocess(folder: str, moment: str = "", number: int = 0) -> None:
     os.environ |= {f"nnUNet_{kind}": f"{folder}/{kind}" for kind in ("raw", "preprocessed", "results")}
     from workbench import InProcess
 
-    from nnunet_ssl import pools, preprocessing
+    from nnunet_ssl import pools
+    from nnunet_ssl.preparation import preprocessing
 
     pools.ProcessPoolExecutor = InProcess
     if moment:

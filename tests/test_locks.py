@@ -15,13 +15,13 @@ from multiprocessing import get_context
 import pytest
 from workbench import HOLD, another_process_holds
 
-from nnunet_ssl.backbones import write_plans
 from nnunet_ssl.data.splits import write_splits
 from nnunet_ssl.demo.pipeline import run_demo
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.export import export_model
 from nnunet_ssl.locks import locked
-from nnunet_ssl.planning import plan_fold
+from nnunet_ssl.preparation.backbones import write_plans
+from nnunet_ssl.preparation.planning import plan_fold
+from nnunet_ssl.results.export import export_model
 
 
 def test_the_second_process_is_told_who_is_there(tmp_path):

@@ -76,7 +76,7 @@ def road(request, tmp_path, monkeypatch):
     here = request.param == "here"
     monkeypatch.setenv("nnUNet_n_proc_DA", "0" if here else "1")
     if here:
-        monkeypatch.setattr("nnunet_ssl.progress.ProgressLogger.plot_progress_png", lambda *args: None)
+        monkeypatch.setattr("nnunet_ssl.training.progress.ProgressLogger.plot_progress_png", lambda *args: None)
         monkeypatch.setattr("nnunet_ssl.pools.ProcessPoolExecutor", InProcess)
         plan_fast(monkeypatch)
         monkeypatch.setattr("torch.set_num_threads", lambda number: None)

@@ -7,7 +7,7 @@ import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 from workbench import prepare
 
-from nnunet_ssl.data.conversion import write_raw_dataset
+from nnunet_ssl.conversion.writing import write_raw_dataset
 from nnunet_ssl.dataset_conversion.la import la_conversion
 
 TRAIN = ["06SR5RBREL16DQ6M8LWS", "0RZDK210BSMWAA6467LU", "1D7CUD1955YZPGK8XHJX"]
@@ -35,7 +35,7 @@ def test_a_short_training_on_real_scans(shared_data, tmp_path, monkeypatch):
 
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     monkeypatch.setenv("nnUNet_ssl_config", "{num_epochs: 1, num_iterations_per_epoch: 4, seed: 0}")
-    monkeypatch.setattr("nnunet_ssl.progress.ProgressLogger.plot_progress_png", lambda *args: None)
+    monkeypatch.setattr("nnunet_ssl.training.progress.ProgressLogger.plot_progress_png", lambda *args: None)
     trainer = get_trainer_from_args(
         dataset.name, "3d_fullres", 0, "nnUNetTrainerUAMT", dataset.plans, device=torch.device("cpu")
     )

@@ -63,7 +63,7 @@ def test_nothing_grows(phantom_2d_regions, tmp_path, monkeypatch, capsys, cases,
     dataset = phantom_2d_regions.copy(tmp_path).use(monkeypatch)
     multiply(dataset, cases)
     monkeypatch.setenv("nnUNet_n_proc_DA", "2")
-    monkeypatch.setattr("nnunet_ssl.progress.ProgressLogger.plot_progress_png", lambda *args: None)
+    monkeypatch.setattr("nnunet_ssl.training.progress.ProgressLogger.plot_progress_png", lambda *args: None)
     length = f"num_epochs: {epochs}, num_iterations_per_epoch: {EPOCH}, num_val_iterations_per_epoch: 2, seed: 0"
     monkeypatch.setenv("nnUNet_ssl_config", f"{{{length}}}")
     before = set(children(os.getpid()))

@@ -31,7 +31,7 @@ from nnunet_ssl.errors import InputError
 from nnunet_ssl.losses.supervised import Supervised
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.networks.net import Net
-from nnunet_ssl.trainer import SemiSupervisedTrainer
+from nnunet_ssl.training.trainer import SemiSupervisedTrainer
 
 STEPS = 4
 WORLD = 2
@@ -235,7 +235,7 @@ def test_the_gradient_of_each_term_is_that_of_the_joint_batch(ranks, variant):
 @pytest.mark.parametrize(("size", "share"), [(2, 1), (6, 3), (1, None), (3, None)])
 def test_an_unlabeled_batch_that_ranks_cannot_share_equally_is_refused(monkeypatch, size, share):
     """The mean over ranks of shares 2 and 1 is not the mean over their 3 patches."""
-    monkeypatch.setattr("nnunet_ssl.trainer.world_size", lambda: WORLD)
+    monkeypatch.setattr("nnunet_ssl.training.trainer.world_size", lambda: WORLD)
     trainer = object.__new__(SemiSupervisedTrainer)
     trainer.unlabeled_batch_size, trainer.local_rank = size, 1
     if share is not None:

@@ -29,7 +29,7 @@ TWO_PHASES = ("BCP", "CutMix", "SelfTraining")  # trainers whose second phase ne
 # Children that start at once are copies of a process that has only imported these. A copy of the tests' own process
 # waits for ever when it compresses while an array of blosc2 is alive here: these share threads, which are not copied.
 FORKSERVER = get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["nnunetv2.run.run_training", "nnunet_ssl.preprocessing"])
+FORKSERVER.set_forkserver_preload(["nnunetv2.run.run_training", "nnunet_ssl.preparation.preprocessing"])
 
 
 @contextmanager
@@ -201,7 +201,7 @@ def prepare(
     from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
     from nnunet_ssl.data.splits import make_splits
-    from nnunet_ssl.preprocessing import preprocess_dataset
+    from nnunet_ssl.preparation.preprocessing import preprocess_dataset
 
     dataset = Dataset(root, name)
     with pytest.MonkeyPatch.context() as patched:

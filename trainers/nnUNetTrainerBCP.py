@@ -1,5 +1,5 @@
 from nnunet_ssl.methods.bcp import BCP
-from nnunet_ssl.trainer import SemiSupervisedTrainer
+from nnunet_ssl.training.trainer import SemiSupervisedTrainer
 
 
 class nnUNetTrainerBCP(SemiSupervisedTrainer):

@@ -1,5 +1,5 @@
 from nnunet_ssl.methods.cutmix import CutMix
-from nnunet_ssl.trainer import SemiSupervisedTrainer
+from nnunet_ssl.training.trainer import SemiSupervisedTrainer
 
 
 class nnUNetTrainerCutMix(SemiSupervisedTrainer):

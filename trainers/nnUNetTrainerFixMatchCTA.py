@@ -1,5 +1,5 @@
 from nnunet_ssl.methods.fixmatch_cta import FixMatchCTA
-from nnunet_ssl.trainer import SemiSupervisedTrainer
+from nnunet_ssl.training.trainer import SemiSupervisedTrainer
 
 
 class nnUNetTrainerFixMatchCTA(SemiSupervisedTrainer):

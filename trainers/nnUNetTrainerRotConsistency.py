@@ -1,5 +1,5 @@
 from nnunet_ssl.methods.rot_consistency import RotConsistency
-from nnunet_ssl.trainer import SemiSupervisedTrainer
+from nnunet_ssl.training.trainer import SemiSupervisedTrainer
 
 
 class nnUNetTrainerRotConsistency(SemiSupervisedTrainer):

@@ -1,4 +1,4 @@
-from nnunet_ssl.configured_trainer import ConfiguredTrainer
+from nnunet_ssl.training.configured import ConfiguredTrainer
 
 
 class nnUNetTrainerSupervised(ConfiguredTrainer):

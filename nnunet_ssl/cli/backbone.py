@@ -22,8 +22,8 @@ def backbone(
     ] = None,
 ) -> None:
     """Write plans with another network; patch, batch and preprocessed data stay those of the old plans."""
-    from nnunet_ssl.backbones import write_plans
     from nnunet_ssl.data.raw import preprocessed_folder
+    from nnunet_ssl.preparation.backbones import write_plans
 
     written = write_plans(preprocessed_folder(dataset_id), plans, network, out, configuration)
     typer.echo(f"{written.file}:")

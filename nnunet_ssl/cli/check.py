@@ -20,7 +20,7 @@ def check(
     from nnunet_ssl.data.raw import listed
     from nnunet_ssl.errors import InputError
     from nnunet_ssl.files import write_json
-    from nnunet_ssl.leaks import check_dataset
+    from nnunet_ssl.preparation.leaks import check_dataset
 
     if output and not output.absolute().parent.is_dir():
         raise InputError(f"-o {output}: the folder {output.absolute().parent} does not exist.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from nnunet_ssl.data.conversion import Conversion
+    from nnunet_ssl.conversion.writing import Conversion
 
 app = typer.Typer(
     name="convert",
@@ -79,7 +79,7 @@ def converter(default: str, others: str = "", units: str = "cases") -> Callable:
             protocol: str | None = None,
             **own: Any,
         ) -> None:
-            from nnunet_ssl.data.protocols import wanted_labeled
+            from nnunet_ssl.conversion.protocols import wanted_labeled
 
             conversion = find(source, wanted_labeled(labeled, labeled_list, protocol), **own)
             writing = {"link": link, "spacings": spacings, "skip_unknown_spacing": skip_unknown_spacing}
@@ -184,8 +184,8 @@ def pancreas(
 
 
 def _write(conversion: "Conversion", dataset_id: int, name: str, **writing: Any) -> None:
-    from nnunet_ssl.data.conversion import write_raw_dataset
-    from nnunet_ssl.data.notes import in_words
+    from nnunet_ssl.conversion.notes import in_words
+    from nnunet_ssl.conversion.writing import write_raw_dataset
     from nnunet_ssl.files import read_json
 
     folder, written = write_raw_dataset(conversion, dataset_id, name, **writing)

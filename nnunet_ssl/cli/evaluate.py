@@ -25,9 +25,9 @@ def evaluate(
     from rich.table import Table
 
     from nnunet_ssl.data.space import in_words
-    from nnunet_ssl.evaluation import METRICS, evaluate_folders
     from nnunet_ssl.files import write_json
-    from nnunet_ssl.seen import seen_cases, seen_in_words
+    from nnunet_ssl.results.evaluation import METRICS, evaluate_folders
+    from nnunet_ssl.results.seen import seen_cases, seen_in_words
 
     result = evaluate_folders(reference, prediction, dataset_json, processes)
     result["seen"] = seen_cases(prediction, list(result["metrics"]["dice"]["per_case"]))

@@ -29,7 +29,7 @@ def export(
 ) -> None:
     """Write a trained model that stock nnU-Net predicts with, where this package is not installed."""
     from nnunet_ssl.data.raw import preprocessed_folder
-    from nnunet_ssl.export import data_in_words, export_model, trained_model_folder
+    from nnunet_ssl.results.export import data_in_words, export_model, trained_model_folder
 
     model = trained_model_folder(preprocessed_folder(dataset_id).name, trainer, plans, configuration)
     folds = folds or sorted(file.parent.name.removeprefix("fold_") for file in model.glob(f"fold_*/{checkpoint}"))

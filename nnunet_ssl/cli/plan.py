@@ -27,7 +27,7 @@ def plan(
     from nnunetv2.configuration import default_num_processes
 
     from nnunet_ssl.files import read_json
-    from nnunet_ssl.planning import ADVICE, RECORD, plan_fold
+    from nnunet_ssl.preparation.planning import ADVICE, RECORD, plan_fold
 
     file = plan_fold(
         dataset_id, fold, planner, plans, gpu_memory_target, overwrite_target_spacing,

@@ -17,6 +17,6 @@ def predict_next_stage(
     processes: Annotated[int, typer.Option("-np", min=1, help="Processes that resample and write.")] = 4,
 ) -> None:
     """Predict the unlabeled cases with the trained first stage of a cascade, for the second stage."""
-    from nnunet_ssl.next_stage import predict_unlabeled
+    from nnunet_ssl.preparation.next_stage import predict_unlabeled
 
     predict_unlabeled(dataset_id, trainer, folds, plans, configuration, device.value, processes)

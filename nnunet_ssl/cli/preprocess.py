@@ -17,6 +17,6 @@ def preprocess(
     ] = None,
 ) -> None:
     """Preprocess the unlabeled cases (imagesUnlabeled) with the plans of the labeled ones."""
-    from nnunet_ssl.preprocessing import preprocess_dataset
+    from nnunet_ssl.preparation.preprocessing import preprocess_dataset
 
     preprocess_dataset(dataset_id, configuration, plans, processes)

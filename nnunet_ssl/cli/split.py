@@ -17,7 +17,7 @@ def split(
     """Write splits_final.json: nnU-Net's folds, with part of the training labels hidden if asked."""
     from nnunet_ssl.data.splits import parse_labeled, read_splits, write_splits
     from nnunet_ssl.data.trained import in_lines
-    from nnunet_ssl.planning import EFFECT, hidden_labels_in_plans, in_words
+    from nnunet_ssl.preparation.planning import EFFECT, hidden_labels_in_plans, in_words
 
     share = None if labeled is None else parse_labeled(labeled)
     file = write_splits(dataset_id, share, seed, folds, force)

@@ -23,9 +23,9 @@ from nnunet_ssl.commands import find_command
 from nnunet_ssl.demo.phantom import write_phantom
 from nnunet_ssl.demo.picture import Row, comparison_picture
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.evaluation import evaluate_folders, read_labels
 from nnunet_ssl.files import require_new_folder, write_json
 from nnunet_ssl.locks import locked
+from nnunet_ssl.results.evaluation import evaluate_folders, read_labels
 
 DATASET_ID, DATASET = "1", "Dataset001_Phantom"
 CONFIGURATION, PLANS, FOLD = "3d_fullres", "nnUNetPlans_demo", "0"

@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nnunet_ssl.boxes import cut, random_boxes
+from nnunet_ssl.augmentation.boxes import cut, random_boxes
 from nnunet_ssl.distributed import mean_over_ranks
 from nnunet_ssl.losses.confidence import admitted_supervised
 from nnunet_ssl.losses.cross_entropy import hard_labels

@@ -36,7 +36,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nnunet_ssl.boxes import cut, random_boxes
+from nnunet_ssl.augmentation.boxes import cut, random_boxes
 from nnunet_ssl.distributed import mean_over_ranks
 from nnunet_ssl.losses.confidence import admitted_shares, admitted_supervised, confidence
 from nnunet_ssl.losses.cross_entropy import hard_labels

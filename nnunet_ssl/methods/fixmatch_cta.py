@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from nnunet_ssl.ct_augment import CTAugment, Policy, proximity
+from nnunet_ssl.augmentation.ct_augment import CTAugment, Policy, proximity
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
 from nnunet_ssl.methods.fixmatch import FixMatch
 from nnunet_ssl.networks.net import Net

@@ -13,10 +13,10 @@ from nnunet_ssl.data.raw import read_dataset_json
 from nnunet_ssl.data.reading import read_file, reader_of
 from nnunet_ssl.data.space import VoxelGrid, align, grid_of
 from nnunet_ssl.demo.picture import Row, comparison_picture
-from nnunet_ssl.evaluation import read_labels
 from nnunet_ssl.files import read_json
 from nnunet_ssl.report.comparison import Comparison
 from nnunet_ssl.report.records import Record
+from nnunet_ssl.results.evaluation import read_labels
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from nnunet_ssl.locks import locked
 from nnunet_ssl.runner.plan import Experiment, Run
-from nnunet_ssl.settings import VARIABLE
+from nnunet_ssl.training.settings import VARIABLE
 
 LOG_FILE = "nnunet_ssl_run.log"
 PATIENCE = 60  # seconds that a training has to end its step and write its checkpoint

@@ -21,7 +21,6 @@ from typing import Any
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_ssl.commands import find_command
-from nnunet_ssl.configured_trainer import NNUNET_FOLDS, ConfiguredTrainer
 from nnunet_ssl.data.origin import ORIGIN_FILE, Origin, differences, present_origin, read_origin
 from nnunet_ssl.data.plans import read_plans_file
 from nnunet_ssl.data.raw import environment_folder, listed, preprocessed_folder, read_dataset_json
@@ -29,9 +28,10 @@ from nnunet_ssl.data.splits import FILE as SPLITS_FILE
 from nnunet_ssl.data.splits import SEED as SPLIT_SEED
 from nnunet_ssl.data.splits import read_splits, write_splits
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.evaluation import read_labels
 from nnunet_ssl.method import Method
-from nnunet_ssl.settings import STREAM_SETTINGS, TRAINER_SETTINGS, VARIABLE, check_settings, parse_overrides
+from nnunet_ssl.results.evaluation import read_labels
+from nnunet_ssl.training.configured import NNUNET_FOLDS, ConfiguredTrainer
+from nnunet_ssl.training.settings import STREAM_SETTINGS, TRAINER_SETTINGS, VARIABLE, check_settings, parse_overrides
 
 TRAINER, BASELINE = "nnUNetTrainer", "Supervised"
 FLAGS = {"new": [], "resume": ["--c"], "validate": ["--val"]}  # of nnUNetv2_train

@@ -12,8 +12,8 @@ from nnunetv2.evaluation.evaluate_predictions import key_to_label_or_region
 
 from nnunet_ssl.data.origin import read_origin
 from nnunet_ssl.data.raw import preprocessed_folder, read_dataset_json
-from nnunet_ssl.evaluation import read_labels
 from nnunet_ssl.files import read_json, write_json, write_text
+from nnunet_ssl.results.evaluation import read_labels
 from nnunet_ssl.runner.plan import BASELINE, Experiment, Run, read_summary, require_own
 
 

@@ -22,7 +22,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from rich.console import Console
 
-from nnunet_ssl.data.protocols import choose, published
+from nnunet_ssl.conversion.protocols import choose, published
 from nnunet_ssl.data.splits import check_fold
 from nnunet_ssl.demo.phantom import ORGANS, phantom_case
 from nnunet_ssl.errors import InputError

@@ -12,8 +12,8 @@ from nnunetv2.experiment_planning import verify_dataset_integrity as integrity
 from typer.testing import CliRunner, Result
 
 from nnunet_ssl.cli import app
-from nnunet_ssl.data.conversion import Conversion, write_raw_dataset
-from nnunet_ssl.data.notes import in_words
+from nnunet_ssl.conversion.notes import in_words
+from nnunet_ssl.conversion.writing import Conversion, write_raw_dataset
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ssl.data.conversion import write_raw_dataset
-from nnunet_ssl.data.protocols import published
+from nnunet_ssl.conversion.protocols import published
+from nnunet_ssl.conversion.writing import write_raw_dataset
 from nnunet_ssl.dataset_conversion.acdc import acdc_conversion, read_h5_image, read_h5_label
 from nnunet_ssl.errors import InputError
 

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from typer.testing import CliRunner
 
 from nnunet_ssl.cli import app
-from nnunet_ssl.data.conversion import write_raw_dataset
+from nnunet_ssl.conversion.writing import write_raw_dataset
 from nnunet_ssl.dataset_conversion.la import DUPLICATE, PROTOCOL, la_conversion
 from nnunet_ssl.errors import InputError
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ssl.data.conversion import write_raw_dataset
-from nnunet_ssl.data.spacings import PLACEHOLDER as PLACEHOLDER_HEADER
+from nnunet_ssl.conversion.spacings import PLACEHOLDER as PLACEHOLDER_HEADER
+from nnunet_ssl.conversion.writing import write_raw_dataset
 from nnunet_ssl.dataset_conversion.lits import lits_conversion
 from nnunet_ssl.errors import InputError
 

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.dataset_conversion import convert_MSD_dataset
 
-from nnunet_ssl.data.conversion import write_raw_dataset
+from nnunet_ssl.conversion.writing import write_raw_dataset
 from nnunet_ssl.dataset_conversion.msd import msd_conversion
 from nnunet_ssl.errors import InputError
 

@@ -15,7 +15,7 @@ from test_pancreas import case_folder  # noqa: F401
 from test_pancreas import source as pancreas  # noqa: F401
 from test_synapse import source as synapse  # noqa: F401
 
-from nnunet_ssl.data.conversion import write_raw_dataset
+from nnunet_ssl.conversion.writing import write_raw_dataset
 from nnunet_ssl.dataset_conversion.acdc import acdc_conversion
 from nnunet_ssl.dataset_conversion.amos import amos_conversion
 from nnunet_ssl.dataset_conversion.la import la_conversion

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ssl.data.case_writer import CannotTell
-from nnunet_ssl.data.conversion import Case, write_raw_dataset
-from nnunet_ssl.data.protocols import published
+from nnunet_ssl.conversion.case_writer import CannotTell
+from nnunet_ssl.conversion.protocols import published
+from nnunet_ssl.conversion.writing import Case, write_raw_dataset
 from nnunet_ssl.dataset_conversion.pancreas import (
     AS_STORED,
     BY_HEADER,

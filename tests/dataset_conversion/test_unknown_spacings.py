@@ -12,7 +12,7 @@ from test_lits import source as lits  # noqa: F401
 from test_msd import prostate, spleen  # noqa: F401
 from test_synapse import source as synapse  # noqa: F401
 
-from nnunet_ssl.data.conversion import write_raw_dataset
+from nnunet_ssl.conversion.writing import write_raw_dataset
 from nnunet_ssl.dataset_conversion.acdc import acdc_conversion
 from nnunet_ssl.dataset_conversion.amos import amos_conversion
 from nnunet_ssl.dataset_conversion.la import la_conversion

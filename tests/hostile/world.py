@@ -158,7 +158,7 @@ def ids(dataset: str) -> list[str]:
 
 def few_published(dataset: str) -> dict[str, dict]:
     """The published protocols with two training cases and one test case, so that a source is small."""
-    from nnunet_ssl.data.protocols import published
+    from nnunet_ssl.conversion.protocols import published
 
     protocols = published(dataset)
     first = next(iter(protocols.values()), None)

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from workbench import task
 
 import nnunet_ssl.losses
-from nnunet_ssl.class_weights import DifficultyWeights, DistributionWeights, agreement, count_channels
-from nnunet_ssl.data.intensity import OPERATIONS
+from nnunet_ssl.augmentation.intensity import OPERATIONS
 from nnunet_ssl.losses.confidence import (
     admitted_cross_entropy,
     admitted_shares,
@@ -30,6 +29,7 @@ from nnunet_ssl.losses.divergence import jensen_shannon, kl, log_probs, symmetri
 from nnunet_ssl.losses.entropy import entropy, entropy_of_logits, max_entropy
 from nnunet_ssl.losses.sharpening import sharpened, sharpened_per_channel
 from nnunet_ssl.losses.weighted import weighted_supervised
+from nnunet_ssl.memory.class_weights import DifficultyWeights, DistributionWeights, agreement, count_channels
 from nnunet_ssl.methods.urpc import pyramid_consistency
 from nnunet_ssl.networks.net import Output
 from nnunet_ssl.schedules import ema_decay, gaussian_rampup, polynomial_decay

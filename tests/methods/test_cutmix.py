@@ -7,7 +7,7 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from workbench import task, tiny_network
 
-from nnunet_ssl.boxes import cut
+from nnunet_ssl.augmentation.boxes import cut
 from nnunet_ssl.losses.confidence import admitted_supervised
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.cutmix import CutMix, draw_boxes

@@ -4,7 +4,7 @@ import pytest
 import torch
 from workbench import task
 
-from nnunet_ssl.data.intensity import OPERATIONS
+from nnunet_ssl.augmentation.intensity import OPERATIONS
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.fixmatch import FixMatch
 from nnunet_ssl.methods.fixmatch_cta import FixMatchCTA

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 from workbench import task, tiny_network
 
-from nnunet_ssl.data.intensity import OPERATIONS
+from nnunet_ssl.augmentation.intensity import OPERATIONS
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.cct import CCT
 from nnunet_ssl.methods.cps import CPS

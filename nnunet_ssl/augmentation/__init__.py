@@ -1,0 +1,1 @@
+"""What changes patches on the device."""

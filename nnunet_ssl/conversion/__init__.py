@@ -1,0 +1,1 @@
+"""What the converters of public data sets share."""

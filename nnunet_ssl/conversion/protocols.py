@@ -1,0 +1,210 @@
+"""Which cases of a public data set are labeled, unlabeled and for testing: published lists, or what the user says.
+
+Published lists are ``protocols/*.json`` beside the converters, one file per division into training, validation and
+test ids. ``labeled`` there names the protocols: the first n training ids, or a list of them.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from nnunet_ssl.conversion.notes import Note
+from nnunet_ssl.data.raw import listed
+from nnunet_ssl.errors import InputError
+from nnunet_ssl.files import check_case_ids
+
+PARTS = ("labeled", "unlabeled", "test")
+Labeled = int | str | Path | None
+"""A number of cases (the first of the training list), a percentage (``"10%"``), the name of a published protocol
+(``"dhc-20"``), a file with one id a line, or None for the default of the data set."""
+
+
+@dataclass(frozen=True)
+class Lists:
+    """A division of a data set, each list in its published order.
+
+    Attributes:
+        origin: where the lists are from, for messages: "published lists", "lists of the source".
+    """
+
+    train: list[str]
+    test: list[str]
+    validation: list[str] = field(default_factory=list)
+    origin: str = "published lists"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The ids of each part in the order of the protocol, what to record of the choice, and what was left out."""
+
+    parts: dict[str, list[str]]
+    record: dict[str, Any]
+    notes: list[Note]
+
+    def require(self, found: Collection[str], source: Path) -> None:
+        """Raises :class:`InputError` naming the ids that the source lacks."""
+        wanted = [name for part in PARTS for name in self.parts[part]]
+        if missing := [name for name in wanted if name not in found]:
+            raise InputError(
+                f"{source} lacks scans of the {self.record['lists']}: {listed(missing, separator=', ')}. "
+                "Add them or mend the lists."
+            )
+
+    def unused(self, found: Collection[str]) -> list[Note]:
+        """A note on what the source holds and no list names, as a list of none or one."""
+        used = {name for part in PARTS for name in self.parts[part]} | set(self.record.get("validation", []))
+        rest = sorted(name for name in found if name not in used)
+        return [Note("in the source but not used", f"not in the {self.record['lists']}", tuple(rest))] if rest else []
+
+
+def published(dataset: str) -> dict[str, dict[str, Any]]:
+    """The published protocols of a data set by name: the contents of the file that each is in."""
+    folder = files("nnunet_ssl.dataset_conversion") / "protocols"
+    protocols = {}
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        if re.fullmatch(rf"{dataset}(_.+)?\.json", file.name):
+            content = json.loads(file.read_text(encoding="utf-8"))
+            protocols.update(dict.fromkeys(content["labeled"], content))
+    return protocols
+
+
+def choose(
+    dataset: str,
+    labeled: Labeled,
+    default: str,
+    own: Lists | None = None,
+    keep: Callable[[str], bool] | None = None,
+    because: str = "",
+) -> Choice:
+    """Chooses the labeled, unlabeled and test ids of a data set.
+
+    Args:
+        dataset: the data set as its files in ``protocols/`` are named.
+        labeled: what the user wants, see :data:`Labeled`.
+        default: the protocol, or the percentage, when the user says nothing.
+        own: lists to use in place of the published ones (a protocol that the user names still leads).
+        keep: which ids of the lists to use; None for all.
+        because: why the others are left out.
+
+    Raises:
+        InputError: unknown protocol; an id in two lists; a choice that the lists cannot satisfy.
+    """
+    protocols = published(dataset)
+    named = isinstance(labeled, str) and not labeled.endswith("%")
+    if named and labeled not in protocols:
+        known = f"Known here: {', '.join(protocols)}." if protocols else "There are none for this data set."
+        raise InputError(f"Unknown protocol '{labeled}'. {known}")
+    wanted = default if labeled is None else labeled
+    content = protocols.get(wanted if named else default)
+    lists = own
+    if own is None or named:
+        lists = Lists(content["train"], content["test"], content["validation"])
+    is_published = content is not None and (lists.train, lists.test) == (content["train"], content["test"])
+    record = {
+        "name": content["title"] if is_published else f"{dataset.upper()}, own lists",
+        "lists": lists.origin,
+    }
+    if isinstance(wanted, str) and wanted in protocols:
+        wanted = content["labeled"][wanted]
+    notes = []
+    if keep is not None:
+        kept = {part: [name for name in getattr(lists, part) if keep(name)] for part in ("train", "test", "validation")}
+        if left_out := [name for name in lists.train + lists.test + lists.validation if not keep(name)]:
+            notes.append(Note(f"left out of the {lists.origin}", because, tuple(left_out)))
+        lists = Lists(**kept, origin=lists.origin)
+    if both := [name for name in lists.train if name in lists.test]:
+        raise InputError(f"In train.list and in test.list: {listed(both, separator=', ')}. Take them out of one list.")
+    if isinstance(wanted, list):
+        chosen = _labeled_of(wanted, lists.train)
+        if not chosen:
+            raise InputError(f"Protocol {labeled or default} has no labeled case left with these options.")
+        rest = [name for name in lists.train if name not in chosen]
+        record["labeled"] = "list of the protocol"
+    else:
+        chosen, rest = choose_labeled(lists.train, lists.test, wanted)
+        record["labeled"] = "own list" if isinstance(wanted, Path) else f"first {len(chosen)} of the training list"
+    if is_published:
+        # By what was chosen, not by how it was said: --labeled 8 and ua-mt-8 are the same conversion.
+        for name, labeled_there in content["labeled"].items():
+            if chosen == _labeled_of(labeled_there, lists.train):
+                record["protocol"] = name
+    if lists.validation:
+        record["validation"] = lists.validation
+        notes.append(Note("not used", f"validation cases of the {lists.origin}", tuple(lists.validation)))
+    return Choice(dict(zip(PARTS, (chosen, rest, lists.test), strict=True)), record, notes)
+
+
+def _labeled_of(protocol: int | list[str], train: list[str]) -> list[str]:
+    return train[:protocol] if isinstance(protocol, int) else [name for name in protocol if name in train]
+
+
+def choose_labeled(train: list[str], test: list[str], labeled: int | str | Path) -> tuple[list[str], list[str]]:
+    """Divides the training list into labeled and unlabeled ids.
+
+    Args:
+        labeled: the number of labeled cases (the first of ``train``); a percentage, rounded down but at least one
+            case, as the published protocols count; or a file with one id a line.
+
+    Returns:
+        The labeled ids (in the order of the file if one is given) and the rest of ``train`` in its order.
+
+    Raises:
+        InputError: more labeled cases than training cases; or ids of the file that are test cases or unknown.
+    """
+    if isinstance(labeled, str):
+        percent = float(labeled.removesuffix("%"))
+        if not 0 < percent <= 100:
+            raise InputError(f"{labeled} labeled cases were asked for: choose more than 0% and at most 100%.")
+        # without the rounding 7% of 100 would be 7.000000000000001, and 29% of 100 be 28.999999999999996
+        labeled = max(1, int(round(len(train) * percent / 100, 6)))
+    if isinstance(labeled, int):
+        if not 1 <= labeled <= len(train):
+            raise InputError(f"{labeled} labeled cases were asked for: choose 1 to {len(train)} (the training list).")
+        return train[:labeled], train[labeled:]
+    chosen = read_ids(labeled)
+    if in_test := [name for name in chosen if name in test]:
+        raise InputError(f"{labeled} names test cases as labeled: {listed(in_test, separator=', ')}. Take them out.")
+    if unknown := [name for name in chosen if name not in train]:
+        raise InputError(f"{labeled} names cases that are not in the training list: {listed(unknown, separator=', ')}.")
+    return chosen, [name for name in train if name not in chosen]
+
+
+def wanted_labeled(labeled: str | None, labeled_list: Path | None, protocol: str | None) -> Labeled:
+    """What the options ``--labeled``, ``--labeled-list`` and ``--protocol`` together say.
+
+    Raises:
+        InputError: more than one is given.
+    """
+    given = [value for value in (labeled, labeled_list, protocol) if value is not None]
+    if len(given) > 1:
+        raise InputError("Give one of --labeled, --labeled-list and --protocol, not both.")
+    if not given:
+        return None
+    if labeled is None:
+        return protocol or labeled_list
+    if re.fullmatch(r"-?\d{1,9}", labeled):
+        return int(labeled)
+    return labeled if re.fullmatch(r"-?\d{1,9}(\.\d{1,9})?%", labeled) else Path(labeled)
+
+
+def read_ids(path: Path) -> list[str]:
+    """The ids of a list file, one a line, in order; blank lines are skipped.
+
+    Raises:
+        InputError: the file is missing, no text, empty, or names an id twice.
+    """
+    try:
+        ids = [line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Cannot read the list {str(path)[:500]} ({getattr(error, 'strerror', error)}).") from error
+    if not ids:
+        raise InputError(f"{path} is empty. Write one case id a line.")
+    check_case_ids(ids, path)
+    if twice := sorted(name for name, count in Counter(ids).items() if count > 1):
+        raise InputError(f"{path} names more than once: {listed(twice, separator=', ')}. Keep one line of each.")
+    return ids

@@ -1,0 +1,280 @@
+"""What the converters of public data sets share: checks, provenance, safe writing.
+
+A converter is one function that looks at a source folder and returns a :class:`Conversion`;
+:func:`write_raw_dataset` does the rest.
+"""
+
+import glob
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
+from tqdm import tqdm
+
+import nnunet_ssl
+from nnunet_ssl.conversion.case_writer import FILE_ENDING, Fitted, Outcome, convert_case, image_file, label_file
+from nnunet_ssl.conversion.notes import Note, merged
+from nnunet_ssl.conversion.protocols import PARTS
+from nnunet_ssl.conversion.spacings import Spacing, with_known_spacings
+from nnunet_ssl.data.raw import environment_folder, listed
+from nnunet_ssl.errors import InputError
+from nnunet_ssl.files import check_case_ids, is_clutter, read_json, require_keys, write_json
+from nnunet_ssl.locks import locked
+from nnunet_ssl.pools import Pool
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case of the source.
+
+    Attributes:
+        id: its name in the raw dataset.
+        part: ``labeled``, ``unlabeled`` or ``test``.
+        images: what holds the image: one path per channel, or one for all of them.
+        label: what holds the label; None for a case without one, and always for an unlabeled case.
+        spacing: mm (z, y, x) that the user gives where a header is a placeholder.
+    """
+
+    id: str
+    part: str
+    images: tuple[Path, ...]
+    label: Path | None
+    spacing: Spacing | None = None
+
+    def __post_init__(self) -> None:
+        if self.part == "unlabeled" and self.label is not None:
+            raise ValueError(f"Unlabeled case {self.id} has a label.")
+        check_case_ids([self.id], self.images[0])
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a converter found in a source and how to read it.
+
+    Attributes:
+        converter: the name of the converter.
+        channels: channel names for ``dataset.json``.
+        labels: class name -> label value for ``dataset.json``.
+        cases: all cases, in the order of the protocol.
+        read_image: path -> scalar 3D image, or the list of them if the file holds several channels; raises
+            :class:`InputError` (file and what to do) if it cannot.
+        read_label: path -> label image in the values of ``labels``; raises the same. Readers must be picklable.
+        source: what the source is (layout, path as the user gave it), for ``conversion.json``.
+        protocol: how the cases were chosen, the options, for ``conversion.json``.
+        notes: what is left out, repaired or assumed, as far as it is known before the files are read.
+        name: the usual name of the dataset.
+        fit_label: (label, image, case, votes) -> the label on the image's grid and what was done to it,
+            for data sets whose label headers cannot be trusted; None if they can. ``votes`` counts what was done to the
+            other labels, by ``Note.what``; at first it is None, and :class:`CannotTell` puts the case off until the
+            others are through. Raises :class:`InputError` if it cannot.
+        reader_writer: the nnU-Net class that reads the images, if not the one of the file ending.
+    """
+
+    converter: str
+    channels: tuple[str, ...]
+    labels: dict[str, int]
+    cases: list[Case]
+    read_image: Callable[[Path], sitk.Image]
+    read_label: Callable[[Path], sitk.Image]
+    source: dict[str, Any]
+    protocol: dict[str, Any]
+    notes: list[Note] = field(default_factory=list)
+    name: str = ""
+    fit_label: Callable[[sitk.Image, sitk.Image, Case, Counter | None], Fitted] | None = None
+    reader_writer: str | None = None
+
+    def ids(self, part: str) -> list[str]:
+        """The ids of the labeled, unlabeled or test cases, in the order of the protocol."""
+        return [case.id for case in self.cases if case.part == part]
+
+    def provenance(self) -> dict[str, Any]:
+        """The contents of ``conversion.json``."""
+        return {
+            "converter": self.converter,
+            "version": nnunet_ssl.__version__,
+            "source": self.source,
+            "protocol": self.protocol,
+            "notes": [note.record() for note in self.notes],
+            **{part: self.ids(part) for part in PARTS},
+            "source_bytes": {case.id: _source_bytes(case) for case in self.cases},
+        }
+
+
+def pair_cases(parts: dict[str, list[str]], images: dict[str, Path], labels: dict[str, Path]) -> list[Case]:
+    """The cases of a data set that keeps images and labels by id, one file each.
+
+    Raises:
+        InputError: a labeled or test case has no label (no test case at all may have one).
+    """
+    needed = parts["labeled"] + (parts["test"] if any(name in labels for name in parts["test"]) else [])
+    if missing := [name for name in needed if name not in labels]:
+        raise InputError(f"The source lacks the labels of {listed(missing, separator=', ')}. Add them.")
+    return [
+        Case(name, part, (images[name],), None if part == "unlabeled" else labels.get(name))
+        for part, names in parts.items()
+        for name in names
+    ]
+
+
+def write_raw_dataset(
+    conversion: Conversion,
+    dataset_id: int,
+    name: str,
+    processes: int = 1,
+    link: bool = False,
+    spacings: Path | None = None,
+    skip_unknown_spacing: bool = False,
+) -> tuple[Path, bool]:
+    """Writes ``Dataset{id}_{name}`` into ``nnUNet_raw``, whole or not at all.
+
+    Label and further channels of a case are brought onto the grid of its first image and get its header. What was
+    repaired or assumed stands under ``notes`` in ``conversion.json``.
+
+    Everything goes into a hidden folder beside the target, which is renamed at the end; what a killed run left there
+    is removed by the next one. One run per dataset id at a time.
+
+    Args:
+        processes: worker processes; 1 converts in this process.
+        link: links files that fit as they are (hard links, symbolic ones to another file system) in place of copies.
+        spacings: a file with the spacing of scans whose header is a placeholder, see :func:`with_known_spacings`.
+        skip_unknown_spacing: leaves out such scans that are not in that file.
+
+    Returns:
+        The dataset's folder, and whether it was written: False if the same conversion was there already.
+
+    Raises:
+        InputError: ``nnUNet_raw`` is unset; the id is taken by a dataset that is not this conversion, or another
+            process converts to it; the spacing of scans is unknown; the machine lacks something; or cases are bad (all
+            of them are looked at, ten are named).
+    """
+    if not 1 <= dataset_id <= 999:
+        raise InputError(f"Dataset id {dataset_id}: nnU-Net's ids go from 1 to 999.")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
+        raise InputError(f"Dataset name {name[:60]!r}: use at most 100 letters, digits, '_' and '-'.")
+    root = environment_folder("nnUNet_raw")
+    target = root / f"Dataset{dataset_id:03d}_{name}"
+    conversion = with_known_spacings(conversion, spacings, skip_unknown_spacing)
+    if others := [str(other) for other in find_candidate_datasets(dataset_id) if other != target.name]:
+        raise InputError(f"Dataset id {dataset_id} is taken by {', '.join(others)}. Choose another --dataset-id.")
+    with locked(root / f"Dataset{dataset_id:03d}"):
+        return _write(conversion, target, processes, link)
+
+
+def _write(conversion: Conversion, target: Path, processes: int, link: bool) -> tuple[Path, bool]:
+    if target.exists():
+        _require_same(target, conversion)
+        return target, False
+    _require_level(conversion)
+    # nnU-Net lists folders that begin with "Dataset": it cannot see this one.
+    for leftover in target.parent.glob(f".{target.name}.partial-*"):
+        shutil.rmtree(leftover)
+    aside = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    try:
+        for path in _expected_files(conversion):
+            (aside / path).parent.mkdir(parents=True, exist_ok=True)
+        notes = _convert_cases(conversion, aside, processes, link)
+        conversion = replace(conversion, notes=merged([*conversion.notes, *notes]))
+        write_json(conversion.provenance(), aside / "conversion.json")
+        write_json(_dataset_json(conversion), aside / "dataset.json")
+        aside.rename(target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return target, True
+
+
+def _require_level(conversion: Conversion) -> None:
+    """Raises :class:`InputError` where files lie one folder deeper than they should, as some copies have them."""
+    deeper = []
+    for path in (path for case in conversion.cases for path in (*case.images, case.label) if path):
+        if path.is_dir():  # a DICOM series, or a folder that has the name of its only file
+            found = [path / path.name] if (path / path.name).is_file() else []
+        else:
+            # Such a folder may be named without the .gz of the file, or hold the file without it.
+            stem = glob.escape(path.name.partition(".")[0])
+            found = [] if path.is_file() else sorted(path.parent.glob(f"*/{stem}.*"))
+        deeper += [f"{path} ({file.relative_to(path.parent)})" for file in found[:1]]
+    if deeper:
+        raise InputError(f"{len(deeper)} files lie one folder deeper than they should: {listed(deeper)}. Move them up.")
+
+
+def _convert_cases(conversion: Conversion, folder: Path, processes: int, link: bool) -> list[Note]:
+    """Converts all cases, those last whose label only the others explain; returns what was done, case by case."""
+    # A worker needs the readers and the labels, not the other cases.
+    convert = partial(convert_case, folder=folder, link=link, conversion=replace(conversion, cases=[]))
+    outcomes = _mapped(convert, conversion.cases, processes)
+    if put_off := [case for case in conversion.cases if outcomes[case.id].put_off]:
+        votes = Counter(outcome.fit for outcome in outcomes.values() if outcome.fit)
+        outcomes |= _mapped(partial(convert, votes=votes), put_off, processes)
+    if faults := [f"{outcome.case}: {outcome.fault}" for outcome in outcomes.values() if outcome.fault]:
+        bad = listed(faults, separator="\n  ")
+        raise InputError(f"Nothing was converted, {len(faults)} of {len(outcomes)} cases are bad:\n  {bad}")
+    return [note for outcome in outcomes.values() for note in outcome.notes]
+
+
+def _mapped(convert: Callable[[Case], Outcome], cases: list[Case], processes: int) -> dict[str, Outcome]:
+    """What became of each case, in the order of the cases."""
+    work = ((case.id, (case,)) for case in cases)
+    with Pool(0 if processes == 1 else processes, "and run the same command again. Nothing was converted.") as pool:
+        found = dict(tqdm(pool.run(convert, work), total=len(cases), desc="Converting", unit="case"))
+    for case, outcome in found.items():
+        if isinstance(outcome, InputError):
+            found[case] = Outcome(case, str(outcome))
+    return {case.id: found[case.id] for case in cases}
+
+
+def _expected_files(conversion: Conversion) -> list[str]:
+    images = [image_file(case, channel) for case in conversion.cases for channel in range(len(conversion.channels))]
+    return images + [label_file(case) for case in conversion.cases if case.label]
+
+
+def _dataset_json(conversion: Conversion) -> dict[str, Any]:
+    reader_writer = conversion.reader_writer
+    return {
+        "channel_names": {str(i): channel for i, channel in enumerate(conversion.channels)},
+        "labels": conversion.labels,
+        "numTraining": len(conversion.ids("labeled")),
+        "file_ending": FILE_ENDING,
+        **({"overwrite_image_reader_writer": reader_writer} if reader_writer else {}),
+    }
+
+
+def _require_same(target: Path, conversion: Conversion) -> None:
+    advice = "Choose another --dataset-id, or remove that folder first."
+    file = target / "conversion.json"
+    if not file.exists():
+        raise InputError(f"{target} exists and is not of this converter (no conversion.json). {advice}")
+    present = read_json(file, "choose another --dataset-id, or remove its folder first")
+    require_keys(present, {"source": (dict,)}, file, advice="choose another --dataset-id, or remove its folder first")
+    wanted = json.loads(json.dumps(conversion.provenance()))
+    for record in (present, wanted):
+        # A moved source or a newer version of this package does not make it another dataset, and notes follow from
+        # the rest.
+        record.pop("version", None)
+        record.pop("notes", None)
+        record.get("source", {}).pop("path", None)
+    if differing := [key for key in {**wanted, **present} if wanted.get(key) != present.get(key)]:
+        raise InputError(f"{target} exists and is another conversion: it differs in {', '.join(differing)}. {advice}")
+    expected = [*_expected_files(conversion), "dataset.json"]
+    if missing := [path for path in expected if not (target / path).is_file()]:
+        raise InputError(
+            f"{target} is incomplete, missing: {listed(missing, separator=', ')}. Remove that folder and run again."
+        )
+
+
+def _source_bytes(case: Case) -> dict[str, int]:
+    paths = dict.fromkeys([*case.images, *([case.label] if case.label else [])])
+    return {path.name: _bytes_of(path) for path in paths if path.exists()}
+
+
+def _bytes_of(path: Path) -> int:
+    files = [path] if path.is_file() else [f for f in path.iterdir() if f.is_file() and not is_clutter(f.name)]
+    return sum(file.stat().st_size for file in files)

@@ -1,0 +1,1 @@
+"""What comes of a training: measures and models for elsewhere."""

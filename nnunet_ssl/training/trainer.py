@@ -1,0 +1,374 @@
+"""The trainer that joins a method and an unlabeled stream to nnU-Net's training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from nnunetv2.utilities.helpers import dummy_context
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import Tensor, autocast, nn
+from torch import distributed as dist
+
+from nnunet_ssl.data.loader import STREAM, TwoStreamLoader, UnlabeledLoader, UnlabeledPool, unlabeled_files
+from nnunet_ssl.data.previous_stage import check_predicted, predictions_folder
+from nnunet_ssl.data.raw import dataset_number
+from nnunet_ssl.data.unlabeled import unlabeled_folder
+from nnunet_ssl.data.views import Views
+from nnunet_ssl.distributed import average_gradients, broadcast_state, world_size
+from nnunet_ssl.errors import InputError
+from nnunet_ssl.losses.supervised import Supervised
+from nnunet_ssl.method import Labeled, Method, Now, Unlabeled
+from nnunet_ssl.networks.architecture import planned_architecture
+from nnunet_ssl.networks.net import Net, deep_supervision, unwrap
+from nnunet_ssl.networks.own_optimizer import MAX_GRADIENT_NORM, OwnOptimizer
+from nnunet_ssl.networks.teacher import Teacher
+from nnunet_ssl.schedules import Restarted, phase_of
+from nnunet_ssl.training.configured import ConfiguredTrainer
+from nnunet_ssl.training.lineage import check_first_stage, check_pseudo_labels
+from nnunet_ssl.training.progress import ProgressLogger, epoch_means
+from nnunet_ssl.training.pseudo_labels import FOLDER, LOST, begin_folder, label_cases, single_components
+from nnunet_ssl.training.random_state import seed_everything
+from nnunet_ssl.training.task_of_trainer import task_of
+
+
+class SemiSupervisedTrainer(ConfiguredTrainer):
+    """nnU-Net's trainer with an unlabeled stream and a `Method`; a subclass only states `method`.
+
+    `self.network` is the student with nnU-Net's architecture, wrapped and compiled by nnU-Net. In validation and in
+    checkpoints the network that the method deploys stands in its place.
+    """
+
+    method: type[Method]
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008
+    ):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.unlabeled_batch_size = self.settings.trainer.get(
+            "unlabeled_batch_size", self.configuration_manager.batch_size
+        )
+        self.hyperparameters = type(self).method.hyperparameters() | self.defaults | self.settings.method
+        self.logger.local_logger = ProgressLogger()
+        self._iteration = 0  # within the epoch
+        self._loaders_phase = 0  # the one that the loaders were made for
+
+    # ------------------------------------------------------------------ set-up
+
+    def initialize(self) -> None:
+        """nnU-Net's own set-up, then the method's.
+
+        Raises:
+            NotImplementedError: the method or the unlabeled stream cannot do what the plans ask for, with the reason.
+        """
+        self.build_network_architecture = self._build_student
+        super().initialize()
+        self.net = Net(self.network, self.label_manager.has_regions)
+        self.method = type(self).method(**self.hyperparameters)
+        if "target" in self.method.views and not self.method.labeled_first:
+            raise NotImplementedError(
+                f'{type(self.method).__name__} asks for the view "target" without labeled_first: before the first of '
+                "its phases there is no network that could label the unlabeled cases."
+            )
+        self.method.supervised = Supervised(self.loss, self.enable_deep_supervision)
+        self.method.task = task_of(self)
+        self.method.setup(self.net, self._architecture)
+        self.method.to(self.device)
+        starts = {max(1, round(fraction * self.num_epochs)) for fraction in self.method.phases}
+        self.phase_starts = sorted(epoch for epoch in starts if epoch < self.num_epochs)
+        self.lr_scheduler = Restarted(self.lr_scheduler, self.phase_starts, self.num_epochs)
+        broadcast_state(self.method)
+        if self.is_ddp and self.seed is not None:
+            seed_everything(self.seed + 1000 * self.local_rank)  # the same start, different noise
+        own = [module for module in self.method.modules() if isinstance(module, OwnOptimizer) and module.joint]
+        elsewhere = {parameter for module in own for parameter in module.trained}
+        if parameters := [parameter for parameter in self._method_parameters() if parameter not in elsewhere]:
+            self.optimizer.add_param_group({"params": parameters})
+        self.optimizers = [self.optimizer, *(module.optimizer for module in own)]
+
+    @classmethod
+    def build_network_architecture(  # nnU-Net looks at the names of the arguments
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """What predicts: nnU-Net asks for it to load a checkpoint."""
+        sizes = (num_input_channels, num_output_channels, enable_deep_supervision)
+        return cls.method.model(planned_architecture(configuration_manager, *sizes))
+
+    def _build_student(
+        self, plans_manager: PlansManager, configuration_manager: ConfigurationManager, *sizes: int
+    ) -> nn.Module:
+        """What nnU-Net builds to train; a subclass whose class method builds a network of its own trains that one."""
+        build, own = type(self).build_network_architecture, None
+        if getattr(build, "__func__", build) is not SemiSupervisedTrainer.build_network_architecture.__func__:
+            own = partial(build, plans_manager, configuration_manager, *sizes)
+        self._architecture = planned_architecture(configuration_manager, *sizes, own=own)
+        return type(self).method.student(self._architecture)
+
+    def _method_parameters(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.method.parameters() if parameter.requires_grad]
+
+    # ------------------------------------------------------------------ data
+
+    def get_tr_and_val_datasets(self) -> tuple:
+        """nnU-Net's.
+
+        Raises:
+            InputError: in the second stage of a cascade, the first stage has not predicted all labeled cases.
+        """
+        datasets = super().get_tr_and_val_datasets()
+        if self.is_cascaded:
+            cases = [case for dataset in datasets for case in dataset.identifiers]
+            first, name = self.configuration_manager.previous_stage_name, type(self).__name__
+            remedy = f"train all folds of {first} with {name} to their end: each predicts what it validates on."
+            check_predicted(self.folder_with_segs_from_previous_stage, cases, "labeled", remedy)
+        return datasets
+
+    def join_streams(self, labeled: nnUNetDataLoader) -> Iterator[dict]:
+        """Each training batch also carries an unlabeled one, made by the same workers, unless it is not read yet."""
+        views = Views(labeled.transforms, self.method.views)
+        pool = self._unlabeled_pool(self._labels_of(self._loaders_phase) if "target" in views.views else None)
+        if self.method.labeled_first and self._loaders_phase == 0:
+            return labeled
+        unlabeled = UnlabeledLoader(pool, self.unlabeled_share(), labeled, views, self.label_manager)
+        return TwoStreamLoader(labeled, unlabeled)
+
+    def _unlabeled_pool(self, labels: Path | None = None) -> UnlabeledPool:
+        """The unlabeled folder and the cases whose labels this fold hides, with the pseudo-labels of a folder.
+
+        Raises:
+            InputError: there is no unlabeled case, or one of them is also labeled or validated on, or, in the second
+                stage of a cascade, the first stage has not predicted it.
+        """
+        train, val = self.do_split()
+        base = self.preprocessed_dataset_folder_base
+        cases, hidden = unlabeled_files(base, self.plans_manager, self.configuration_name, self.fold)
+        folder = unlabeled_folder(base, self.configuration_manager)
+        if not issubclass(self.dataset_class, nnUNetDatasetBlosc2):
+            raise NotImplementedError(
+                f"{self.preprocessed_dataset_folder} holds nnU-Net's older npz files; run nnUNetv2_preprocess again."
+            )
+        if twice := sorted(set(cases) & {*train, *val, *hidden}):
+            raise InputError(
+                f"{folder}: {', '.join(twice[:5])} ({len(twice)} in all) also stand among the labeled cases. Remove "
+                "their images from imagesUnlabeled and run `nnunet_ssl preprocess` again."
+            )
+        files = cases | hidden
+        predictions = None
+        if self.is_cascaded:
+            predictions = predictions_folder(self.folder_with_segs_from_previous_stage, self.fold)
+            remedy = (
+                f"run `nnunet_ssl predict_next_stage -d {dataset_number(self.plans_manager.dataset_name)} "
+                f"-tr {type(self).__name__} -p {self.plans_manager.plans_name} "
+                f"-c {self.configuration_manager.previous_stage_name} -f {self.fold}`."
+            )
+            check_predicted(predictions, files, "unlabeled", remedy)
+            arguments = (self.origin, remedy, self.accept_other_data, self.print_to_log_file)
+            self._origin = check_first_stage(predictions, *arguments)
+        self.print_to_log_file(
+            f"{len(files)} unlabeled cases: {len(cases)} of {folder.name}, {len(hidden)} with hidden labels"
+        )
+        if labels is not None:
+            check_predicted(labels, files, "unlabeled", LOST, "pseudo-label")
+            check_pseudo_labels(labels, self.origin, LOST)
+        return UnlabeledPool(files, predictions, labels)
+
+    def unlabeled_share(self) -> int:
+        """This rank's part of the unlabeled batch.
+
+        Raises:
+            InputError: the ranks cannot share it equally, so that the mean over ranks would not be that over patches.
+        """
+        share, rest = divmod(self.unlabeled_batch_size, world := world_size())
+        if rest:
+            raise InputError(
+                f"unlabeled_batch_size = {self.unlabeled_batch_size} cannot be shared equally by {world} GPUs: take "
+                f"{(share + 1) * world} (variable nnUNet_ssl_config)."
+            )
+        return share
+
+    # ------------------------------------------------------------------ training
+
+    def on_train_start(self) -> None:
+        if not self.was_initialized:
+            self.initialize()
+        self._loaders_phase = 0 if self._phase_begins() else self._phase  # a phase that begins makes its own
+        super().on_train_start()
+        if not self.resumed:
+            for module in self.method.modules():
+                if isinstance(module, Teacher):  # the student may have got pretrained weights since set-up
+                    module.copy_weights(self.net)
+
+    def on_train_epoch_start(self) -> None:
+        if self.method.labeled_first and self._phase_begins():
+            self.check_same_data()
+            if "target" in self.method.views:
+                self._label_cases()
+            self._renew_loaders()
+        super().on_train_epoch_start()
+        self.method.train()
+        self._iteration = len(self.earlier["train"])
+
+    @property
+    def _phase(self) -> int:
+        return phase_of(self.current_epoch, self.phase_starts)
+
+    def _phase_begins(self) -> bool:
+        """Whether the epoch at hand, of which no step is taken, is the first of a phase."""
+        return self.current_epoch in self.phase_starts and not self.earlier["train"]
+
+    def _labels_of(self, phase: int) -> Path | None:
+        return Path(self.output_folder) / FOLDER / f"phase_{phase}" if phase else None
+
+    def _renew_loaders(self) -> None:
+        """They give what the phase at hand reads."""
+        self._loaders_phase = self._phase
+        self._train_steps.end_workers()
+        self._validation_steps.end_workers()
+        self._train_steps.loader, self._validation_steps.loader = self.get_dataloaders()
+
+    def _label_cases(self) -> None:
+        """The student labels all unlabeled cases for the phase that begins.
+
+        A run that is stopped meanwhile labels all of them again when it goes on.
+        """
+        folder = self._labels_of(self._phase)
+        if self.local_rank == 0:
+            begin_folder(folder, self.origin)
+        if self.is_ddp:
+            dist.barrier()
+        pool, (dataset, _) = self._unlabeled_pool(), self.get_tr_and_val_datasets()
+        single = single_components((dataset.load_case(case)[1][0] for case in dataset.identifiers), self.label_manager)
+        self.print_to_log_file(f"pseudo-labels of {len(pool.identifiers)} cases; largest component alone of {single}")
+        predictor = nnUNetPredictor(
+            use_mirroring=False,
+            perform_everything_on_device=self.device.type == "cuda",
+            device=self.device,
+            allow_tqdm=False,
+        )
+        network = unwrap(self.network).eval()
+        predictor.manual_initialization(
+            network, self.plans_manager, self.configuration_manager, None, self.dataset_json, type(self).__name__, None
+        )
+        between = (lambda: None) if self.is_ddp else self._stop_if_asked  # ranks have other numbers of cases
+        with deep_supervision(network, False):
+            mine = pool.identifiers[self.local_rank :: world_size()]
+            label_cases(predictor, pool, mine, single, folder, between)
+        if self.is_ddp:
+            dist.barrier()
+
+    def _begin_phase(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
+        self.method.begin_phase(self.net, self._phase)
+        self.print_to_log_file(f"phase {self._phase} begins")
+
+    def train_step(self, batch: dict) -> dict[str, Tensor]:
+        """One step; returns the total loss, its terms and the method's report, all still on the device."""
+        labeled = Labeled(self._to_device(batch["data"]), self._to_device(batch["target"]), tuple(batch["keys"]))
+        unlabeled = Unlabeled(
+            **{view: self._to_device(batch[STREAM + view]) for view in self.method.views if STREAM + view in batch},
+            cases=tuple(batch.get(STREAM + "cases", ())),
+        )
+        step = self.current_epoch * self.num_iterations_per_epoch + self._iteration
+        fraction = step / (self.num_epochs * self.num_iterations_per_epoch)
+        now = Now(step, self.current_epoch, fraction, self._phase)
+        if self._iteration == 0 and self.current_epoch in self.phase_starts:
+            self._begin_phase()  # not before: a run that is stopped ahead of this step begins it when it goes on
+
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.method.report.clear()
+        with autocast("cuda") if self.device.type == "cuda" else dummy_context():
+            terms = self.method.losses(self.net, labeled, unlabeled, now)
+            loss = sum(terms.values())
+        self._update(loss)
+        self.method.after_step(self.net, now)
+        self._iteration += 1
+        return {"loss": loss.detach()} | {name: term.detach() for name, term in terms.items()} | self.method.report
+
+    def _to_device(self, data: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+        if isinstance(data, list):
+            return [self._to_device(scale) for scale in data]
+        return data.to(self.device, non_blocking=True)
+
+    def _update(self, loss: Tensor) -> None:
+        """Backward, averaging over ranks, clipping per network, optimizer steps; as nnU-Net does for its own."""
+        scaler = self.grad_scaler
+        (scaler.scale(loss) if scaler is not None else loss).backward()
+        average_gradients(self._method_parameters())
+        for optimizer in self.optimizers:
+            if scaler is not None:
+                scaler.unscale_(optimizer)
+            for group in optimizer.param_groups:
+                torch.nn.utils.clip_grad_norm_(group["params"], group.get("max_norm", MAX_GRADIENT_NORM))
+            if scaler is not None:
+                scaler.step(optimizer)
+            else:
+                optimizer.step()
+        if scaler is not None:
+            scaler.update()
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        means = epoch_means(train_outputs, self.device)
+        super().on_train_epoch_end([{"loss": means.pop("loss")}])
+        self.logger.local_logger.log_terms(means, self.current_epoch)
+        for logger in self.logger.loggers:
+            for name, value in means.items():
+                logger.log(name, value, self.current_epoch)
+        self.print_to_log_file("terms", ", ".join(f"{name} {value:.4g}" for name, value in means.items()))
+
+    # ------------------------------------------------------------------ validation and checkpoints
+
+    @contextmanager
+    def _deployed(self, with_scales: bool) -> Iterator[None]:
+        """Puts the network that predicts in the student's place."""
+        student, deployed = self.network, self.method.deployed(self.net)
+        if deployed is unwrap(student):
+            yield
+            return
+        self.network = deployed
+        try:
+            with deep_supervision(deployed, with_scales):
+                yield
+        finally:
+            self.network = student
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.method.eval()
+
+    def validation_step(self, batch: dict) -> dict:
+        with self._deployed(self.enable_deep_supervision):
+            return super().validation_step(batch)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        with self._deployed(False):
+            super().perform_actual_validation(save_probabilities)
+
+    def deployed_network(self) -> nn.Module:
+        return self.method.deployed(self.net)
+
+    def own_state(self) -> dict[str, Any]:
+        return super().own_state() | {"method": self.method.state_dict(), "hyperparameters": self.hyperparameters}
+
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        self.method.load_state_dict(state["method"])
+        if state["hyperparameters"] != self.hyperparameters:
+            self.print_to_log_file(f"continuing with {self.hyperparameters}; before: {state['hyperparameters']}")
