@@ -7,12 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net, Output
-from nnunet_ssl.schedules import gaussian_rampup
+from nnunet_ssl.task import Task
 
 
 @dataclass(frozen=True)
@@ -63,59 +62,6 @@ class Unlabeled:
     strong: Tensor | None = None
     target: Tensor | list[Tensor] | None = None
     cases: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a method may know of the data set and of nnU-Net's loss.
-
-    Attributes:
-        channels: names of the output channels: classes, the background first, or regions.
-        regions: whether the channels are regions (sigmoid).
-        ignore_label: the label that targets use for unannotated voxels; with regions, targets have one more channel.
-        batch_dice: whether nnU-Net's Dice sums over the batch.
-        scale_weights: weights of nnU-Net's loss over the scales of deep supervision.
-        image_channels: number of channels of the images.
-        unlabeled_batch_size: unlabeled patches per step (of this process).
-        patch_size: voxels of a training patch along each axis.
-        spacing: mm between voxels along each axis.
-        mirror_axes: spatial axes, from 0, along which nnU-Net mirrors.
-        labeled_cases: ids of the labeled training cases.
-        voxel_counts: counts the voxels of each channel over the labeled training cases, (C,) float64; with regions
-            one more entry, for voxels in none of them.
-    """
-
-    channels: tuple[str, ...]
-    regions: bool
-    ignore_label: int | None
-    batch_dice: bool
-    scale_weights: tuple[float, ...]
-    image_channels: int
-    unlabeled_batch_size: int
-    patch_size: tuple[int, ...]
-    spacing: tuple[float, ...]
-    mirror_axes: tuple[int, ...]
-    voxel_counts: Callable[[], Tensor]
-    labeled_cases: tuple[str, ...] = ()
-
-    def split_target(self, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """A target of nnU-Net at one scale as labels and as the voxels (B, *spatial) that are annotated, None for all.
-
-        Labels are class numbers (B, *spatial), or regions (B, C, *spatial).
-        """
-        if self.regions:
-            return (target, None) if self.ignore_label is None else (target[:, :-1], ~target[:, -1].bool())
-        labels = target[:, 0].long()
-        if self.ignore_label is None:
-            return labels, None
-        return torch.where(labels == self.ignore_label, 0, labels), labels != self.ignore_label
-
-    def one_hot(self, labels: Tensor) -> Tensor:
-        """Class numbers (B, *spatial), or regions 0/1, as a mask of each channel, bool (B, C, *spatial)."""
-        if self.regions:
-            return labels.bool()
-        classes = torch.arange(len(self.channels), device=labels.device).view(-1, *[1] * (labels.ndim - 1))
-        return labels[:, None] == classes
 
 
 class Method(nn.Module):
@@ -192,34 +138,6 @@ class Method(nn.Module):
                     if parameter.default is not inspect.Parameter.empty:
                         found.setdefault(name, parameter.default)
         return found
-
-
-class RampedMethod(Method):
-    """A method whose unsupervised terms share one weight that ramps up, w(r) = lambda exp(-5 (1 - r / rho)^2).
-
-    Args:
-        weight: lambda, weight of the unsupervised terms at the end of the ramp-up.
-        rampup: rho, length of the ramp-up as a fraction of training; 0 for a constant weight.
-
-    The medical code (SSL4MIS), which most medical tables rest on, has lambda = 0.1 beside half of cross-entropy + Dice.
-    Beside nnU-Net's loss, the whole of both, that is 0.2, and so it is in the presets "published" that rest on it.
-
-    Raises:
-        ValueError: a value is out of range.
-    """
-
-    def __init__(self, weight: float = 0.1, rampup: float = 1.0):
-        super().__init__()
-        check_range("weight", weight, 0)
-        check_range("rampup", rampup, 0, 1)
-        self.weight = weight
-        self.rampup = rampup
-
-    def ramped_weight(self, now: Now) -> float:
-        """w(r), also reported."""
-        weight = self.weight * gaussian_rampup(now.fraction, self.rampup)
-        self.report["unsupervised_weight"] = weight
-        return weight
 
 
 def check_range(name: str, value: float, low: float, high: float = float("inf")) -> None:

@@ -21,8 +21,8 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import distributed as dist
 
-from nnunet_ssl.method import Task
 from nnunet_ssl.networks.architecture import PLAIN, RESIDUAL, Architecture
+from nnunet_ssl.task import Task
 
 SMALL_TRANSFORMER = {"width": 48, "layers": 2, "heads": 2}  # of cross teaching
 TWO_PHASES = ("BCP", "CutMix", "SelfTraining")  # trainers whose second phase needs a second epoch

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from nnunet_ssl.distributed import mean_over_ranks
 from nnunet_ssl.losses.dice import weighted_dice
 from nnunet_ssl.memory.class_weights import count_channels
-from nnunet_ssl.method import Task
 from nnunet_ssl.networks.net import Output
+from nnunet_ssl.task import Task
 
 
 def confidence(output: Output) -> Tensor:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from nnunet_ssl.losses.cross_entropy import cross_entropy
 from nnunet_ssl.losses.dice import weighted_dice
-from nnunet_ssl.method import Task
 from nnunet_ssl.networks.net import Output
+from nnunet_ssl.task import Task
 
 
 def weighted_supervised(output: Output, target: Tensor | list[Tensor], weights: Tensor, task: Task) -> Tensor:

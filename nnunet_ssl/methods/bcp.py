@@ -44,7 +44,7 @@ from nnunet_ssl.distributed import mean_over_ranks
 from nnunet_ssl.losses.confidence import admitted_supervised
 from nnunet_ssl.losses.cross_entropy import hard_labels
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
-from nnunet_ssl.methods.teacher_student import TeacherStudent
+from nnunet_ssl.methods.families import TeacherStudent
 from nnunet_ssl.networks.net import Net, Output
 
 

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nnunet_ssl.method import Labeled, Now, RampedMethod, Unlabeled
+from nnunet_ssl.method import Labeled, Now, Unlabeled
+from nnunet_ssl.methods.families import RampedMethod
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.decoders import further_decoder
 from nnunet_ssl.networks.net import Net, Output, run

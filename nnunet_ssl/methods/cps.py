@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nnunet_ssl.losses.cross_entropy import cross_entropy
 from nnunet_ssl.method import Labeled, Now, Unlabeled
-from nnunet_ssl.methods.two_networks import TwoNetworks
+from nnunet_ssl.methods.families import TwoNetworks
 from nnunet_ssl.networks.net import Net, Output
 
 

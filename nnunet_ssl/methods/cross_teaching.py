@@ -26,7 +26,7 @@ from torch import Tensor
 
 from nnunet_ssl.losses.dice import squared_dice
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
-from nnunet_ssl.methods.two_networks import TwoNetworks
+from nnunet_ssl.methods.families import TwoNetworks
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net, Output
 from nnunet_ssl.networks.own_optimizer import OwnOptimizer

@@ -29,7 +29,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nnunet_ssl.distributed import average_gradients
-from nnunet_ssl.method import Labeled, Now, RampedMethod, Unlabeled, check_range
+from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
+from nnunet_ssl.methods.families import RampedMethod
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.discriminator import Discriminator
 from nnunet_ssl.networks.net import Net

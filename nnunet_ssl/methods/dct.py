@@ -30,7 +30,7 @@ from torch import Tensor
 from nnunet_ssl.losses.cross_entropy import cross_entropy, hard_labels
 from nnunet_ssl.losses.divergence import jensen_shannon, kl
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
-from nnunet_ssl.methods.two_networks import TwoNetworks
+from nnunet_ssl.methods.families import TwoNetworks
 from nnunet_ssl.networks.adversarial import fast_gradient_sign
 from nnunet_ssl.networks.net import Net, Output
 from nnunet_ssl.schedules import gaussian_rampup

@@ -30,7 +30,7 @@ from nnunet_ssl.losses.cross_entropy import cross_entropy, hard_labels
 from nnunet_ssl.losses.weighted import weighted_supervised
 from nnunet_ssl.memory.class_weights import DifficultyWeights, DistributionWeights, agreement, count_channels
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
-from nnunet_ssl.methods.two_networks import TwoNetworks
+from nnunet_ssl.methods.families import TwoNetworks
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.average import Average
 from nnunet_ssl.networks.net import Net

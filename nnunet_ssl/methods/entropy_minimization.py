@@ -20,7 +20,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from nnunet_ssl.losses.entropy import entropy_of_logits, max_entropy
-from nnunet_ssl.method import Labeled, Now, RampedMethod, Unlabeled
+from nnunet_ssl.method import Labeled, Now, Unlabeled
+from nnunet_ssl.methods.families import RampedMethod
 from nnunet_ssl.networks.net import Net, Output
 
 

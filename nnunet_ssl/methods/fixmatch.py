@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from nnunet_ssl.losses.confidence import admitted_cross_entropy, admitted_shares, confidence
 from nnunet_ssl.losses.cross_entropy import hard_labels
-from nnunet_ssl.method import Labeled, Now, RampedMethod, Unlabeled, check_range
+from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
+from nnunet_ssl.methods.families import RampedMethod
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net, Output
 from nnunet_ssl.networks.teacher import Teacher

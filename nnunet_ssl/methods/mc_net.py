@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ssl.losses.sharpening import sharpened_per_channel
-from nnunet_ssl.method import Labeled, Now, RampedMethod, Unlabeled, check_range
+from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
+from nnunet_ssl.methods.families import RampedMethod
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.decoders import further_decoder
 from nnunet_ssl.networks.net import Net, Output, run

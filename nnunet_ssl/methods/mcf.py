@@ -26,7 +26,7 @@ from nnunet_ssl.distributed import mean_over_ranks, sum_over_ranks
 from nnunet_ssl.losses.cross_entropy import hard_labels
 from nnunet_ssl.losses.sharpening import sharpened
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
-from nnunet_ssl.methods.two_networks import TwoNetworks
+from nnunet_ssl.methods.families import TwoNetworks
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.average import Average
 from nnunet_ssl.networks.net import Net, Output

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
-from nnunet_ssl.methods.teacher_student import TeacherStudent
+from nnunet_ssl.methods.families import TeacherStudent
 from nnunet_ssl.networks.net import Net, Output
 
 

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.losses.divergence import symmetric_kl
-from nnunet_ssl.method import Labeled, Now, RampedMethod, Unlabeled, check_range
+from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
+from nnunet_ssl.methods.families import RampedMethod
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.dropout import add_dropout
 from nnunet_ssl.networks.net import Net, Output

@@ -26,9 +26,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nnunet_ssl.method import Labeled, Now, RampedMethod, Task, Unlabeled
+from nnunet_ssl.method import Labeled, Now, Unlabeled
+from nnunet_ssl.methods.families import RampedMethod
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net, Output
+from nnunet_ssl.task import Task
 
 
 class RotConsistency(RampedMethod):

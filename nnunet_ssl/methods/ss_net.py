@@ -31,7 +31,8 @@ from torch import Tensor, autocast
 from nnunet_ssl.losses.cross_entropy import hard_labels
 from nnunet_ssl.losses.dice import soft_dice_distance
 from nnunet_ssl.memory.class_separation import ClassSeparation
-from nnunet_ssl.method import Labeled, Now, RampedMethod, Unlabeled, check_range
+from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
+from nnunet_ssl.methods.families import RampedMethod
 from nnunet_ssl.networks.adversarial import virtual_adversarial
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net

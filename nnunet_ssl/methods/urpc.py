@@ -35,7 +35,8 @@ from torch.utils.checkpoint import checkpoint
 
 from nnunet_ssl.distributed import sum_over_ranks, world_size
 from nnunet_ssl.losses.divergence import log_probs
-from nnunet_ssl.method import Labeled, Now, RampedMethod, Unlabeled
+from nnunet_ssl.method import Labeled, Now, Unlabeled
+from nnunet_ssl.methods.families import RampedMethod
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.heads import PerturbedHeads
 from nnunet_ssl.networks.net import Net

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
+
+if TYPE_CHECKING:
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 UNETS = "dynamic_network_architectures.architectures.unet."
 PLAIN, RESIDUAL = UNETS + "PlainConvUNet", UNETS + "ResidualEncoderUNet"
@@ -40,6 +41,8 @@ class Architecture:
     def __call__(self) -> nn.Module:
         if self.own is not None:
             return self.own()
+        from nnunetv2.utilities.get_network_from_plans import get_network_from_plans  # methods need no nnU-Net
+
         return get_network_from_plans(
             self.network_class, self.arguments, self.imports, self.input_channels, self.output_channels,
             deep_supervision=self.deep_supervision,

@@ -44,7 +44,7 @@ def evaluate_folders(
 ) -> dict:
     """Compares every segmentation of ``reference`` with the file of the same name in ``prediction``.
 
-    Returns what ``metrics.json`` holds but for ``seen`` (``nnunet_ssl.results.seen``): ``metrics[m]`` for each m of ``METRICS``
+    Returns what ``metrics.json`` holds but for ``seen`` (``results/seen.py``): ``metrics[m]`` for each m of ``METRICS``
     with ``per_case`` (case id -> class -> value or None), ``per_class`` (mean over the cases that have a value) and
     ``mean`` (mean over ``per_class``, that is nnU-Net's foreground mean); ``absent`` (class -> ids of the cases whose
     reference lacks it), ``missed`` (class -> number of cases whose prediction lacks it), ``space`` (cases whose

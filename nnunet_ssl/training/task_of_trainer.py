@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_ssl.method import Task
+from nnunet_ssl.task import Task
 
 if TYPE_CHECKING:
     from nnunet_ssl.training.trainer import SemiSupervisedTrainer

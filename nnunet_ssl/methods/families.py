@@ -1,0 +1,88 @@
+"""What methods of one family share: a weight that ramps up, a student with its moving average, two networks."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from nnunet_ssl.losses.cross_entropy import hard_labels
+from nnunet_ssl.method import Method, Now, check_range
+from nnunet_ssl.networks.architecture import Architecture
+from nnunet_ssl.networks.net import Net, Output
+from nnunet_ssl.networks.teacher import Teacher
+from nnunet_ssl.schedules import gaussian_rampup
+
+
+class RampedMethod(Method):
+    """A method whose unsupervised terms share one weight that ramps up, w(r) = lambda exp(-5 (1 - r / rho)^2).
+
+    Args:
+        weight: lambda, weight of the unsupervised terms at the end of the ramp-up.
+        rampup: rho, length of the ramp-up as a fraction of training; 0 for a constant weight.
+
+    The medical code (SSL4MIS), which most medical tables rest on, has lambda = 0.1 beside half of cross-entropy + Dice.
+    Beside nnU-Net's loss, the whole of both, that is 0.2, and so it is in the presets "published" that rest on it.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    def __init__(self, weight: float = 0.1, rampup: float = 1.0):
+        super().__init__()
+        check_range("weight", weight, 0)
+        check_range("rampup", rampup, 0, 1)
+        self.weight = weight
+        self.rampup = rampup
+
+    def ramped_weight(self, now: Now) -> float:
+        """w(r), also reported."""
+        weight = self.weight * gaussian_rampup(now.fraction, self.rampup)
+        self.report["unsupervised_weight"] = weight
+        return weight
+
+
+class TeacherStudent(RampedMethod):
+    """Keeps an EMA teacher of the student; where the method has phases, each begins with the student's weights.
+
+    Args:
+        ema_decay: alpha, limit of the teacher's decay per step.
+        deploy_teacher: predict with the teacher instead of the student.
+        ramped: see `RampedMethod`.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    def __init__(self, ema_decay: float = 0.99, deploy_teacher: bool = False, **ramped):
+        super().__init__(**ramped)
+        check_range("ema_decay", ema_decay, 0, 1)
+        self.ema_decay = ema_decay
+        self.deploy_teacher = deploy_teacher
+
+    def setup(self, net: Net, new_net: Architecture) -> None:
+        self.teacher = Teacher(net, self.ema_decay)
+
+    def begin_phase(self, net: Net, phase: int) -> None:
+        self.teacher.copy_weights(net)
+
+    def after_step(self, net: Net, now: Now) -> None:
+        self.teacher.update(net, now.step)
+
+    def deployed(self, net: Net) -> nn.Module:
+        return self.teacher.module if self.deploy_teacher else net.module
+
+
+class TwoNetworks(RampedMethod):
+    """Adds a twin of the plan's architecture with its own random weights; `second` is the twin as methods use it.
+
+    Pretrained weights know it by the name `twin`.
+    """
+
+    def setup(self, net: Net, new_net: Architecture) -> None:
+        self.twin = new_net()
+        self.second = net.alike(self.twin)
+
+    def pseudo_labels(self, first: Output, second: Output) -> tuple[Tensor, Tensor]:
+        """y1 and y2, the hard labels of both networks; reports the share of voxels on which they agree."""
+        y1, y2 = hard_labels(first), hard_labels(second)
+        self.report["agreement"] = (y1 == y2).float().mean()
+        return y1, y2
