@@ -52,7 +52,8 @@ def in_lines(dataset: str, splits: list[dict[str, list[str]]]) -> str:
     if not (lines := estranged(dataset, splits)):
         return ""
     told = listed(lines, separator="\n  ")
-    return f"{len(lines)} trained fold(s) are not, or not known to be, results of these folds; train them anew:\n  {told}"
+    count = f"{len(lines)} trained fold(s)"
+    return f"{count} are not, or not known to be, results of these folds; train them anew:\n  {told}"
 
 
 def _estrangement(folder: Path, split: dict[str, list[str]] | None) -> str:
