@@ -3,10 +3,10 @@
 import json
 import multiprocessing.dummy
 import os
+import resource
 import shutil
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import blosc2
@@ -263,16 +263,15 @@ def test_what_cannot_be_predicted_is_said_in_one_line(dataset, in_process):
 
 
 def test_a_full_disk_is_named_and_finished_cases_are_kept(dataset, in_process, monkeypatch):
-    real, limit = next_stage.resample_and_save, ExitStack()
+    real = next_stage._resample
 
-    def resample_and_save(*arguments, **other):
-        if len(files_of(predictions(dataset))) == 1:
-            limit.enter_context(file_size_limit(50))
-        real(*arguments, **other)
+    def resample(*arguments):
+        with file_size_limit(50 if len(files_of(predictions(dataset))) == 1 else resource.RLIM_INFINITY):
+            real(*arguments)
 
-    monkeypatch.setattr(next_stage, "resample_and_save", resample_and_save)
-    with limit:
-        told = refused(dataset)
+    monkeypatch.setattr(next_stage, "_resample", resample)
+    told = refused(dataset)
+    monkeypatch.setattr(next_stage, "_resample", real)
     file = predictions(dataset) / ".partial" / f"{sorted(unlabeled_cases(dataset))[1]}.b2nd"
     assert told == (
         f"{file} cannot be written: File too large. Make room and run the same command again: finished cases are kept."

@@ -5,8 +5,8 @@ import json
 import os
 import pickle
 import re
+import resource
 import shutil
-from contextlib import ExitStack
 from pathlib import Path
 
 import blosc2
@@ -16,7 +16,6 @@ import SimpleITK as sitk
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from workbench import InProcess, another_process_holds, file_size_limit, small_disk
 
@@ -438,17 +437,15 @@ def test_a_case_that_memory_does_not_suffice_for_leaves_the_others(dataset, in_p
 
 def test_a_full_disk_is_named_and_finished_cases_are_kept(dataset, in_process, monkeypatch):
     """A real limit on the size of files, of which nnU-Net's writer says nothing but that it failed."""
-    real, calls, limit = nnUNetDatasetBlosc2.save_case, [], ExitStack()
+    real = preprocessing._preprocess_case
 
-    def save_case(*arguments, **other):
-        calls.append(arguments)
-        if len(calls) == 2:
-            limit.enter_context(file_size_limit(2000))
-        real(*arguments, **other)
+    def preprocess_case(case, *arguments):
+        with file_size_limit(2000 if case == "un_1" else resource.RLIM_INFINITY):
+            return real(case, *arguments)
 
-    monkeypatch.setattr(nnUNetDatasetBlosc2, "save_case", staticmethod(save_case))
-    with limit:
-        told = refusal(5, ["3d_fullres"])
+    monkeypatch.setattr(preprocessing, "_preprocess_case", preprocess_case)
+    told = refusal(5, ["3d_fullres"])
+    monkeypatch.setattr(preprocessing, "_preprocess_case", real)
     assert told == (
         f"{dataset.out / '.partial' / 'un_1.b2nd'} cannot be written: File too large. Make room and run the same "
         "command again: finished cases are kept."
