@@ -1,50 +1,17 @@
 """Weights that have learned labels which their fold hides or validates on now: no command takes them."""
 
 import json
-import multiprocessing.dummy
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from nnunetv2.run.run_training import get_trainer_from_args, run_training_entry
+from lineages import SEMI, SHORT, TRAINERS, fold_of, hide, in_one_process, loaded, refused, set_split, split_of, train
+from nnunetv2.run.run_training import get_trainer_from_args
 
 from nnunet_ssl.data.origin import ORIGIN_FILE, read_origin
-from nnunet_ssl.errors import InputError
 from nnunet_ssl.training.lineage import origin_in
-
-SHORT = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "save_every": 1, "seed": 0}
-TRAINERS = ("nnUNetTrainerSupervised", "nnUNetTrainerMeanTeacher")
-SEMI = "nnUNetTrainerMeanTeacher"
-
-
-def in_one_process(patched) -> None:
-    patched.setenv("nnUNet_n_proc_DA", "0")
-    patched.setattr("nnunet_ssl.training.progress.ProgressLogger.plot_progress_png", lambda *args: None)
-    patched.setattr("nnunetv2.training.logging.nnunet_logger.MetaLogger.plot_progress_png", lambda *args: None)
-    patched.setattr("multiprocessing.get_context", lambda method: multiprocessing.dummy)
-    patched.setattr("torch.set_num_threads", lambda number: None)
-
-
-def train(patched, *options, trainer=SEMI, fold="0", **settings) -> None:
-    """`nnUNetv2_train 7 3d_fullres FOLD -tr TRAINER OPTIONS` with an `nnUNet_ssl_config`."""
-    patched.setenv("nnUNet_ssl_config", json.dumps(SHORT | settings))
-    names = ["7", "3d_fullres", fold, "-tr", trainer, "-p", "nnUNetPlans_tiny", "-device", "cpu"]
-    patched.setattr(sys, "argv", ["nnUNetv2_train", *names, *map(str, options)])
-    run_training_entry()
-
-
-@pytest.fixture(scope="module")
-def trained(phantom_3d, tmp_path_factory):
-    """Fold 0 trained by both trainers, to the end of nnU-Net's validation."""
-    dataset = phantom_3d.copy(tmp_path_factory.mktemp("trained"))
-    with pytest.MonkeyPatch.context() as patched:
-        dataset.use(patched)
-        in_one_process(patched)
-        for trainer in TRAINERS:
-            train(patched, trainer=trainer)
-    return dataset
 
 
 @pytest.fixture
@@ -53,32 +20,10 @@ def dataset(trained, tmp_path, monkeypatch):
     return trained.copy(tmp_path).use(monkeypatch)
 
 
-def fold_of(dataset, trainer=SEMI, fold=0) -> Path:
-    return dataset.root / "results" / dataset.name / f"{trainer}__nnUNetPlans_tiny__3d_fullres" / f"fold_{fold}"
-
-
 def cut_off(dataset, trainer=SEMI) -> None:
     """As a run that was killed after its first epoch."""
     fold = fold_of(dataset, trainer)
     (fold / "checkpoint_final.pth").rename(fold / "checkpoint_latest.pth")
-
-
-def split_of(dataset, fold=0) -> dict:
-    return json.loads((dataset.base / "splits_final.json").read_text(encoding="utf-8"))[fold]
-
-
-def set_split(dataset, fold=0, **lists) -> None:
-    file = dataset.base / "splits_final.json"
-    splits = json.loads(file.read_text(encoding="utf-8"))
-    splits[fold] |= lists
-    file.write_text(json.dumps(splits), encoding="utf-8")
-
-
-def hide(dataset) -> str:
-    """As `nnunet_ssl split --labeled 1 --force`."""
-    first, second = split_of(dataset)["train"]
-    set_split(dataset, train=[first], unlabeled=[second])
-    return second
 
 
 def validate_on(dataset) -> str:
@@ -107,13 +52,6 @@ def edit_pool(dataset, edit) -> None:
 
 
 LEAKS = {"hidden": hide, "validated on": validate_on, "taken away": take_the_label_away}
-
-
-def refused(*arguments, **settings) -> str:
-    with pytest.raises(InputError) as caught:
-        train(*arguments, **settings)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -183,10 +121,6 @@ def test_other_data_on_c_must_be_said_to_be_meant(dataset, monkeypatch, change, 
     assert origin_in(loaded(fold), "") == origin
     train(monkeypatch, "--c", num_epochs=2)  # it was accepted, and no longer differs
     assert read_origin(fold).history == origin.history
-
-
-def loaded(fold: Path, name="checkpoint_final.pth") -> dict:
-    return torch.load(fold / name, map_location="cpu", weights_only=False)
 
 
 def test_labels_learned_by_an_earlier_part_stay_learned(dataset, monkeypatch):
@@ -322,72 +256,6 @@ def test_a_split_that_changes_before_the_unlabeled_cases_are_drawn_ends_the_trai
     monkeypatch.setattr(ConfiguredTrainer, "on_epoch_end", split_again)
     message = refused(monkeypatch, trainer="nnUNetTrainerBCP", num_epochs=3)
     assert message.startswith("The data of fold 0 changed while it trained: 1 case is now hidden")
-
-
-# ---------------------------------------------------------------------- pretrained weights
-
-
-def test_what_pretrained_weights_have_learned_counts(dataset, monkeypatch, capsys):
-    """Weights of fold 0 on another split that trains on the same cases and more; then a case of both is hidden."""
-    weights = shutil.copy(fold_of(dataset) / "checkpoint_final.pth", dataset.root / "weights.pth")
-    first, second = split_of(dataset)["train"]
-    set_split(dataset, train=[first])
-    train(monkeypatch, "-pretrained_weights", weights)
-    assert "which have learned 2 labels, none that the fold hides" in capsys.readouterr().out
-    origin = read_origin(fold_of(dataset))
-    assert origin.train == (first,) and origin.learned == tuple(sorted((first, second))) and origin.complete
-    assert origin.history == ("began with weights of nnUNetTrainerMeanTeacher, 3d_fullres, fold 0 (weights.pth)",)
-    assert origin_in(loaded(fold_of(dataset)), "") == origin
-    set_split(dataset, unlabeled=[second])
-    assert f"({second})" in refused(monkeypatch, "--c", num_epochs=2, accept_other_data=True)
-
-
-def test_weights_of_another_fold_have_learned_what_this_one_validates_on(dataset, monkeypatch):
-    weights = shutil.copy(fold_of(dataset) / "checkpoint_final.pth", dataset.root / "weights.pth")
-    message = refused(monkeypatch, "-pretrained_weights", weights, fold="1")
-    assert "has learned 2 label(s) that fold 1 now hides or validates on" in message
-    assert not fold_of(dataset, fold=1).joinpath(ORIGIN_FILE).exists()
-
-
-@pytest.mark.parametrize("kind", ["stock", "earlier version", "weights alone"])
-def test_weights_of_unknown_data(dataset, monkeypatch, kind, capsys):
-    content = loaded(fold_of(dataset))
-    if kind == "earlier version":
-        del content["semi_supervised"]["origin"]
-    if kind == "stock":
-        del content["semi_supervised"]
-    if kind == "weights alone":
-        content = {"network_weights": content["network_weights"]}
-    weights = dataset.root / "weights.pth"
-    torch.save(content, weights)
-    train(monkeypatch, "-pretrained_weights", weights)
-    assert "weights.pth carries no record of its data" in capsys.readouterr().out
-    assert not read_origin(fold_of(dataset)).complete
-    hide(dataset)
-    assert "fold 0 hides 1" in refused(monkeypatch, "-pretrained_weights", weights)
-    train(monkeypatch, "-pretrained_weights", weights, accept_other_data=True)
-    assert "data are unknown (weights.pth)" in read_origin(fold_of(dataset)).history[0]
-
-
-@pytest.mark.parametrize("known", [True, False])
-def test_weights_of_another_dataset_have_learned_none_of_this_one(dataset, monkeypatch, known):
-    content = loaded(fold_of(dataset))
-    content["init_args"]["plans"]["dataset_name"] = "Dataset008_Other"
-    content["semi_supervised"]["origin"]["dataset"] = "Dataset008_Other"
-    if not known:
-        del content["semi_supervised"]
-    torch.save(content, weights := dataset.root / "weights.pth")
-    hide(dataset)
-    train(monkeypatch, "-pretrained_weights", weights)
-    origin = read_origin(fold_of(dataset))
-    assert origin.learned == origin.train and origin.complete
-    assert origin.history == ("began with weights of Dataset008_Other (weights.pth)",)
-
-
-def test_a_file_that_is_not_there_is_named(dataset, monkeypatch):
-    assert "-pretrained_weights nowhere.pth cannot be read" in refused(
-        monkeypatch, "-pretrained_weights", "nowhere.pth"
-    )
 
 
 def test_a_trainer_by_hand_has_its_origin_too(dataset, monkeypatch):

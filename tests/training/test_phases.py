@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from test_trainer import CPU, SHORT, Interrupted, interrupt_after, trainer_of
+from short_trainings import CPU, SHORT, Interrupted, interrupt_after, trainer_of
 
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.networks.net import unwrap

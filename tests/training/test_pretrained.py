@@ -1,30 +1,23 @@
-"""`-pretrained_weights` from every kind of checkpoint to every kind of trainer: who takes what, and what is refused."""
+"""`-pretrained_weights` from every kind of checkpoint to every kind of trainer: who takes what."""
 
-import json
-import os
 import re
 import shutil
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from donors import CPU, DONORS, assert_taken, begin, below, content, edited, file_of, networks, trainer_of
 from nnunetv2.run import run_training
-from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+from nnunetv2.run.run_training import maybe_load_checkpoint
 from torch import multiprocessing as mp
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
-from workbench import change_a_weight, one_rank, tiny_network
+from workbench import one_rank, tiny_network
 
-from nnunet_ssl.errors import InputError
 from nnunet_ssl.networks.net import unwrap
 from nnunet_ssl.training.configured import ConfiguredTrainer
 from nnunet_ssl.training.pretrained import begin_with, read_weights
 
-CPU = torch.device("cpu")
-SMALL = {"width": 48, "layers": 2, "heads": 2}  # the transformer of cross teaching
-DONORS = ("", "Supervised", "MeanTeacher", "CPS", "DHC", "CrossTeaching")  # "": nnU-Net's own trainer
 RECIPIENTS = ("Supervised", "MeanTeacher", "CPS", "DHC", "CrossTeaching", "CCT", "BCP")
 # of the phantom's network 28 tensors are its own, 12 of them of its encoder and 4 of its heads
 BUT_HEADS = "{}: 24 of 28 tensors of the file's {}; random: heads, 4 tensors (nnU-Net leaves heads out)"
@@ -40,77 +33,9 @@ FURTHER = {
 }
 
 
-def trainer_of(dataset, method, patched, **settings):
-    name = f"nnUNetTrainer{method}"
-    settings = settings | (SMALL if method == "CrossTeaching" else {})
-    patched.setenv("nnUNet_ssl_config", json.dumps(settings))
-    return get_trainer_from_args(dataset.name, "3d_fullres", 0, name, dataset.plans, device=CPU)
-
-
-def file_of(dataset, donor) -> Path:
-    return dataset.root / f"nnUNetTrainer{donor}.pth"
-
-
-def write_donor(dataset, method, patched) -> None:
-    """The checkpoint of a trainer of whose networks no tensor is as it is drawn."""
-    trainer = trainer_of(dataset, method, patched)
-    trainer.initialize()
-    torch.manual_seed(len(method))
-    networks = [trainer.network] + ([trainer.method] if getattr(trainer, "method", None) is not None else [])
-    with torch.no_grad():
-        for network in networks:
-            for parameter in network.parameters():
-                parameter.normal_()
-    trainer.save_checkpoint(str(file_of(dataset, method)))
-
-
-@pytest.fixture(scope="module")
-def donors(phantom_3d, tmp_path_factory):
-    dataset = phantom_3d.copy(tmp_path_factory.mktemp("donors"))
-    with pytest.MonkeyPatch.context() as patched:
-        dataset.use(patched)
-        for method in (*DONORS, "CCT", "DAN"):
-            write_donor(dataset, method, patched)
-    return dataset
-
-
 @pytest.fixture
 def dataset(donors, monkeypatch):
     return donors.use(monkeypatch)
-
-
-def content(dataset, donor) -> dict:
-    return torch.load(file_of(dataset, donor), weights_only=False)
-
-
-def networks(dataset, donor) -> tuple[dict, dict | None]:
-    """The weights of a checkpoint's student and twin."""
-    saved = content(dataset, donor)
-    if donor == "DHC":
-        return below(saved["network_weights"], "first."), below(saved["network_weights"], "second.")
-    state = saved.get("semi_supervised", {}).get("method", {})
-    return saved["network_weights"], below(state, "twin.") or None
-
-
-def below(weights, prefix):
-    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-
-
-def begin(dataset, method, weights, patched, **settings):
-    """A trainer as `nnUNetv2_train -pretrained_weights` has it before the first step, and what its log says."""
-    trainer, said = trainer_of(dataset, method, patched, **settings), []
-    trainer.print_to_log_file = lambda *words: said.append(" ".join(map(str, words)))
-    maybe_load_checkpoint(trainer, False, False, str(weights))
-    return trainer, [line.removeprefix("-pretrained_weights, ") for line in said if "-pretrained_weights, " in line]
-
-
-def assert_taken(network, weights, taken=lambda name: "seg_layers" not in name):
-    """All tensors that are `taken` equal those of the file, no other does."""
-    state = network.state_dict()
-    assert any(map(taken, state))
-    for name, value in state.items():
-        same = weights[name].shape == value.shape and torch.equal(value, weights[name])
-        assert same == taken(name), name
 
 
 def of_encoder(name):
@@ -171,20 +96,6 @@ def test_the_network_that_predicts_is_taken_where_it_is_a_teacher(dataset, monke
     donor.save_checkpoint(str(tmp_path / "teacher.pth"))
     trainer, _ = begin(dataset, "Supervised", tmp_path / "teacher.pth", monkeypatch)
     assert_taken(trainer.network, donor.method.teacher.module.state_dict())
-
-
-def edited(dataset, tmp_path, edit, donor="CPS"):
-    """A donor's checkpoint with `edit(name, tensor)` of each of its networks' tensors, or without it if None."""
-    saved = content(dataset, donor)
-    places = [saved["network_weights"], saved.get("semi_supervised", {}).get("method", {})]
-    for place in places:
-        for name, value in list(place.items()):
-            new = edit(name, value) if isinstance(value, torch.Tensor) else value
-            place[name] = new
-            if new is None:
-                del place[name]
-    torch.save(saved, tmp_path / "weights.pth")
-    return tmp_path / "weights.pth"
 
 
 @pytest.mark.parametrize("method", ["Supervised", "DHC"])
@@ -256,94 +167,6 @@ def test_an_encoder_is_taken_where_there_is_no_more(dataset, monkeypatch, tmp_pa
         f"student: 12 of 28 tensors of the file's network; random: decoder and heads, 16 tensors ({why})",
         TWIN_FROM_FIRST.format("network"),
     ]
-
-
-def refusal(dataset, monkeypatch, weights, method="CPS"):
-    trainer = trainer_of(dataset, method, monkeypatch)
-    with pytest.raises(InputError) as caught:
-        maybe_load_checkpoint(trainer, False, False, str(weights))
-    message = str(caught.value)
-    assert "\n" not in message and len(message) < 800
-    assert message.startswith(f"-pretrained_weights {weights} ")
-    return message.removeprefix(f"-pretrained_weights {weights} ")
-
-
-def test_another_architecture_is_refused_and_nothing_loaded(dataset, monkeypatch, tmp_path):
-    def wider(name, value):
-        if "decoder.stages.1" in name or name == "decoder.transpconvs.0.bias":
-            return None
-        return torch.cat((value, value)) if name.startswith("encoder.stages.2") else value
-
-    weights = edited(dataset, tmp_path, wider, "")
-    assert refusal(dataset, monkeypatch, weights) == (
-        "does not fit this network: encoder.stages.2.0.convs.0.conv.weight is 16x6x3x3x3 in the file, 8x6x3x3x3 here; "
-        "encoder.stages.2.0.convs.0.conv.bias is 16 in the file, 8 here; encoder.stages.2.0.convs.0.norm.weight is 16 "
-        "in the file, 8 here; and 6 more. Both trainings need plans of one architecture: take one dataset's plans for "
-        "the other with nnUNetv2_move_plans_between_datasets, and preprocess and train with these (-p)."
-    )
-    network = tiny_network(3, 3)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    with pytest.raises(InputError, match="does not fit"):
-        begin_with(read_weights(str(weights)), network, None, print)
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-
-
-def test_weights_of_nnssl_that_do_not_fit_name_the_planner(dataset, monkeypatch, tmp_path):
-    weights = {"network_weights": {"encoder.stem.convs.0.conv.weight": torch.ones(4, 1, 3, 3, 3)}}
-    torch.save(weights | {"nnssl_adaptation_plan": {}}, tmp_path / "mae.pth")
-    message = refusal(dataset, monkeypatch, tmp_path / "mae.pth")
-    assert message.startswith("does not fit this network: encoder.stages.0.0.convs.0.conv.weight is not in the file; ")
-    assert message.endswith(
-        "nnssl's ResEnc-L is planned by nnUNetv2_plan_and_preprocess with -pl nnUNetPlannerResEncL, "
-        "-overwrite_target_spacing 1 1 1 and -overwrite_plans_name; preprocess and train with these plans (-p)."
-    )
-
-
-class Code:
-    def __reduce__(self):
-        return os.mkdir, ("ran",)
-
-
-def test_what_is_no_checkpoint_is_refused_in_a_line(dataset, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    for name, what, expected in (
-        ("code.pth", {"network_weights": {}, "x": Code()}, "cannot be read (it holds more than data: posix.mkdir). "),
-        ("path.pth", {"network_weights": {}, "x": Path()}, "cannot be read (it holds more than data: pathlib."),
-        ("state.pth", tiny_network(3, 3).state_dict(), "is no checkpoint of nnU-Net: it has no network_weights. "),
-        ("list.pth", [1], "is no checkpoint of nnU-Net: it has no network_weights. "),
-        ("empty.pth", {"network_weights": {}}, "is no checkpoint of nnU-Net: it has no network_weights. "),
-        (
-            "names.pth",
-            {"network_weights": {"encoder.stages.0.0.convs.0.conv.weight": 3}},
-            "does not fit this network: ",
-        ),
-    ):
-        torch.save(what, name)
-        message = refusal(dataset, monkeypatch, name)
-        assert message.startswith(expected)
-        assert ("Write its weights alone where its code belongs" in message) == ("more than data" in message)
-    assert not Path("ran").exists()
-    shutil.copy(file_of(dataset, "CPS"), "damaged.pth")
-    change_a_weight(Path("damaged.pth"))
-    assert "is damaged). Give the checkpoint of a training, or a whole copy of it." in refusal(
-        dataset, monkeypatch, "damaged.pth"
-    )
-    Path("text.pth").write_text("weights")
-    assert refusal(dataset, monkeypatch, "text.pth").startswith("cannot be read (File is not a zip file)")
-    assert refusal(dataset, monkeypatch, "nowhere.pth").startswith("cannot be read (No such file or directory)")
-    assert refusal(dataset, monkeypatch, ".").startswith("cannot be read (Is a directory)")
-
-
-def test_logs_of_numpy_1_are_data_too(dataset, monkeypatch, tmp_path):
-    """Stock checkpoints of its time name its modules otherwise."""
-    saved = content(dataset, "") | {"logging": {"train_losses": [np.float32(0.5), np.float64(1)], "all": np.arange(3)}}
-    torch.save(saved, tmp_path / "new.pth")
-    with zipfile.ZipFile(tmp_path / "new.pth") as new, zipfile.ZipFile(tmp_path / "old.pth", "w") as old:
-        for name in new.namelist():
-            old.writestr(name, new.read(name).replace(b"numpy._core", b"numpy.core"))
-    assert b"numpy.core.multiarray" in (tmp_path / "old.pth").read_bytes()
-    trainer, _ = begin(dataset, "Supervised", tmp_path / "old.pth", monkeypatch)
-    assert_taken(trainer.network, networks(dataset, "")[0])
 
 
 def test_nnunets_own_loader_is_back_afterwards(dataset, monkeypatch):

@@ -8,16 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.run.run_training import get_trainer_from_args, run_training
-from workbench import change_a_weight
+from nnunetv2.run.run_training import run_training
+from short_trainings import CPU, SHORT, Interrupted, checkpoint, equal, interrupt_after, train, trainer_of
 
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.networks.net import unwrap
-from nnunet_ssl.results.export import export_model
 
-CPU = torch.device("cpu")
-SHORT = "num_epochs: 3, num_iterations_per_epoch: 2, num_val_iterations_per_epoch: 1, save_every: 1, seed: 0"
+pytestmark = pytest.mark.usefixtures("in_one_process_without_pictures")
+
 # a teacher, two networks with class statistics, optimizers of a method's own, a buffer that random draws move
 RESUMED = {
     "MeanTeacher": "",
@@ -34,54 +32,9 @@ STOCK_KEYS = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def in_one_process_without_pictures(monkeypatch):
-    """No workers, so that runs repeat; nnU-Net draws for two seconds per epoch, the picture has a test of its own."""
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    monkeypatch.setattr("nnunet_ssl.training.progress.ProgressLogger.plot_progress_png", lambda *args: None)
-
-
 @pytest.fixture
 def dataset(phantom_3d, tmp_path, monkeypatch):
     return phantom_3d.copy(tmp_path).use(monkeypatch)
-
-
-def trainer_of(dataset, name="nnUNetTrainerMeanTeacher", configuration="3d_fullres", fold=0, resume=False):
-    return get_trainer_from_args(dataset.name, configuration, fold, name, dataset.plans, resume, CPU)
-
-
-def train(dataset, monkeypatch, settings=SHORT, **arguments):
-    monkeypatch.setenv("nnUNet_ssl_config", f"{{{settings}}}")
-    trainer = trainer_of(dataset, **arguments)
-    trainer.run_training()
-    return trainer
-
-
-def checkpoint(trainer, name="checkpoint_final.pth"):
-    return torch.load(f"{trainer.output_folder}/{name}", map_location="cpu", weights_only=False)
-
-
-def equal(first, second) -> bool:
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(equal(first[key], second[key]) for key in first)
-    if isinstance(first, (list, tuple)):
-        return len(first) == len(second) and all(map(equal, first, second))
-    return first == second
-
-
-class Interrupted(Exception):
-    pass
-
-
-def interrupt_after(epoch):
-    def on_epoch_end(self):
-        super(type(self), self).on_epoch_end()
-        if self.current_epoch == epoch:
-            raise Interrupted
-
-    return on_epoch_end
 
 
 @pytest.mark.parametrize("method", RESUMED)
@@ -297,69 +250,6 @@ def test_pretrained_weights_reach_the_teacher(dataset, monkeypatch, tmp_path):
             dataset.name, "3d_fullres", 0, "nnUNetTrainerMeanTeacher", dataset.plans,
             pretrained_weights=f"{donor.output_folder}/checkpoint_final.pth", device=CPU,
         )  # fmt: skip
-
-
-def test_export_is_a_stock_model(dataset, monkeypatch, tmp_path):
-    trainer = train(dataset, monkeypatch)
-    out = tmp_path / "model"
-    assert export_model(Path(trainer.output_folder_base), ["0"], out) == ["0"]
-    exported = torch.load(out / "fold_0" / "checkpoint_final.pth", weights_only=True)
-    assert exported["trainer_name"] == "nnUNetTrainer"
-    assert "semi_supervised" not in exported
-    assert equal(dict(exported["network_weights"]), dict(checkpoint(trainer)["network_weights"]))
-    assert {file.name for file in out.iterdir()} == {"plans.json", "dataset.json", "dataset_fingerprint.json", "fold_0"}
-    with pytest.raises(InputError, match="exists already"):
-        export_model(out, ["0"], out)
-    with pytest.raises(InputError, match="fold 3"):
-        export_model(out, ["3"], tmp_path / "other")
-    with pytest.raises(InputError, match="one network only"):
-        export_model(out, ["0"], tmp_path / "other", "second")
-    change_a_weight(out / "fold_0" / "checkpoint_final.pth")
-    with pytest.raises(InputError, match="checkpoint_final.pth cannot be read: it is damaged"):
-        export_model(out, ["0"], tmp_path / "other")
-    assert not (tmp_path / "other").exists()
-
-
-def predictor(folder, folds=(0,)):
-    made = nnUNetPredictor(
-        use_gaussian=False,  # its weights vanish in half precision at the border
-        use_mirroring=False,
-        perform_everything_on_device=False,
-        device=CPU,
-        allow_tqdm=False,
-    )
-    made.initialize_from_trained_model_folder(str(folder), folds)
-    return made
-
-
-def test_two_networks_predict_as_one_through_stock_nnunet(dataset, monkeypatch, tmp_path):
-    """nnU-Net's predictor on DHC's own model, and on its export as two stock folds, gives the mean of both."""
-    trainer = train(dataset, monkeypatch, name="nnUNetTrainerDHC")
-    assert {key.split(".")[0] for key in checkpoint(trainer)["network_weights"]} == {"first", "second"}
-    folder = Path(trainer.output_folder_base)
-    image = torch.randn(1, 20, 28, 28)
-    ours = predictor(folder).predict_logits_from_preprocessed_data(image)
-    assert export_model(folder, ["0"], tmp_path / "both") == ["0", "1"]
-    stock = predictor(tmp_path / "both", (0, 1)).predict_logits_from_preprocessed_data(image)
-    torch.testing.assert_close(ours, stock, atol=1e-2, rtol=1e-2)  # nnU-Net sums in half precision
-    for member in ("first", "second"):
-        assert export_model(folder, ["0"], tmp_path / member, member) == ["0"]
-    single = [predictor(tmp_path / m).predict_logits_from_preprocessed_data(image) for m in ("first", "second")]
-    assert not torch.allclose(single[0], single[1], atol=1e-2)
-
-
-def test_networks_of_two_forms_predict_as_one_and_the_plans_own_is_a_stock_model(dataset, monkeypatch, tmp_path):
-    trainer = train(dataset, monkeypatch, name="nnUNetTrainerMCF")
-    folder = Path(trainer.output_folder_base)
-    image = torch.randn(1, 20, 28, 28)
-    predictor(folder).predict_logits_from_preprocessed_data(image)
-    for member in (None, "second", "both"):
-        with pytest.raises(InputError, match="of another kind.* --member first"):
-            export_model(folder, ["0"], tmp_path / "model", member)
-        assert not (tmp_path / "model").exists()
-    assert export_model(folder, ["0"], tmp_path / "model", "first") == ["0"]
-    exported = predictor(tmp_path / "model").network.state_dict()
-    assert all(torch.equal(exported[key], value) for key, value in unwrap(trainer.network).state_dict().items())
 
 
 def test_channels_are_named_by_label_whatever_the_order_in_the_file(dataset, monkeypatch):

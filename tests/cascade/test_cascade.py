@@ -1,7 +1,6 @@
 """The cascade: the first stage predicts the unlabeled cases, the second reads them aligned with their images."""
 
 import json
-import multiprocessing.dummy
 import os
 import resource
 import shutil
@@ -15,72 +14,37 @@ import pytest
 import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import predict_entry_point
-from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.run.run_training import get_trainer_from_args, run_training_entry
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
-from workbench import SMALL_TRANSFORMER, TWO_PHASES, InProcess, another_process_holds, file_size_limit, phantom
+from two_stages import (
+    CPU,
+    FIRST,
+    PLANS,
+    SECOND,
+    SHORT,
+    TRAINER,
+    files_of,
+    fold_of,
+    model,
+    predict,
+    predictions,
+    refused,
+    setup_error,
+    unlabeled_cases,
+)
+from workbench import SMALL_TRANSFORMER, TWO_PHASES, InProcess, another_process_holds, file_size_limit
 
 from nnunet_ssl._bootstrap import trainers_folder
 from nnunet_ssl.cli import spread
 from nnunet_ssl.data.loader import UnlabeledPool
-from nnunet_ssl.data.origin import read_origin
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.preparation import next_stage
-from nnunet_ssl.preparation.next_stage import predict_unlabeled
-from nnunet_ssl.preparation.preprocessing import preprocess_dataset
 
-CPU = torch.device("cpu")
-FIRST, SECOND = "3d_lowres", "3d_cascade_fullres"
-SHORT = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "save_every": 1, "seed": 0}
 OWN = {"CrossTeaching": SMALL_TRANSFORMER} | dict.fromkeys(TWO_PHASES, {"num_epochs": 2})
-PLANS = ["-p", "nnUNetPlans_tiny", "-device", "cpu"]
-TRAINER = "nnUNetTrainerMeanTeacher"
 TRAINERS = sorted(  # without the baseline, and without ablations, whose code is that of their method
     file.stem
     for file in Path(trainers_folder()).glob("nnUNetTrainer*.py")
     if file.stem != "nnUNetTrainerSupervised" and "_" not in file.stem
 )
-
-
-@pytest.fixture(scope="module")
-def cascade(tmp_path_factory):
-    """A phantom planned for both stages, two folds: the first hides the label of one of its two training cases."""
-    dataset = phantom(tmp_path_factory.mktemp("cascade"), "3d_fullres", [16, 16, 16], stages=4, shape=(20, 28, 28))
-    file = dataset.base / "nnUNetPlans_tiny.json"
-    plans = json.loads(file.read_text(encoding="utf-8"))
-    fullres = plans["configurations"]["3d_fullres"]
-    coarse = [1.6 * spacing for spacing in fullres["spacing"]]
-    lowres = {"data_identifier": "nnUNetPlans_tiny_3d_lowres", "spacing": coarse, "next_stage": SECOND}
-    plans["configurations"] |= {FIRST: fullres | lowres}
-    plans["configurations"] |= {SECOND: {"inherits_from": "3d_fullres", "previous_stage": FIRST}}
-    file.write_text(json.dumps(plans), encoding="utf-8")
-    manager = PlansManager(str(file))
-    content = json.loads((dataset.raw / "dataset.json").read_text(encoding="utf-8"))
-    (dataset.base / lowres["data_identifier"]).mkdir()
-    with pytest.MonkeyPatch.context() as patched:
-        dataset.use(patched)
-        patched.setattr("nnunet_ssl.pools.ProcessPoolExecutor", InProcess)
-        for case, files in get_filenames_of_train_images_and_targets(str(dataset.raw), content).items():
-            DefaultPreprocessor(verbose=False).run_case_save(
-                str(dataset.base / lowres["data_identifier"] / case), files["images"], files["label"], manager,
-                manager.get_configuration(FIRST), content,
-            )  # fmt: skip
-        preprocess_dataset(7, [FIRST, SECOND], dataset.plans, 1)
-    splits = json.loads((dataset.base / "splits_final.json").read_text(encoding="utf-8"))
-    splits[0]["unlabeled"] = [splits[0]["train"].pop()]
-    (dataset.base / "splits_final.json").write_text(json.dumps(splits), encoding="utf-8")
-    return dataset
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-    """nnU-Net's processes and ours as threads or calls: starting one takes seconds."""
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    monkeypatch.setattr("nnunet_ssl.training.progress.ProgressLogger.plot_progress_png", lambda *args: None)
-    monkeypatch.setattr("multiprocessing.get_context", lambda method: multiprocessing.dummy)
-    monkeypatch.setattr("torch.set_num_threads", lambda number: None)
-    monkeypatch.setattr("nnunet_ssl.pools.ProcessPoolExecutor", InProcess)
 
 
 @pytest.fixture
@@ -91,63 +55,6 @@ def command(in_process, monkeypatch):
         entry_point()
 
     return call
-
-
-@pytest.fixture(scope="module")
-def first_stage(cascade):
-    """Both folds of the first stage trained, by which nnU-Net predicts the labeled cases, but no unlabeled one."""
-    with pytest.MonkeyPatch.context() as patched:
-        cascade.use(patched)
-        patched.setenv("nnUNet_n_proc_DA", "0")
-        patched.setenv("nnUNet_ssl_config", json.dumps(SHORT))
-        patched.setattr("nnunet_ssl.training.progress.ProgressLogger.plot_progress_png", lambda *args: None)
-        patched.setattr("multiprocessing.get_context", lambda method: multiprocessing.dummy)
-        patched.setattr("torch.set_num_threads", lambda number: None)
-        for fold in (0, 1):
-            patched.setattr(sys, "argv", ["command", "7", FIRST, str(fold), "-tr", TRAINER, *PLANS])
-            run_training_entry()
-    return cascade
-
-
-@pytest.fixture
-def dataset(first_stage, tmp_path, monkeypatch):
-    return first_stage.copy(tmp_path).use(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def predicted(first_stage, tmp_path_factory):
-    """The same with the unlabeled cases predicted for fold 0."""
-    dataset = first_stage.copy(tmp_path_factory.mktemp("predicted"))
-    with pytest.MonkeyPatch.context() as patched:
-        dataset.use(patched)
-        patched.setattr("nnunet_ssl.pools.ProcessPoolExecutor", InProcess)
-        predict(dataset)
-    return dataset
-
-
-def model(dataset, stage=FIRST, trainer=TRAINER) -> Path:
-    return dataset.root / "results" / dataset.name / f"{trainer}__nnUNetPlans_tiny__{stage}"
-
-
-def predictions(dataset, fold=0) -> Path:
-    return model(dataset) / f"fold_{fold}" / "predicted_next_stage" / SECOND
-
-
-def predict(dataset, fold="0", **arguments):
-    predict_unlabeled(7, TRAINER, [fold], dataset.plans, **({"device": "cpu", "processes": 1} | arguments))
-
-
-def fold_of(dataset, number=0) -> dict:
-    return json.loads((dataset.base / "splits_final.json").read_text(encoding="utf-8"))[number]
-
-
-def unlabeled_cases(dataset) -> set[str]:
-    file = dataset.base / "nnUNetPlans_tiny_3d_lowres_unlabeled" / "unlabeled.json"
-    return set(json.loads(file.read_text(encoding="utf-8"))["cases"])
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {file.stem: file.read_bytes() for file in folder.glob("*.b2nd")}
 
 
 def test_a_fold_gets_its_unlabeled_cases_and_those_with_a_hidden_label_from_its_own_network(predicted):
@@ -237,13 +144,6 @@ def test_what_an_interruption_leaves_is_whole(dataset, in_process, monkeypatch):
     assert all(files_of(predictions(dataset))[case] == content for case, content in kept.items())
 
 
-def refused(dataset, **arguments) -> str:
-    with pytest.raises(InputError) as caught:
-        predict(dataset, **arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 def test_what_cannot_be_predicted_is_said_in_one_line(dataset, in_process):
     assert "-f ../fold_0: give the number" in refused(dataset, fold="../fold_0")
     missing = refused(dataset, fold="2")
@@ -294,14 +194,6 @@ def test_a_configuration_without_a_next_stage_is_refused(dataset, in_process):
     del plans["configurations"][FIRST]["next_stage"]
     file.write_text(json.dumps(plans), encoding="utf-8")
     assert "3d_lowres of nnUNetPlans_tiny is not the first stage" in refused(dataset)
-
-
-def setup_error(dataset) -> str:
-    trainer = get_trainer_from_args(dataset.name, SECOND, 0, TRAINER, dataset.plans, False, CPU)
-    with pytest.raises(InputError) as caught:
-        trainer.run_training()
-    assert str(caught.value).count("\n") <= 1
-    return str(caught.value)
 
 
 def test_the_second_stage_names_the_command_that_is_missing(dataset, in_process):
@@ -425,100 +317,3 @@ def test_the_command(dataset):
 def test_several_folds_after_one_option():
     given = ["predict_next_stage", "-f", "0", "1", "-d", "7"]
     assert spread(given) == ["predict_next_stage", "-f", "0", "-f", "1", "-d", "7"]
-
-
-# ---------------------------------------------------------------------- whose network predicted
-
-
-def edit_fold(dataset, **lists) -> None:
-    file = dataset.base / "splits_final.json"
-    splits = json.loads(file.read_text(encoding="utf-8"))
-    splits[0] |= lists
-    file.write_text(json.dumps(splits), encoding="utf-8")
-
-
-def test_a_first_stage_that_learned_what_its_fold_hides_now_predicts_nothing(dataset, in_process):
-    fold = fold_of(dataset)
-    case = fold["train"][0]
-    edit_fold(dataset, train=fold["unlabeled"], unlabeled=[case])
-    message = refused(dataset)
-    assert f"has learned 1 label(s) that fold 0 now hides or validates on ({case})" in message
-    assert message.endswith("train fold 0 of 3d_lowres anew, without --c.")
-    assert not predictions(dataset).exists()
-
-
-@pytest.fixture
-def ready(predicted, tmp_path, monkeypatch, in_process):
-    """All that the second stage of fold 0 needs."""
-    monkeypatch.setenv("nnUNet_ssl_config", json.dumps(SHORT))
-    return predicted.copy(tmp_path).use(monkeypatch)
-
-
-def test_predictions_tell_what_their_network_was_trained_on(ready):
-    mark = json.loads((predictions(ready) / "first_stage.json").read_text(encoding="utf-8"))
-    assert mark["origin"] == read_origin(model(ready) / "fold_0").as_dict()
-    assert mark["origin"]["hidden"] == fold_of(ready)["unlabeled"]
-
-
-def test_the_second_stage_refuses_predictions_of_a_network_that_learned_what_is_hidden_now(ready, monkeypatch):
-    """Even where other data are said to be meant."""
-    fold = fold_of(ready)
-    case = fold["train"][0]
-    edit_fold(ready, train=fold["unlabeled"], unlabeled=[case])
-    shutil.copy(next(predictions(ready).glob("*.b2nd")), predictions(ready) / f"{case}.b2nd")
-    for accept in (False, True):
-        monkeypatch.setenv("nnUNet_ssl_config", json.dumps(SHORT | {"accept_other_data": accept}))
-        message = setup_error(ready)
-        assert f"The network that predicted {predictions(ready)} has learned 1 label(s)" in message
-        assert f"({case})" in message and "train the first stage anew, then run `nnunet_ssl predict" in message
-
-
-def test_the_second_stage_refuses_predictions_of_another_checkpoint(ready):
-    shutil.copyfile(model(ready) / "fold_1/checkpoint_final.pth", model(ready) / "fold_0/checkpoint_final.pth")
-    message = setup_error(ready)
-    assert "was predicted by another checkpoint" in message and "predict_next_stage -d 7" in message
-
-
-def test_predictions_of_another_split_must_be_said_to_be_meant(ready, monkeypatch, capsys):
-    fold = fold_of(ready)
-    (hidden,) = fold["unlabeled"]
-    edit_fold(ready, train=[*fold["train"], hidden], unlabeled=[])
-    message = setup_error(ready)
-    assert f"by a network of another split: 1 case is now trained on ({hidden})" in message
-    monkeypatch.setenv("nnUNet_ssl_config", json.dumps(SHORT | {"accept_other_data": True}))
-    trainer = get_trainer_from_args(ready.name, SECOND, 0, TRAINER, ready.plans, False, CPU)
-    trainer.run_training()
-    assert "predicted by a network of another split" in capsys.readouterr().out
-    assert read_origin(Path(trainer.output_folder)).learned == tuple(sorted([*fold["train"], hidden]))
-
-
-def test_a_second_stage_has_learned_what_its_first_stage_has(ready):
-    """It trains on a case less, which the first stage knows; hidden then, its own weights are refused, too."""
-    first = model(ready) / "fold_0"
-    (known,), val = fold_of(ready)["train"], fold_of(ready)["val"]
-    checkpoint = torch.load(first / "checkpoint_final.pth", weights_only=False)
-    origin = checkpoint["semi_supervised"]["origin"]
-    origin["learned"] = sorted([*origin["learned"], "known"])
-    torch.save(checkpoint, first / "checkpoint_final.pth")
-    predict(ready)
-    trainer = get_trainer_from_args(ready.name, SECOND, 0, TRAINER, ready.plans, False, CPU)
-    trainer.run_training()
-    assert read_origin(Path(trainer.output_folder)).learned == tuple(sorted([known, "known"]))
-    edit_fold(ready, val=[*val, "known"])
-    again = get_trainer_from_args(ready.name, SECOND, 0, TRAINER, ready.plans, True, CPU)
-    with pytest.raises(InputError, match=r"has learned 1 label\(s\) .*\(known\)"):
-        again.load_checkpoint(f"{trainer.output_folder}/checkpoint_final.pth")
-
-
-def test_predictions_of_an_unknown_network_are_taken_only_where_no_label_is_hidden(ready, monkeypatch, capsys):
-    """First-stage checkpoint and predictions of an earlier version."""
-    file = model(ready) / "fold_0/checkpoint_final.pth"
-    checkpoint = torch.load(file, weights_only=False)
-    del checkpoint["semi_supervised"]["origin"]
-    torch.save(checkpoint, file)
-    predict(ready)
-    assert "fold 0: " in (printed := capsys.readouterr().out) and "nobody can tell which labels" in printed
-    assert "fold 0 hides 1" in setup_error(ready)
-    monkeypatch.setenv("nnUNet_ssl_config", json.dumps(SHORT | {"accept_other_data": True}))
-    get_trainer_from_args(ready.name, SECOND, 0, TRAINER, ready.plans, False, CPU).run_training()
-    assert "does not tell which network predicted" in capsys.readouterr().out
