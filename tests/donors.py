@@ -42,7 +42,7 @@ def content(dataset, donor) -> dict:
 def networks(dataset, donor) -> tuple[dict, dict | None]:
     """The weights of a checkpoint's student and twin."""
     saved = content(dataset, donor)
-    if donor == "DHC":
+    if donor in ("DHC", "MCF"):
         return below(saved["network_weights"], "first."), below(saved["network_weights"], "second.")
     state = saved.get("semi_supervised", {}).get("method", {})
     return saved["network_weights"], below(state, "twin.") or None

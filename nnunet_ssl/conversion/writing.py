@@ -165,6 +165,8 @@ def write_raw_dataset(
     conversion = with_known_spacings(conversion, spacings, skip_unknown_spacing)
     if others := [str(other) for other in find_candidate_datasets(dataset_id) if other != target.name]:
         raise InputError(f"Dataset id {dataset_id} is taken by {', '.join(others)}. Choose another --dataset-id.")
+    if not target.exists():
+        _require_level(conversion)
     with locked(root / f"Dataset{dataset_id:03d}"):
         return _write(conversion, target, processes, link)
 
@@ -173,7 +175,6 @@ def _write(conversion: Conversion, target: Path, processes: int, link: bool) -> 
     if target.exists():
         _require_same(target, conversion)
         return target, False
-    _require_level(conversion)
     # nnU-Net lists folders that begin with "Dataset": it cannot see this one.
     for leftover in target.parent.glob(f".{target.name}.partial-*"):
         shutil.rmtree(leftover)

@@ -44,8 +44,8 @@ def list_images(folder: Path, ending: str) -> tuple[dict[str, dict[int, Path]], 
         numbered = re.match(r".+_\d{4}(?=\.)", name)
         if not is_plain_name(name):
             unprintable.append(repr(name[:60]))
-        elif entry.is_dir():
-            continue
+        elif entry.is_dir() and (any(entry.iterdir()) or not channel_file(name, ending)):
+            continue  # see `_folders`; an empty one in an image's place is an image that cannot be read
         elif match := channel_file(name, ending):
             found.setdefault(match[1], {})[int(match[2])] = entry
         elif name.endswith(ending):

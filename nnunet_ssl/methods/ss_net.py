@@ -13,7 +13,6 @@ Segmentation", MICCAI 2022.
     D(p, q)       1 - mean over classes of their Dice
     a_v           s_c(u_v) / sum s_c over the voxels of class c, u = q(g(h)); s_c sees u without gradient
     L_con(y)      1/C sum_c sum_v a_v mean_{k in K_c} (1 - cos(u_v, k)) over the voxels v of class c in y
-
     L = L_sup(f(x_l), y) + w(r) [D(softmax f(x + d), sg p) + beta (L_con(y) + L_con(y_u))]
 
 sg: without gradient. The contrastive terms train f, too. Their means over voxels and vectors are taken in closed form,

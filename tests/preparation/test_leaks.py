@@ -242,7 +242,7 @@ def test_constant_images_are_one_finding_each(raw):
     findings = run().findings
     assert {(finding.kind, len(finding.cases)) for finding in findings} == {("bad file", 1)}
     assert len(findings) == 13
-    assert all("constant" in finding.reason for finding in findings)
+    assert all("is empty: every voxel is 1" in finding.reason for finding in findings)
 
 
 @pytest.mark.parametrize("kept", [{"Tr": 1}, {"Unlabeled": 1}, {"Unlabeled": 3}, {"Ts": 1}, {"Tr": 1, "Unlabeled": 1}])

@@ -87,6 +87,23 @@ def test_decoders_go_to_decoders_and_a_discriminator_begins_anew(dataset, monkey
         assert not torch.equal(parameter, theirs[name]), name
 
 
+def test_a_twin_of_another_form_takes_only_weights_of_its_form(dataset, monkeypatch):
+    """MCF averages the plan's network and one with other blocks; its own checkpoint has both, CPS's has one form."""
+    first, second = networks(dataset, "MCF")
+    trainer, log = begin(dataset, "MCF", file_of(dataset, "MCF"), monkeypatch)
+    assert_taken(trainer.network, first)
+    assert_taken(trainer.method.twin, second)
+    assert log[0] == BUT_HEADS.format("student", "first network")
+    assert re.fullmatch(r"twin: \d+ of \d+ tensors of the file's second network; random: heads, 4 tensors .*", log[1])
+    trainer, log = begin(dataset, "CPS", file_of(dataset, "MCF"), monkeypatch)
+    assert_taken(trainer.network, first)
+    assert_taken(trainer.method.twin, first, of_encoder)
+    assert log[1:] == [TWIN_FROM_FIRST.format("first network")]
+    trainer, log = begin(dataset, "MCF", file_of(dataset, "CPS"), monkeypatch)
+    assert_taken(trainer.network, networks(dataset, "CPS")[0])
+    assert log[1:] == ["twin: random, no weights of the file fit it"]
+
+
 def test_the_network_that_predicts_is_taken_where_it_is_a_teacher(dataset, monkeypatch, tmp_path):
     donor = trainer_of(dataset, "MeanTeacher", monkeypatch, deploy_teacher=True)
     donor.initialize()
