@@ -91,6 +91,7 @@ class BCP(TeacherStudent):
         self.side = side
         self.probability = probability
         self.literal = literal
+        self.views = ("weak",) if literal else self.views
         self.alpha = alpha
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:

@@ -90,6 +90,7 @@ class CutMix(TeacherStudent):
         self.volume = volume
         self.probability = probability
         self.soft = soft
+        self.views = ("weak",) if soft else self.views
 
     def setup(self, net: Net, new_net: Architecture) -> None:
         if self.task.unlabeled_batch_size < 2:

@@ -7,9 +7,11 @@ from workbench import task, tiny_network
 
 from nnunet_ssl.augmentation.intensity import OPERATIONS
 from nnunet_ssl.method import Labeled, Now, Unlabeled
+from nnunet_ssl.methods.bcp import BCP
 from nnunet_ssl.methods.cct import CCT
 from nnunet_ssl.methods.cps import CPS
 from nnunet_ssl.methods.cross_teaching import CrossTeaching
+from nnunet_ssl.methods.cutmix import CutMix
 from nnunet_ssl.methods.dan import DAN
 from nnunet_ssl.methods.dhc import DHC
 from nnunet_ssl.methods.entropy_minimization import EntropyMinimization
@@ -104,3 +106,9 @@ def test_cutout_follows_the_policy_of_each_strong_view():
     assert operations.shape == levels.shape == (64, 3)
     assert (operations[:, 2] == list(OPERATIONS).index("cutout")).all() and (levels[:, 2] == 1).all()
     assert FixMatchCTA().strong_policy(64).operations.shape == (64, 2)
+
+
+@pytest.mark.parametrize("method", [BCP, CutMix])
+def test_no_view_is_asked_for_that_the_published_step_does_not_read(method):
+    assert method(**method.presets["published"]).views == ("weak",)
+    assert method().views == method.views == ("weak", "strong")
