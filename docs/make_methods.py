@@ -26,8 +26,14 @@ def pages(results: Path = RESULTS) -> dict[str, str]:
     sections = make_sections(read_records([results]))
     entries = read_catalog()
     rows = [
-        (f"[{entry.name}]({entry.name}.md)", entry.facts.paper, entry.facts.networks, entry.facts.cost,
-         entry.facts.needs, entry.idea)
+        (
+            f"[{entry.name}]({entry.name}.md)",
+            entry.facts.paper,
+            entry.facts.networks,
+            entry.facts.cost,
+            entry.facts.needs,
+            entry.idea,
+        )
         for entry in entries
     ]
     index = (

@@ -261,9 +261,7 @@ def _choices(entry: Entry) -> str:
         f"- preset `{name}`: " + (f"`{mapping_text(values)}`" if values else "the defaults")
         for name, values in entry.method.presets.items()
     ]
-    variants = [
-        f"- trainer `{PREFIX}{t.name}`: `{mapping_text(t.defaults)}`. {t.summary}" for t in entry.trainers[1:]
-    ]
+    variants = [f"- trainer `{PREFIX}{t.name}`: `{mapping_text(t.defaults)}`. {t.summary}" for t in entry.trainers[1:]]
     return "\n".join([*presets, *variants])
 
 

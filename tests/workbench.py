@@ -52,6 +52,8 @@ def change_a_weight(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[largest.header_offset + 1000] ^= 0xFF
     file.write_bytes(content)
+
+
 HOLD = """
 import sys
 from pathlib import Path

@@ -37,15 +37,21 @@ def evaluate(
     metrics, absent, missed = result["metrics"], result["absent"], result["missed"]
     cases = len(metrics["dice"]["per_case"])
     titles = ("Dice", "Jaccard", "HD95 mm", "ASD mm", "HD95 voxel", "ASD voxel")
-    table = Table(title=f"Means over {cases} cases", caption="last row: mean of the classes above", box=SIMPLE,
-                  padding=(0, 1, 0, 0))
+    table = Table(
+        title=f"Means over {cases} cases",
+        caption="last row: mean of the classes above",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("class")
     for title in (*titles, "absent", "missed"):
         table.add_column(title, justify="right", min_width=max(map(len, title.split())))
 
     def cells(values: list[float | None]) -> list[str]:
-        return ["-" if v is None else f"{v:.4f}" if m in ("dice", "jaccard") else f"{v:.2f}"
-                for m, v in zip(METRICS, values, strict=True)]
+        return [
+            "-" if v is None else f"{v:.4f}" if m in ("dice", "jaccard") else f"{v:.2f}"
+            for m, v in zip(METRICS, values, strict=True)
+        ]
 
     for name in absent:
         values = cells([metrics[m]["per_class"][name] for m in METRICS])

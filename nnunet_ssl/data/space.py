@@ -89,9 +89,7 @@ def grid_of_image(image: sitk.Image) -> VoxelGrid:
     return _itk_grid(image.GetSize()[::-1], image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
 
-def align(
-    voxels: np.ndarray, grid: VoxelGrid, onto: VoxelGrid, file: str, other: str
-) -> tuple[np.ndarray, Difference]:
+def align(voxels: np.ndarray, grid: VoxelGrid, onto: VoxelGrid, file: str, other: str) -> tuple[np.ndarray, Difference]:
     """Brings the array of one image onto the grid of another by turning its axes.
 
     Args:

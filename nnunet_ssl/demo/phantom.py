@@ -71,9 +71,7 @@ def write_phantom(
         if part != "Unlabeled":
             (partial / f"labels{part}").mkdir()
     for number, part in enumerate(names):
-        image, label = phantom_case(
-            shape, classes=classes, channels=channels, variation=variation, seed=(seed, number)
-        )
+        image, label = phantom_case(shape, classes=classes, channels=channels, variation=variation, seed=(seed, number))
         case = f"phantom_{number:03d}"
         for channel, values in enumerate(image):
             _write(values, partial / f"images{part}" / f"{case}_{channel:04d}{ending}")

@@ -68,15 +68,31 @@ def comparison_picture(path: Path, rows: list[Row], classes: dict[str, tuple[int
             if r == 0:
                 axes.set_title(column, fontsize=11, color=_INK, pad=5)
             if c == 0:
-                axes.text(-0.03, 0.5, row.case, transform=axes.transAxes, rotation=90, ha="right", va="center",
-                          fontsize=9, color=_FAINT)
+                axes.text(
+                    -0.03,
+                    0.5,
+                    row.case,
+                    transform=axes.transAxes,
+                    rotation=90,
+                    ha="right",
+                    va="center",
+                    fontsize=9,
+                    color=_FAINT,
+                )
     if title:
         figure.text(0.5, 1 - 0.12 / total_height, title, ha="center", va="top", fontsize=12, color=_INK)
     handles = [Line2D([], [], color=color, linewidth=6, label=name) for name, color in colors.items()]
     handles.append(Line2D([], [], color="white", linewidth=1.2, label="outline of the reference"))
     legend = figure.legend(
-        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.06 / total_height), ncols=len(handles), fontsize=9,
-        facecolor="#BBBBBB", edgecolor="none", borderpad=0.7, labelcolor="black",
+        handles=handles,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 0.06 / total_height),
+        ncols=len(handles),
+        fontsize=9,
+        facecolor="#BBBBBB",
+        edgecolor="none",
+        borderpad=0.7,
+        labelcolor="black",
     )
     legend.get_frame().set_alpha(1)
 

@@ -84,8 +84,18 @@ def _run(folder: Path, device: str, size: Size) -> None:
         write_phantom(raw, labeled=size.labeled, unlabeled=size.unlabeled, test=size.test)
     steps.command(
         "plan and preprocess the labeled cases",
-        ["nnUNetv2_plan_and_preprocess", "-d", DATASET_ID, "-c", CONFIGURATION, "--verify_dataset_integrity",
-         "-npfp", "2", "-np", "2"],
+        [
+            "nnUNetv2_plan_and_preprocess",
+            "-d",
+            DATASET_ID,
+            "-c",
+            CONFIGURATION,
+            "--verify_dataset_integrity",
+            "-npfp",
+            "2",
+            "-np",
+            "2",
+        ],
     )
     with steps.step("make the plans small enough for a CPU"):
         _write_plans_and_split(folder / PREPROCESSED / DATASET)
@@ -110,9 +120,30 @@ def _run(folder: Path, device: str, size: Size) -> None:
     for name, (trainer, _) in TRAINERS.items():
         steps.command(
             f"predict with {name}",
-            ["nnUNetv2_predict", "-d", DATASET_ID, "-i", str(raw / "imagesTs"), "-o", str(_predictions(folder, name)),
-             "-c", CONFIGURATION, "-p", PLANS, "-f", FOLD, "-tr", trainer, "--disable_tta", "-device", device,
-             "-npp", "1", "-nps", "1"],
+            [
+                "nnUNetv2_predict",
+                "-d",
+                DATASET_ID,
+                "-i",
+                str(raw / "imagesTs"),
+                "-o",
+                str(_predictions(folder, name)),
+                "-c",
+                CONFIGURATION,
+                "-p",
+                PLANS,
+                "-f",
+                FOLD,
+                "-tr",
+                trainer,
+                "--disable_tta",
+                "-device",
+                device,
+                "-npp",
+                "1",
+                "-nps",
+                "1",
+            ],
         )
     with steps.step("measure against the test labels"):
         metrics = {name: evaluate_folders(raw / "labelsTs", _predictions(folder, name)) for name in TRAINERS}

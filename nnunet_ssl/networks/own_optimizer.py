@@ -24,9 +24,7 @@ class OwnOptimizer(nn.Module):
         warmup: fraction of training over which `follow` raises the learning rate.
     """
 
-    def __init__(
-        self, optimizer: torch.optim.Optimizer, max_norm: float = MAX_GRADIENT_NORM, warmup: float = 0.0
-    ):
+    def __init__(self, optimizer: torch.optim.Optimizer, max_norm: float = MAX_GRADIENT_NORM, warmup: float = 0.0):
         super().__init__()
         self.optimizer = optimizer
         self.warmup = warmup

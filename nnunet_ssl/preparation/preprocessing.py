@@ -217,8 +217,6 @@ def _is_flat(spacing: Iterable[float]) -> bool:
     return largest > 998 * max(others)
 
 
-
-
 class _PlainUnpickler(pickle.Unpickler):
     """Reads what nnU-Net's properties are made of, containers and numbers, and calls nothing else."""
 

@@ -114,9 +114,7 @@ def _read_scan(
     percentiles, levels, rim = map(np.array, zip(*greys, strict=True))
     axes = place.steps / place.spacing
     bare = np.allclose(place.spacing, 1) and np.allclose(np.abs(axes).max(axis=0), 1) and np.allclose(place.origin, 0)
-    return Scan(
-        role, case, first.shape, spacing, axes, bare, percentiles, levels, rim, digest.hexdigest(), signature
-    )
+    return Scan(role, case, first.shape, spacing, axes, bare, percentiles, levels, rim, digest.hexdigest(), signature)
 
 
 def _cut_to_content(image: np.ndarray) -> np.ndarray:

@@ -59,8 +59,15 @@ def gap_figure(comparison: Comparison) -> Figure | None:
             filling = color if row.claim else "white"
             axes.plot(row.group.dice, y, "o", color=color, markersize=9, markerfacecolor=filling, markeredgewidth=1.6)
             text = f"{row.group.dice:.3f}" + ("" if row.closed is None else f"   {percent(row.closed)}")
-            axes.annotate(text, (1, y), xycoords=("axes fraction", "data"), xytext=(8, 0), textcoords="offset points",
-                          va="center", annotation_clip=False)
+            axes.annotate(
+                text,
+                (1, y),
+                xycoords=("axes fraction", "data"),
+                xytext=(8, 0),
+                textcoords="offset points",
+                va="center",
+                annotation_clip=False,
+            )
         bounds = [(comparison.lower, "-", "baseline"), (comparison.upper, "--", "all labels")]
         edges = [bound.dice + sign * (bound.spread or 0) for bound, *_ in bounds if bound for sign in (-1, 1)]
         axes.update_datalim([(x, 0) for x in edges])
@@ -71,11 +78,26 @@ def gap_figure(comparison: Comparison) -> Figure | None:
                 axes.axvline(bound.dice, color=INK, linestyle=style, linewidth=1.4, zorder=1)
                 spread = bound.spread or 0
                 axes.axvspan(bound.dice - spread, bound.dice + spread, color=INK, alpha=0.07, linewidth=0)
-                axes.annotate(f"{name}\n{bound.dice:.3f}", (bound.dice, 1), xycoords=("data", "axes fraction"),
-                              xytext=(0, 4), textcoords="offset points", ha=side, va="bottom")
+                axes.annotate(
+                    f"{name}\n{bound.dice:.3f}",
+                    (bound.dice, 1),
+                    xycoords=("data", "axes fraction"),
+                    xytext=(0, 4),
+                    textcoords="offset points",
+                    ha=side,
+                    va="bottom",
+                )
         if comparison.lower and comparison.upper:
-            axes.annotate("Dice   gap closed", (1, 1), xycoords="axes fraction", xytext=(8, 4),
-                          textcoords="offset points", va="bottom", color=FAINT, annotation_clip=False)
+            axes.annotate(
+                "Dice   gap closed",
+                (1, 1),
+                xycoords="axes fraction",
+                xytext=(8, 4),
+                textcoords="offset points",
+                va="bottom",
+                color=FAINT,
+                annotation_clip=False,
+            )
         axes.set_yticks(range(len(rows)), [row.group.label for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlabel("mean Dice over the test cases (more is better)")
@@ -118,9 +140,7 @@ def label_figure(section: Section) -> Figure | None:
     """Dice against the number of labels, one panel a method; None unless one was trained with two numbers or more."""
     numbered = [comparison for comparison in section.comparisons if comparison.labeled != ALL]
     labels = dict.fromkeys(group.label for comparison in numbered for group in comparison.methods)
-    found = {
-        label: [(c, group) for c in numbered for group in c.methods if group.label == label] for label in labels
-    }
+    found = {label: [(c, group) for c in numbered for group in c.methods if group.label == label] for label in labels}
     shown = {label: points for label, points in found.items() if len({c.labeled for c, _ in points}) > 1}
     if not shown:
         return None
@@ -143,8 +163,14 @@ def label_figure(section: Section) -> Figure | None:
             if number == 0:
                 axes.text(0.97, 0.05, "gray: baseline", color=FAINT, transform=axes.transAxes, ha="right")
                 if upper:
-                    axes.annotate("baseline, all labels", (0.03, upper.dice), xycoords=("axes fraction", "data"),
-                                  xytext=(0, -3), textcoords="offset points", va="top")
+                    axes.annotate(
+                        "baseline, all labels",
+                        (0.03, upper.dice),
+                        xycoords=("axes fraction", "data"),
+                        xytext=(0, -3),
+                        textcoords="offset points",
+                        va="top",
+                    )
         _name_axes(panels, "number of labels", "mean Dice")
     return figure
 
@@ -166,8 +192,14 @@ def class_figure(comparison: Comparison) -> Figure | None:
             axes.barh(range(len(groups)), [value or 0 for value in values], color=colors, height=0.72)
             for y, value in enumerate(values):
                 inside = value is not None and value > 0.3  # else the bar is too short for the number
-                axes.text(0.03 if inside else (value or 0) + 0.03, y, "–" if value is None else f"{value:.3f}",
-                          va="center", color="white" if inside else INK, fontsize=9)
+                axes.text(
+                    0.03 if inside else (value or 0) + 0.03,
+                    y,
+                    "–" if value is None else f"{value:.3f}",
+                    va="center",
+                    color="white" if inside else INK,
+                    fontsize=9,
+                )
             if comparison.lower and values[0] is not None:
                 axes.axvline(values[0], color=INK, linewidth=1.2)
             axes.set_title(name.replace("_", " "))

@@ -39,9 +39,7 @@ METRICS = ("dice", "jaccard", "hd95_mm", "asd_mm", "hd95_voxel", "asd_voxel")
 Values = dict[str, float | None]
 
 
-def evaluate_folders(
-    reference: Path, prediction: Path, dataset_json: Path | None = None, processes: int = 1
-) -> dict:
+def evaluate_folders(reference: Path, prediction: Path, dataset_json: Path | None = None, processes: int = 1) -> dict:
     """Compares every segmentation of ``reference`` with the file of the same name in ``prediction``.
 
     Returns what ``metrics.json`` holds but for ``seen`` (``results/seen.py``): ``metrics[m]`` for each m of ``METRICS``
@@ -138,9 +136,7 @@ def read_labels(dataset: dict, origin: Path) -> tuple[dict[str, tuple[int, ...]]
     ``origin`` is the file's path, for the InputError that is raised when ``labels`` or ``file_ending`` is missing.
     """
     require_keys(dataset, {"labels": (dict,), "file_ending": (str,)}, origin, advice="give an nnU-Net v2 dataset.json")
-    labels = {
-        name: tuple(value if isinstance(value, list) else [value]) for name, value in dataset["labels"].items()
-    }
+    labels = {name: tuple(value if isinstance(value, list) else [value]) for name, value in dataset["labels"].items()}
     for name, values in labels.items():
         if not values or not all(type(value) is int and 0 <= value < 2**16 for value in values):
             raise InputError(f"{origin}: 'labels' must map names to integers; that of {name[:60]!r} is no such value.")

@@ -183,9 +183,7 @@ def plan(
     base = preprocessed_folder(dataset_id)
     available = read_plans_file(base, plans, dataset_id)["configurations"]
     if configuration not in available:
-        raise InputError(
-            f"{base / plans}.json has no configuration {configuration[:60]}, but {', '.join(available)}."
-        )
+        raise InputError(f"{base / plans}.json has no configuration {configuration[:60]}, but {', '.join(available)}.")
     dataset_file = base / "dataset.json"  # the table at the end names its classes
     read_labels(read_dataset_json(dataset_file, f"run nnUNetv2_plan_and_preprocess -d {dataset_id}"), dataset_file)
     methods = list(dict.fromkeys([*([BASELINE] if baseline else []), *(m.removeprefix(TRAINER) for m in methods)]))
@@ -203,9 +201,7 @@ def plan(
         *(dataset_id, base.name, configuration, plans, device),
         *(environment_folder("nnUNet_results").absolute(), overrides, program or find_command("nnUNetv2_train")),
     )
-    runs = [
-        Run(method, fold, seed) for seed in seeds or [None] for fold in folds or range(count) for method in methods
-    ]
+    runs = [Run(method, fold, seed) for seed in seeds or [None] for fold in folds or range(count) for method in methods]
     require_own(experiment, runs)
     return experiment, runs
 
@@ -235,8 +231,7 @@ def overrides_by_method(methods: Sequence[str], config: str) -> dict[str, dict[s
     asked, source = parse_overrides(config)
     classes = {method: _method_of_trainer(f"{TRAINER}{method}") for method in methods}
     known = {
-        method: TRAINER_SETTINGS.keys()
-        | ({"preset", *STREAM_SETTINGS, *cls.hyperparameters()} if cls else set())
+        method: TRAINER_SETTINGS.keys() | ({"preset", *STREAM_SETTINGS, *cls.hyperparameters()} if cls else set())
         for method, cls in classes.items()
     }
     somewhere = set().union(*known.values())

@@ -37,16 +37,28 @@ def test_one_row_per_case_and_one_column_per_prediction(tmp_path):
     assert two.shape[1] == one.shape[1]
     assert two.shape[0] - one.shape[0] > 250
     three = row("right")
-    more = draw(tmp_path / "more.png", [Row("c", three.image, three.reference, dict.fromkeys("AB", three.reference),
-                                            dict.fromkeys("AB", {"square": 0.5, "both": 0.25}))])
+    more = draw(
+        tmp_path / "more.png",
+        [
+            Row(
+                "c",
+                three.image,
+                three.reference,
+                dict.fromkeys("AB", three.reference),
+                dict.fromkeys("AB", {"square": 0.5, "both": 0.25}),
+            )
+        ],
+    )
     assert more.shape[1] - one.shape[1] > 350
 
 
 def test_each_row_is_as_high_as_its_image(tmp_path):
     high = draw(tmp_path / "high.png", [row("right", (60, 40))])
     wide = draw(tmp_path / "wide.png", [row("right", (40, 60))])
-    both = [draw(tmp_path / f"{i}.png", [row("right", s) for s in shapes]) for i, shapes in
-            enumerate([((60, 40), (40, 60)), ((40, 60), (60, 40))])]
+    both = [
+        draw(tmp_path / f"{i}.png", [row("right", s) for s in shapes])
+        for i, shapes in enumerate([((60, 40), (40, 60)), ((40, 60), (60, 40))])
+    ]
     assert both[0].shape == both[1].shape
     twice = draw(tmp_path / "twice.png", [row("right", (40, 60))] * 2)
     assert both[0].shape[0] == pytest.approx(high.shape[0] + twice.shape[0] - wide.shape[0], abs=2)

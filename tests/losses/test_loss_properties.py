@@ -139,9 +139,7 @@ def test_cross_entropy(case):
     close(cross_entropy(case.first.flip(0), case.labels.flip(0), case.regions), whole)
     parts = zip(case.first, case.labels, strict=True)
     close(torch.stack([cross_entropy(x[None], y[None], case.regions) for x, y in parts]).mean(), whole)
-    weighted = check_finite(
-        cross_entropy(case.first, case.labels, case.regions, case.weights, case.valid), case.first
-    )
+    weighted = check_finite(cross_entropy(case.first, case.labels, case.regions, case.weights, case.valid), case.first)
     assert weighted >= 0
     if not case.valid.any():
         assert weighted == 0

@@ -34,9 +34,7 @@ def batches(dimensions=2):
 
 def test_distance_of_each_auxiliary_decoder_and_their_mean():
     method, main = CCT(), output(1.0, 0.0, 0.0)
-    torch.testing.assert_close(
-        main.probs.flatten(), torch.tensor([0.576117, 0.211942, 0.211942]), atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(main.probs.flatten(), torch.tensor([0.576117, 0.211942, 0.211942]), atol=1e-6, rtol=0)
     others = [output(1.0, 0.0, 0.0), output(0.0, 1.0, 0.0), output(0.0, 0.0, 0.0)]
     loss = method.consistency(main, others)
     assert loss.item() == pytest.approx(0.039296, abs=1e-6)

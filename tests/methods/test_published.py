@@ -45,9 +45,7 @@ def test_beside_nnunets_whole_loss_the_weight_is_twice_that_beside_half_of_it(me
 def papers_r_drop(first, second, labels):
     """SSL4MIS's loss of two networks at the end of its ramp, over classes: their last axis is no class axis."""
     z1, z2 = (logits.movedim(1, -1) for logits in (first, second))
-    one, other = (
-        F.kl_div(a.log_softmax(-1), b.softmax(-1), reduction="none").mean() for a, b in ((z1, z2), (z2, z1))
-    )
+    one, other = (F.kl_div(a.log_softmax(-1), b.softmax(-1), reduction="none").mean() for a, b in ((z1, z2), (z2, z1)))
     supervised = 0.5 * F.cross_entropy(first, labels) + 0.5 * F.cross_entropy(second, labels)
     return supervised + 4.0 * (one + other) / 2
 

@@ -174,9 +174,7 @@ def test_which_patches_diverge(tiny_net, labeled_too):
         assert moved.tolist() == [labeled_too] * 3 + [True] * 2
 
 
-@pytest.mark.parametrize(
-    ("preset", "start", "end"), [("published", 0.0269518, 4.0), ("official", 0.3, 0.3)]
-)
+@pytest.mark.parametrize(("preset", "start", "end"), [("published", 0.0269518, 4.0), ("official", 0.3, 0.3)])
 def test_weights_of_the_presets(preset, start, end):
     method = RDrop(**RDrop.presets[preset])
     assert method.dropout == 0.2
