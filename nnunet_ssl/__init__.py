@@ -10,11 +10,17 @@ if TYPE_CHECKING:
     from nnunet_ssl.method import Labeled, Method, Now, Unlabeled
     from nnunet_ssl.networks.net import Net, Output
     from nnunet_ssl.networks.teacher import Teacher
-    from nnunet_ssl.task import Task
+    from nnunet_ssl.task import Target, Task
 
 # All that the author of a method imports; each name is fetched from its module when it is first asked for.
-__all__ = ["Labeled", "Method", "Net", "Now", "Output", "Task", "Teacher", "Unlabeled"]
-_MODULES = {"Net": "networks.net", "Output": "networks.net", "Task": "task", "Teacher": "networks.teacher"}
+__all__ = ["Labeled", "Method", "Net", "Now", "Output", "Target", "Task", "Teacher", "Unlabeled"]
+_MODULES = {
+    "Net": "networks.net",
+    "Output": "networks.net",
+    "Target": "task",
+    "Task": "task",
+    "Teacher": "networks.teacher",
+}
 
 __version__ = "0.1.0"
 

@@ -80,7 +80,7 @@ class Hyperparameter(NamedTuple):
     """A keyword argument of a method.
 
     Attributes:
-        published: its value in the preset "published".
+        published: its value in the preset "published", None where that has a step of its own without it.
         symbol: the letter that the formulas have for it, "" for none.
     """
 
@@ -120,21 +120,38 @@ class Entry:
     @property
     def formula(self) -> str:
         """The docstring of the method's file: the algorithm box."""
-        return inspect.cleandoc(sys.modules[self.method.__module__].__doc__)
+        return box(self.method)
 
     @property
     def hyperparameters(self) -> list[Hyperparameter]:
         """All of them, inherited ones included, in the order of the constructors."""
-        defaults = self.method.hyperparameters()
-        published = defaults | self.method.presets["published"]
-        meanings: dict[str, str] = {}
-        for parent in reversed(self.method.__mro__):
-            meanings |= documented_arguments(vars(parent).get("__doc__") or "")
-        parameters = []
-        for name, default in defaults.items():
-            symbol, meaning = SYMBOL.match(meanings.get(name, "")).groups("")
-            parameters.append(Hyperparameter(name, default, published[name], symbol, meaning))
-        return parameters
+        return hyperparameters(self.method)
+
+    @property
+    def apart(self) -> type[Method] | None:
+        """The method of the preset "published" where that has a step of its own."""
+        published, _ = self.method.of_preset("published")
+        return published if published is not self.method else None
+
+
+def box(method: type[Method]) -> str:
+    """The docstring of a method's file: the algorithm box."""
+    return inspect.cleandoc(sys.modules[method.__module__].__doc__ or "")
+
+
+def hyperparameters(method: type[Method]) -> list[Hyperparameter]:
+    """All of a method, inherited ones included, in the order of the constructors."""
+    defaults = method.hyperparameters()
+    chosen, values = method.of_preset("published")
+    published = (defaults if chosen is method else {}) | values
+    meanings: dict[str, str] = {}
+    for parent in reversed(method.__mro__):
+        meanings |= documented_arguments(vars(parent).get("__doc__") or "")
+    parameters = []
+    for name, default in defaults.items():
+        symbol, meaning = SYMBOL.match(meanings.get(name, "")).groups("")
+        parameters.append(Hyperparameter(name, default, published.get(name), symbol, meaning))
+    return parameters
 
 
 def documented_arguments(docstring: str) -> dict[str, str]:
@@ -220,14 +237,9 @@ def page(entry: Entry, measured: str = "") -> str:
         "## Changes",
         "\n".join(f"- {change}" for change in facts.changes),
         "## Hyperparameters",
-        table(
-            ("name", "default", "published", "symbol", "meaning"),
-            [
-                (f"`{h.name}`", value_text(h.default), value_text(h.published), h.symbol, _escaped(h.meaning))
-                for h in entry.hyperparameters
-            ],
-        ),
+        _hyperparameter_table(entry.hyperparameters),
         _choices(entry),
+        _published_step(entry.apart) if entry.apart else "",
         "## Published figures",
         _published(facts),
         measured,
@@ -242,7 +254,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A value as it is written in `nnUNet_ssl_config`."""
+    """A value as it is written in `nnUNet_ssl_config`, "" for none."""
+    if value is None:
+        return ""
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -257,12 +271,28 @@ def _example(entry: Entry) -> str:
 
 
 def _choices(entry: Entry) -> str:
-    presets = [
-        f"- preset `{name}`: " + (f"`{mapping_text(values)}`" if values else "the defaults")
-        for name, values in entry.method.presets.items()
-    ]
+    presets = []
+    for name in entry.method.presets:
+        chosen, values = entry.method.of_preset(name)
+        of_its_own = "" if chosen is entry.method else "a step of its own, with "
+        presets.append(f"- preset `{name}`: {of_its_own}" + (f"`{mapping_text(values)}`" if values else "the defaults"))
     variants = [f"- trainer `{PREFIX}{t.name}`: `{mapping_text(t.defaults)}`. {t.summary}" for t in entry.trainers[1:]]
     return "\n".join([*presets, *variants])
+
+
+def _hyperparameter_table(parameters: Sequence[Hyperparameter]) -> str:
+    rows = [
+        (f"`{h.name}`", value_text(h.default), value_text(h.published), h.symbol, _escaped(h.meaning))
+        for h in parameters
+    ]
+    return table(("name", "default", "published", "symbol", "meaning"), rows)
+
+
+def _published_step(method: type[Method]) -> str:
+    """What the preset "published" does where its step is another one."""
+    rows = [(f"`{h.name}`", value_text(h.default), h.symbol, _escaped(h.meaning)) for h in hyperparameters(method)]
+    parts = ["## As published", formula_text(box(method)), table(("name", "published", "symbol", "meaning"), rows)]
+    return "\n\n".join(parts)
 
 
 def _published(facts: Facts) -> str:

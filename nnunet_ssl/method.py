@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net, Output
-from nnunet_ssl.task import Task
+from nnunet_ssl.task import Target, Task
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Labeled:
 
     Attributes:
         image: (B, channels, *spatial).
-        target: as nnU-Net makes it, a list over scales with deep supervision.
+        target: what the network should say, at all scales of nnU-Net's loss.
         cases: ids of the B cases that the patches come from.
     """
 
     image: Tensor
-    target: Tensor | list[Tensor]
+    target: Target
     cases: tuple[str, ...] = ()
 
 
@@ -53,14 +53,13 @@ class Unlabeled:
     Attributes:
         weak: nnU-Net's spatial transforms and mirroring.
         strong: the same geometry plus nnU-Net's intensity transforms.
-        target: the pseudo-label of the case in the same geometry, in the form of `Labeled.target`; none before the
-            first of the method's `phases`.
+        target: the pseudo-label of the case in the same geometry; none before the first of the method's `phases`.
         cases: ids of the B cases that the patches come from.
     """
 
-    weak: Tensor | None = None
-    strong: Tensor | None = None
-    target: Tensor | list[Tensor] | None = None
+    weak: Tensor = None  # type: ignore[assignment]  # what a method did not ask for is not there
+    strong: Tensor = None  # type: ignore[assignment]
+    target: Target = None  # type: ignore[assignment]
     cases: tuple[str, ...] = ()
 
 
@@ -73,7 +72,8 @@ class Method(nn.Module):
         views: the views of each unlabeled patch that `losses` reads, of "weak", "strong" and "target"; a constructor
             may ask for fewer. With "target", which needs `labeled_first`, at the start of each phase the student as it
             is then labels all unlabeled cases.
-        presets: named sets of hyperparameters that differ from the defaults; "published" is the paper's.
+        presets: named sets of hyperparameters that differ from the defaults, or a method where the step is another
+            one; "published" is the paper's.
         task: what is known of the data set; set by the trainer before `setup`.
         supervised: nnU-Net's own loss over all scales, called with an `Output` and a target; set by the trainer.
         phases: fractions of training at which another phase begins: nnU-Net's learning rate starts anew and comes down
@@ -83,11 +83,11 @@ class Method(nn.Module):
     """
 
     views: tuple[str, ...] = ("weak",)
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"published": {}}
+    presets: ClassVar[Mapping[str, dict[str, Any] | type[Method]]] = {"published": {}}
     phases: tuple[float, ...] = ()
     labeled_first: bool = False
     task: Task
-    supervised: Callable[[Output, Tensor | list[Tensor]], Tensor]
+    supervised: Callable[[Output, Target], Tensor]
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,14 +130,24 @@ class Method(nn.Module):
 
     @classmethod
     def hyperparameters(cls) -> dict[str, Any]:
-        """All keyword arguments with their defaults, those of the methods that this one extends included."""
+        """All keyword arguments with their defaults, those included that a constructor hands on as `**arguments`."""
         found: dict[str, Any] = {}
         for parent in cls.__mro__:
-            if issubclass(parent, Method) and "__init__" in vars(parent):
-                for name, parameter in inspect.signature(parent.__init__).parameters.items():
-                    if parameter.default is not inspect.Parameter.empty:
-                        found.setdefault(name, parameter.default)
+            if not issubclass(parent, Method) or "__init__" not in vars(parent):
+                continue
+            parameters = inspect.signature(parent.__init__).parameters
+            for name, parameter in parameters.items():
+                if parameter.default is not inspect.Parameter.empty:
+                    found.setdefault(name, parameter.default)
+            if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+                break
         return found
+
+    @classmethod
+    def of_preset(cls, name: str) -> tuple[type[Method], dict[str, Any]]:
+        """The method and the hyperparameters of a preset; "default" is this method with its defaults."""
+        preset = {"default": {}, **cls.presets}[name]
+        return (cls, preset) if isinstance(preset, dict) else (preset, preset.hyperparameters())
 
 
 def check_range(name: str, value: float, low: float, high: float = float("inf")) -> None:

@@ -2,11 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from nnunet_ssl.kinds import Kind, nearest
+
+
+@dataclass(frozen=True)
+class Target:
+    """What labeled patches should become, or patches with pseudo-labels.
+
+    Attributes:
+        scales: as nnU-Net makes them, full resolution first, of which there is one without deep supervision: class
+            numbers (B, 1, *spatial) or regions (B, C, *spatial), float.
+        kind: classes or regions.
+        ignore_label: of unannotated voxels; with regions their mask is one more channel. None where there are none.
+    """
+
+    scales: tuple[Tensor, ...]
+    kind: Kind
+    ignore_label: int | None = None
+
+    @property
+    def full(self) -> Tensor:
+        """nnU-Net's target at full resolution, float."""
+        return self.scales[0].float()
+
+    @property
+    def labels(self) -> Tensor:
+        """Class numbers (B, *spatial), 0 where not annotated, or regions (B, C, *spatial), at full resolution."""
+        return self._read[0]
+
+    @property
+    def annotated(self) -> Tensor | None:
+        """The voxels that have a label, bool (B, *spatial) at full resolution; None for all."""
+        return self._read[1]
+
+    @cached_property
+    def _read(self) -> tuple[Tensor, Tensor | None]:
+        return self.kind.read(self.scales[0], self.ignore_label)
+
+    def by_scale(self) -> Iterator[Target]:
+        """A target of each scale alone."""
+        return (replace(self, scales=(scale,)) for scale in self.scales)
+
+    def resized(self, full: Tensor) -> Target:
+        """Another target of this form, given at full resolution, at all scales: by the nearest voxel, as nnU-Net's."""
+        return replace(self, scales=(full, *(nearest(full, scale.shape[2:]) for scale in self.scales[1:])))
+
+    def form(self, labels: Tensor) -> Tensor:
+        """Labels of all voxels, as `kind.hard` gives them, in the form of `full`."""
+        channels = self.kind.as_channels(labels).float()
+        further = self.scales[0].shape[1] - channels.shape[1]  # none or, with regions, the mask of ignored voxels
+        return torch.cat((channels, channels.new_zeros(len(channels), further, *channels.shape[2:])), 1)
 
 
 @dataclass(frozen=True)
@@ -15,7 +67,7 @@ class Task:
 
     Attributes:
         channels: names of the output channels: classes, the background first, or regions.
-        regions: whether the channels are regions (sigmoid).
+        kind: whether the channels are classes or regions, with all that differs between these.
         ignore_label: the label that targets use for unannotated voxels; with regions, targets have one more channel.
         batch_dice: whether nnU-Net's Dice sums over the batch.
         scale_weights: weights of nnU-Net's loss over the scales of deep supervision.
@@ -30,7 +82,7 @@ class Task:
     """
 
     channels: tuple[str, ...]
-    regions: bool
+    kind: Kind
     ignore_label: int | None
     batch_dice: bool
     scale_weights: tuple[float, ...]
@@ -42,21 +94,7 @@ class Task:
     voxel_counts: Callable[[], Tensor]
     labeled_cases: tuple[str, ...] = ()
 
-    def split_target(self, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """A target of nnU-Net at one scale as labels and as the voxels (B, *spatial) that are annotated, None for all.
-
-        Labels are class numbers (B, *spatial), or regions (B, C, *spatial).
-        """
-        if self.regions:
-            return (target, None) if self.ignore_label is None else (target[:, :-1], ~target[:, -1].bool())
-        labels = target[:, 0].long()
-        if self.ignore_label is None:
-            return labels, None
-        return torch.where(labels == self.ignore_label, 0, labels), labels != self.ignore_label
-
-    def one_hot(self, labels: Tensor) -> Tensor:
-        """Class numbers (B, *spatial), or regions 0/1, as a mask of each channel, bool (B, C, *spatial)."""
-        if self.regions:
-            return labels.bool()
-        classes = torch.arange(len(self.channels), device=labels.device).view(-1, *[1] * (labels.ndim - 1))
-        return labels[:, None] == classes
+    def target(self, nnunets: Tensor | Sequence[Tensor]) -> Target:
+        """A target as nnU-Net's loader makes it, a list over scales with deep supervision."""
+        scales = (nnunets,) if isinstance(nnunets, Tensor) else tuple(nnunets)
+        return Target(scales, self.kind, self.ignore_label)

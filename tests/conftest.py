@@ -13,7 +13,7 @@ os.environ.setdefault("nnUNet_def_n_proc", "1")
 os.environ.pop("nnUNet_ssl_config", None)
 
 import pytest
-from workbench import Dataset, phantom, tiny_network
+from workbench import Dataset, kind, phantom, tiny_network
 
 from nnunet_ssl.networks.net import Net
 
@@ -36,7 +36,7 @@ def tiny_net():
     """Factory of students: tiny_net(dimensions, channels, regions)."""
 
     def make(dimensions: int = 2, channels: int = 2, regions: bool = False, seed: int = 0) -> Net:
-        return Net(tiny_network(dimensions, channels, seed), regions)
+        return Net(tiny_network(dimensions, channels, seed), kind(channels, regions))
 
     return make
 

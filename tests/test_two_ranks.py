@@ -5,6 +5,7 @@ import json
 import multiprocessing.dummy
 import os
 import shutil
+from dataclasses import replace
 from functools import partial
 from types import MethodType
 
@@ -24,13 +25,14 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
-from workbench import SMALL_TRANSFORMER, one_rank, task, tiny_architecture, tiny_network
+from workbench import SMALL_TRANSFORMER, kind, one_rank, task, tiny_architecture, tiny_network
 
 from nnunet_ssl.distributed import average_gradients, broadcast_state
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.losses.supervised import Supervised
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.networks.net import Net
+from nnunet_ssl.task import Target
 from nnunet_ssl.training.trainer import SemiSupervisedTrainer
 
 STEPS = 4
@@ -39,8 +41,8 @@ CHANNELS = 3
 VARIANTS = [
     (method, preset)
     for method in METHODS
-    for preset, values in ({"default": {}} | method.presets).items()
-    if values or preset == "default"
+    for preset in ("default", *method.presets)
+    if preset == "default" or method.presets[preset]
 ]
 EACH = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: f"{variant[0].__name__}-{variant[1]}")
 # thresholds that an untrained network passes here and there, of the two ranks not equally often; real boxes
@@ -49,12 +51,20 @@ WITHIN_A_RANK = {"BCP", "ICT"}  # they pair the patches of one rank: the joint l
 BOXES = {"BCP": {"side": 0.5}}  # where all ranks draw the same, boxes are no noise
 
 
-def settings(variant, kind):
-    """Hyperparameters of a method's preset on the tiny network, without randomness where the kind is "quiet"."""
+def chosen(variant):
+    """The class of a method's preset."""
     method, preset = variant
-    silenced = quiet(method) if kind == "quiet" else {}
+    return method.of_preset(preset)[0]
+
+
+def settings(variant, noise):
+    """Hyperparameters of a method's preset on the tiny network, without randomness where noise is "quiet"."""
+    method, preset = variant
+    chosen, values = method.of_preset(preset)
+    silenced = quiet(chosen) if noise == "quiet" else {}
     name = method.__name__
-    return method.presets.get(preset, {}) | SMALL.get(name, {}) | PARTLY.get(name, {}) | silenced | BOXES.get(name, {})
+    asked = values | SMALL.get(name, {}) | PARTLY.get(name, {}) | silenced | BOXES.get(name, {})
+    return {key: value for key, value in asked.items() if key in chosen.hyperparameters()}
 
 
 def smooth(network):
@@ -96,8 +106,8 @@ def part_of(rank, labeled, unlabeled):
     """A rank's patches of the joint batch."""
 
     def part(patches):
-        if isinstance(patches, list):
-            return [part(scale) for scale in patches]
+        if isinstance(patches, Target):
+            return replace(patches, scales=tuple(map(part, patches.scales)))
         return None if patches is None else patches.chunk(WORLD)[rank]
 
     return (
@@ -115,7 +125,9 @@ def train(trainer, rank=None):
         if rank is not None:
             labeled, unlabeled = part_of(rank, labeled, unlabeled)
         views = {f"unlabeled_{view}": patches for view, patches in vars(unlabeled).items()}
-        trainer.train_step({"data": labeled.image, "target": labeled.target, "keys": labeled.cases} | views)
+        views["unlabeled_target"] = list(unlabeled.target.scales)
+        target = list(labeled.target.scales)
+        trainer.train_step({"data": labeled.image, "target": target, "keys": labeled.cases} | views)
     return {
         "net": dict(trainer.net.module.state_dict()),
         "method": dict(trainer.method.state_dict()),
@@ -127,7 +139,7 @@ def gradients_by_term(variant, network, rank=None):
     """The gradient of each term alone in one step, on the joint batch or on one rank's half of it and averaged."""
     found, names = {}, [None]
     while names:
-        trainer = trainer_of(variant[0], Net(network(), False), **settings(variant, "quiet"))
+        trainer = trainer_of(chosen(variant), Net(network(), kind(CHANNELS)), **settings(variant, "quiet"))
         if rank is None and variant[0].__name__ in WITHIN_A_RANK:
             by_parts(trainer)
         batch = joint_batch(0) if rank is None else part_of(rank, *joint_batch(0))
@@ -169,40 +181,40 @@ def train_all(rank, world, folder):
     with one_rank(rank, world, folder):
         for variant in VARIANTS:
             torch.save(gradients_by_term(variant, network, rank), folder / file_of(variant, "terms", rank))
-            for kind in ("quiet", "noisy"):
-                trainer = trainer_of(variant[0], Net(network(), False), **settings(variant, kind))
-                torch.manual_seed(7 + 1000 * rank * (kind == "noisy"))
-                torch.save(train(trainer, rank), folder / file_of(variant, kind, rank))
+            for noise in ("quiet", "noisy"):
+                trainer = trainer_of(chosen(variant), Net(network(), kind(CHANNELS)), **settings(variant, noise))
+                torch.manual_seed(7 + 1000 * rank * (noise == "noisy"))
+                torch.save(train(trainer, rank), folder / file_of(variant, noise, rank))
 
 
-def file_of(variant, kind, rank):
-    return f"{variant[0].__name__}_{variant[1]}_{kind}_{rank}"
+def file_of(variant, noise, rank):
+    return f"{variant[0].__name__}_{variant[1]}_{noise}_{rank}"
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """What both ranks have after training: ranks(variant, kind)."""
+    """What both ranks have after training: ranks(variant, noise)."""
     folder = tmp_path_factory.mktemp("ranks")
     mp.spawn(train_all, (WORLD, folder), nprocs=WORLD)
 
-    def results(variant, kind):
-        return [torch.load(folder / file_of(variant, kind, rank), weights_only=True) for rank in range(WORLD)]
+    def results(variant, noise):
+        return [torch.load(folder / file_of(variant, noise, rank), weights_only=True) for rank in range(WORLD)]
 
     return results
 
 
 @EACH
-@pytest.mark.parametrize("kind", ["quiet", "noisy"])
-def test_ranks_stay_equal_bit_for_bit(ranks, variant, kind):
-    first, second = (tensors(result) for result in ranks(variant, kind))
+@pytest.mark.parametrize("noise", ["quiet", "noisy"])
+def test_ranks_stay_equal_bit_for_bit(ranks, variant, noise):
+    first, second = (tensors(result) for result in ranks(variant, noise))
     assert len(first) == len(second) > 0
     assert all(map(torch.equal, first, second))
 
 
 @EACH
 def test_training_on_two_ranks_is_training_on_the_joint_batch(ranks, variant):
-    method = variant[0]
-    trainer = trainer_of(method, Net(tiny_network(2, CHANNELS, seed=0), False), **settings(variant, "quiet"))
+    method, net = variant[0], Net(tiny_network(2, CHANNELS, seed=0), kind(CHANNELS))
+    trainer = trainer_of(chosen(variant), net, **settings(variant, "quiet"))
     before = copied(dict(trainer.net.module.state_dict()))
     if method.__name__ in WITHIN_A_RANK:
         by_parts(trainer)
@@ -264,8 +276,8 @@ def interrupt_after(epoch, on_epoch_end):
 def run_thrice(rank, world, dataset, name, settings, folder):
     """What nnU-Net starts on each GPU, with gloo and the CPU: a whole run, then one that is interrupted and resumed."""
     torch.set_num_threads(1)
-    for kind in ("raw", "preprocessed", "results"):
-        os.environ[f"nnUNet_{kind}"] = str(dataset.root / kind)
+    for place in ("raw", "preprocessed", "results"):
+        os.environ[f"nnUNet_{place}"] = str(dataset.root / place)
     os.environ |= {"nnUNet_n_proc_DA": "0", "nnUNet_ssl_config": json.dumps(settings)}
     from nnunetv2.run import run_training
     from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet

@@ -21,8 +21,10 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import distributed as dist
 
+from nnunet_ssl.kinds import Classes, Kind, Regions
 from nnunet_ssl.networks.architecture import PLAIN, RESIDUAL, Architecture
-from nnunet_ssl.task import Task
+from nnunet_ssl.networks.net import Output
+from nnunet_ssl.task import Target, Task
 
 SMALL_TRANSFORMER = {"width": 48, "layers": 2, "heads": 2}  # of cross teaching
 TWO_PHASES = ("BCP", "CutMix", "SelfTraining")  # trainers whose second phase needs a second epoch
@@ -144,12 +146,29 @@ def tiny_architecture(dimensions: int, channels: int, seed: int = 5, input_chann
     return TinyArchitecture(PLAIN, tiny_arguments(dimensions), (), input_channels, channels, seed=seed)
 
 
+def kind(channels: int, regions: bool = False) -> Kind:
+    """Of so many output channels."""
+    return (Regions if regions else Classes)(channels)
+
+
+def output(logits: torch.Tensor | list[torch.Tensor], regions: bool = False) -> Output:
+    """Of logits (B, C, *spatial), or of a list of them over scales."""
+    pyramid = logits if isinstance(logits, list) else [logits]
+    return Output(pyramid, kind(pyramid[0].shape[1], regions))
+
+
+def target(labels: torch.Tensor | list[torch.Tensor], channels: int, regions: bool = False, ignore=None) -> Target:
+    """In nnU-Net's form, (B, 1, *spatial) or regions (B, C, *spatial), or a list over scales."""
+    scales = labels if isinstance(labels, list) else [labels]
+    return Target(tuple(scales), kind(channels, regions), ignore)
+
+
 def task(dimensions: int = 2, channels: int = 2, regions: bool = False, **other) -> Task:
     """What a trainer tells a method of a data set with two scales; class counts fall with the class number."""
     counts = torch.arange(channels + regions, 0, -1).double() ** 3
     settings = {
         "channels": tuple(f"channel_{c}" for c in range(channels)),
-        "regions": regions,
+        "kind": kind(channels, regions),
         "ignore_label": None,
         "batch_dice": False,
         "scale_weights": (2 / 3, 1 / 3),

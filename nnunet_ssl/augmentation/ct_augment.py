@@ -9,7 +9,7 @@ n bins with a rate m_i each.
     probe     a labeled patch under a policy with uniform levels:  prox = 1 - ||f(x) - y||_1 / 2
     update    m_i <- rho m_i + (1 - rho) prox,  for all bins i of the probe's policy; m_i = 1 at the start
 
-The operations are those of `data/intensity.py`, of nnU-Net's kinds; the paper's are for photographs of 8 bits.
+The operations are those of `intensity.py`, of nnU-Net's kinds; the paper's are for photographs of 8 bits.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from nnunet_ssl.augmentation.intensity import OPERATIONS
 from nnunet_ssl.distributed import sum_over_ranks
 from nnunet_ssl.networks.net import Output
+from nnunet_ssl.task import Target
 
 
 class Policy(NamedTuple):
@@ -108,7 +109,7 @@ class CTAugment(nn.Module):
         self.rates.copy_(torch.where(count > 0, moved, self.rates))
 
 
-def proximity(output: Output, labels: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def proximity(output: Output, target: Target) -> tuple[Tensor, Tensor]:
     """How near a prediction is to the labels, (B,) in [0, 1], and which patches have any annotated voxel, (B,).
 
     1 - ||p - y||_1 / 2 is the probability of the label at a voxel. Its mean is taken over the voxels of each class that
@@ -116,17 +117,11 @@ def proximity(output: Output, labels: Tensor, valid: Tensor | None = None) -> tu
 
     Args:
         output: prediction for the patches.
-        labels: class numbers (B, *spatial), or regions 0/1 (B, C, *spatial).
-        valid: voxels that count, (B, *spatial); all when None.
+        target: of the patches; unannotated voxels do not count.
     """
-    probs, channels = output.probs, output.logits.shape[1]
-    if output.regions:
-        probs = torch.cat((probs, 1 - probs), 1)
-        holds = torch.cat((labels > 0.5, labels <= 0.5), 1)
-    else:
-        holds = labels[:, None] == torch.arange(channels, device=labels.device).view(-1, *[1] * (labels.ndim - 1))
-    if valid is not None:
-        holds = holds & valid[:, None]
+    probs, holds = map(output.kind.exhaustive, (output.probs, target.kind.masks(target.labels)))
+    if target.annotated is not None:
+        holds = holds & target.annotated[:, None]
     axes = tuple(range(2, probs.ndim))
     voxels = holds.sum(axes)
     mean = torch.where(holds, probs, 0).sum(axes) / voxels.clamp_min(1)

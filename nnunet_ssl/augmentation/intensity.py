@@ -27,6 +27,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nnunet_ssl.kinds import per_sample
+
 Operation = Callable[[Tensor, Tensor], Tensor]
 MAX_BLUR = 1.5
 BLUR_RADIUS = math.ceil(3 * MAX_BLUR)
@@ -34,19 +36,19 @@ BLUR_RADIUS = math.ceil(3 * MAX_BLUR)
 
 def brightness(image: Tensor, level: Tensor) -> Tensor:
     """Multiplies."""
-    return image * per_image(0.5 + level, image)
+    return image * per_sample(0.5 + level, image)
 
 
 def shift(image: Tensor, level: Tensor) -> Tensor:
     """Adds."""
-    return image + per_image(level - 0.5, image)
+    return image + per_sample(level - 0.5, image)
 
 
 def contrast(image: Tensor, level: Tensor) -> Tensor:
     """Stretches about the mean within the range of each channel."""
     axes = spatial_axes(image)
     mean = image.mean(axes, keepdim=True)
-    changed = mean + per_image(0.5 + level, image) * (image - mean)
+    changed = mean + per_sample(0.5 + level, image) * (image - mean)
     return changed.clamp(image.amin(axes, keepdim=True), image.amax(axes, keepdim=True))
 
 
@@ -55,7 +57,7 @@ def gamma(image: Tensor, level: Tensor) -> Tensor:
     axes = spatial_axes(image)
     low, high = image.amin(axes, keepdim=True), image.amax(axes, keepdim=True)
     unit = (image - low) / (high - low).clamp_min(1e-7)
-    changed = unit ** per_image(2 ** (2 * level - 1), image)
+    changed = unit ** per_sample(2 ** (2 * level - 1), image)
     changed = (changed - changed.mean(axes, keepdim=True)) / changed.std(axes, keepdim=True).clamp_min(1e-7)
     return changed * image.std(axes, keepdim=True) + image.mean(axes, keepdim=True)
 
@@ -67,7 +69,7 @@ def inverted_gamma(image: Tensor, level: Tensor) -> Tensor:
 
 def noise(image: Tensor, level: Tensor) -> Tensor:
     """Adds Gaussian noise, drawn for each voxel and channel."""
-    return image + per_image(0.2 * level, image) * torch.randn_like(image)
+    return image + per_sample(0.2 * level, image) * torch.randn_like(image)
 
 
 def blur(image: Tensor, level: Tensor) -> Tensor:
@@ -90,7 +92,7 @@ def low_resolution(image: Tensor, level: Tensor) -> Tensor:
 
 def sharpen(image: Tensor, level: Tensor) -> Tensor:
     """Adds what smoothing takes away."""
-    return image + per_image(2 * level, image) * (image - gaussian(image, torch.ones_like(level)))
+    return image + per_sample(2 * level, image) * (image - gaussian(image, torch.ones_like(level)))
 
 
 def cutout(image: Tensor, level: Tensor) -> Tensor:
@@ -120,17 +122,12 @@ def gaussian(image: Tensor, sigma: Tensor) -> Tensor:
         pads = [BLUR_RADIUS * (axis == other) for other in reversed(spatial_axes(image)) for _ in range(2)]
         padded = F.pad(image, pads, mode="replicate")
         shifted = (padded.narrow(axis, start, image.shape[axis]) for start in range(len(offsets)))
-        image = sum(part * per_image(weight, image) for part, weight in zip(shifted, weights.T, strict=True))
+        image = sum(part * per_sample(weight, image) for part, weight in zip(shifted, weights.T, strict=True))
     return image
 
 
 def spatial_axes(image: Tensor) -> tuple[int, ...]:
     return tuple(range(2, image.ndim))
-
-
-def per_image(value: Tensor, image: Tensor) -> Tensor:
-    """One value per image (B,), shaped to broadcast over the image."""
-    return value.view(-1, *[1] * (image.ndim - 1))
 
 
 def _on_axis(values: Tensor, image: Tensor, axis: int) -> Tensor:

@@ -12,8 +12,7 @@ def sharpened(output: Output, temperature: float) -> Tensor:
 
     As it is made of logits, nothing underflows.
     """
-    logits = output.logits.float() / temperature
-    return logits.sigmoid() if output.regions else logits.softmax(1)
+    return output.kind.probs(output.logits.float() / temperature)
 
 
 def sharpened_per_channel(output: Output, temperature: float) -> Tensor:
@@ -21,7 +20,4 @@ def sharpened_per_channel(output: Output, temperature: float) -> Tensor:
 
     Each class stands against all others, so the channels of more than two classes need not add to 1.
     """
-    if output.regions:
-        return sharpened(output, temperature)
-    probs = output.probs.clamp(1e-7, 1 - 1e-7)
-    return ((probs.log() - (-probs).log1p()) / temperature).sigmoid()
+    return (output.kind.log_odds(output.logits, output.probs) / temperature).sigmoid()

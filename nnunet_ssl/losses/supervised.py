@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from nnunet_ssl.networks.net import Output
+from nnunet_ssl.task import Target
 
 
 class Supervised:
@@ -21,8 +22,10 @@ class Supervised:
         self.loss = loss
         self.deep_supervision = deep_supervision
 
-    def __call__(self, output: Output, target: Tensor | list[Tensor]) -> Tensor:
-        """The loss of an output and nnU-Net's target, a list over scales with deep supervision."""
-        if self.deep_supervision and len(output.pyramid) == 1:  # a second network that has no such outputs
-            return self.loss.loss(output.logits, target[0])
-        return self.loss(output.pyramid if self.deep_supervision else output.logits, target)
+    def __call__(self, output: Output, target: Target) -> Tensor:
+        """The loss of an output and its target."""
+        if not self.deep_supervision:
+            return self.loss(output.logits, target.scales[0])
+        if len(output.pyramid) == 1:  # a second network that has no such outputs
+            return self.loss.loss(output.logits, target.scales[0])
+        return self.loss(output.pyramid, list(target.scales))

@@ -8,28 +8,25 @@ from torch import Tensor
 from nnunet_ssl.losses.cross_entropy import cross_entropy
 from nnunet_ssl.losses.dice import weighted_dice
 from nnunet_ssl.networks.net import Output
-from nnunet_ssl.task import Task
+from nnunet_ssl.task import Target, Task
 
 
-def weighted_supervised(output: Output, target: Tensor | list[Tensor], weights: Tensor, task: Task) -> Tensor:
+def weighted_supervised(output: Output, target: Target, weights: Tensor, task: Task) -> Tensor:
     """Weighted cross-entropy plus weighted Dice, summed over the scales with nnU-Net's scale weights.
 
     Args:
         output: prediction for a labeled batch.
-        target: as nnU-Net makes it, one tensor per scale.
+        target: its target.
         weights: (C,), one per output channel; the Dice leaves the background out.
-        task: regions, ignore label, batch Dice and scale weights.
+        task: batch Dice and scale weights.
     """
-    scales = target if isinstance(target, list) else [target]
     total = torch.zeros((), device=weights.device)
-    for logits, scale, scale_weight in zip(output.pyramid, scales, task.scale_weights, strict=True):
+    first = output.kind.background
+    for scale, goal, scale_weight in zip(output.by_scale(), target.by_scale(), task.scale_weights, strict=True):
         if scale_weight == 0:
             continue
-        labels, valid = task.split_target(scale)
-        loss = cross_entropy(logits, labels, output.regions, weights, valid)
-        probs, kept = Output([logits], output.regions).probs, weights
-        if not output.regions:
-            foreground = torch.arange(1, len(weights), device=labels.device).view(1, -1, *[1] * (labels.ndim - 1))
-            probs, labels, kept = probs[:, 1:], labels[:, None] == foreground, weights[1:]
-        total = total + scale_weight * (loss + weighted_dice(probs, labels, kept, task.batch_dice, valid))
+        loss = cross_entropy(scale, goal.labels, weights, goal.annotated)
+        y = goal.kind.masks(goal.labels, first)
+        dice = weighted_dice(scale.probs[:, first:], y, weights[first:], task.batch_dice, goal.annotated)
+        total = total + scale_weight * (loss + dice)
     return total

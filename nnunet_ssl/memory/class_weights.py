@@ -5,10 +5,14 @@ H. Wang and X. Li, "DHC: Dual-debiased Heterogeneous Co-training Framework", MIC
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from nnunet_ssl.distributed import sum_over_ranks
+from nnunet_ssl.kinds import Kind
+from nnunet_ssl.task import Target
 
 EPS = 1e-8
 
@@ -28,10 +32,25 @@ class ClassWeights(nn.Module):
         seen: the classes that count, (classes,).
     """
 
+    seen: Tensor
+
     def __init__(self, classes: int, skip_absent: bool):
         super().__init__()
         self.skip_absent = skip_absent
         self.register_buffer("seen", torch.ones(classes, dtype=torch.bool))
+
+    def start(self, voxel_counts: Callable[[], Tensor]) -> None:
+        """Before the first step: may take `Task.voxel_counts` of the labeled training cases."""
+
+    def update(self, on_labeled: Tensor, on_unlabeled: Tensor, target: Target) -> Tensor:
+        """Takes what a network says of this rank's patches; returns w (C,).
+
+        Args:
+            on_labeled: hard labels for the labeled patches.
+            on_unlabeled: hard labels for the unlabeled patches.
+            target: what the labeled patches should be.
+        """
+        raise NotImplementedError
 
     def relative(self, value: Tensor) -> Tensor:
         """C value / its largest of the classes seen, at most C, (classes,)."""
@@ -53,7 +72,7 @@ class DifficultyWeights(ClassWeights):
         w_k = C v_k / max v,  v_k = ((unlearned_k + 1e-8) / (learned_k + 1e-8))^alpha gap_k
 
     Args:
-        channels: C.
+        kind: classes or regions, of which there are C.
         accumulation: tau; m = (tau - 1) / tau.
         alpha: exponent.
         skip_absent: leave the state of a class alone that is neither in the label nor in the prediction, and the
@@ -61,7 +80,13 @@ class DifficultyWeights(ClassWeights):
             swamps the signal where patches often miss a class.
     """
 
-    def __init__(self, channels: int, accumulation: float = 50.0, alpha: float = 0.2, skip_absent: bool = True):
+    dice: Tensor
+    learned: Tensor
+    unlearned: Tensor
+    gap: Tensor
+
+    def __init__(self, kind: Kind, accumulation: float = 50.0, alpha: float = 0.2, skip_absent: bool = True):
+        channels = kind.channels
         super().__init__(channels, skip_absent)
         self.momentum = (accumulation - 1) / accumulation
         self.alpha = alpha
@@ -72,9 +97,8 @@ class DifficultyWeights(ClassWeights):
         self.register_buffer("gap", torch.ones(channels))
 
     @torch.no_grad()
-    def update(self, overlap: Tensor, predicted: Tensor, labeled: Tensor) -> Tensor:
-        """Takes what `agreement` finds in this rank's batch; returns w (C,)."""
-        overlap, predicted, labeled = sum_over_ranks(torch.stack([overlap, predicted, labeled]).float())
+    def update(self, on_labeled: Tensor, on_unlabeled: Tensor, target: Target) -> Tensor:
+        overlap, predicted, labeled = sum_over_ranks(torch.stack(agreement(on_labeled, target)).float())
         size = predicted + labeled
         dice = (2 * overlap + EPS) / (size + 2 * EPS)
         change, ratio = dice - self.dice, (dice / self.dice).log()
@@ -105,30 +129,33 @@ class DistributionWeights(ClassWeights):
         N_k  voxels of class k;  w_now = C ln P_k / max ln P,  P_k = max N / N_k;  w <- m w + (1 - m) w_now
 
     Args:
-        entries: number of counts that `update` takes.
+        kind: classes, or regions: they have one entry more, for voxels in none, which takes the background's part.
         momentum: m.
         skip_absent: leave the classes that the labeled training cases lack out of max ln P, as the published code does
             not.
     """
 
-    def __init__(self, entries: int, momentum: float = 0.99, skip_absent: bool = True):
-        super().__init__(entries, skip_absent)
+    average: Tensor
+
+    def __init__(self, kind: Kind, momentum: float = 0.99, skip_absent: bool = True):
+        super().__init__(kind.entries, skip_absent)
+        self.kind = kind
         self.momentum = momentum
-        self.register_buffer("average", torch.ones(entries))
+        self.register_buffer("average", torch.ones(kind.entries))
 
     @torch.no_grad()
-    def start(self, counts: Tensor) -> None:
-        """Starts from the voxel counts of the labeled training cases, (entries,), equal on all ranks."""
+    def start(self, voxel_counts: Callable[[], Tensor]) -> None:
+        """Starts from the labeled training cases."""
+        counts = voxel_counts()
         if self.skip_absent:
             self.seen.copy_(counts > 0)
         self.average.copy_(self.current(counts.to(self.average)))
 
     @torch.no_grad()
-    def update(self, counts: Tensor) -> Tensor:
-        """Takes the counts of pseudo-labeled voxels in this rank's batch, (entries,); returns w, (entries,)."""
-        current = self.current(sum_over_ranks(counts.float()))
+    def update(self, on_labeled: Tensor, on_unlabeled: Tensor, target: Target) -> Tensor:
+        current = self.current(sum_over_ranks(self.kind.count_entries(on_unlabeled).float()))
         self.average.copy_(self.momentum * self.average + (1 - self.momentum) * current)
-        return self.average.clone()
+        return self.average[: self.kind.channels].clone()
 
     def current(self, counts: Tensor) -> Tensor:
         """w_now; the present average where all counts are equal and nothing can be told."""
@@ -137,39 +164,15 @@ class DistributionWeights(ClassWeights):
         return torch.where(known, self.relative(rarity), self.average)
 
 
-def agreement(
-    prediction: Tensor, target: Tensor, channels: int, regions: bool, valid: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def agreement(prediction: Tensor, target: Target) -> tuple[Tensor, Tensor, Tensor]:
     """True positives, predicted and labeled voxels of each channel over a batch, each (C,).
 
     Args:
         prediction: class numbers (B, *spatial), or regions 0/1 (B, C, *spatial).
-        target: of the same shape.
-        channels: C.
-        regions: which of the two.
-        valid: voxels that count, (B, *spatial); all when None.
+        target: of the same patches; voxels that are not annotated do not count.
     """
-    if regions:
-        prediction, target = prediction.bool(), target.bool()
-        if valid is not None:
-            prediction, target = prediction & valid[:, None], target & valid[:, None]
-        axes = (0, *range(2, prediction.ndim))
-        return (prediction & target).sum(axes), prediction.sum(axes), target.sum(axes)
-    if valid is not None:
-        prediction, target = (torch.where(valid, labels, -1) for labels in (prediction, target))
-    overlap = _histogram(torch.where(prediction == target, target, -1), channels)
-    return overlap, _histogram(prediction, channels), _histogram(target, channels)
-
-
-def count_channels(prediction: Tensor, channels: int, regions: bool) -> Tensor:
-    """Voxels of each channel over a batch, (C,); for regions, (C + 1,) with those in none as the last entry."""
-    if not regions:
-        return _histogram(prediction, channels)
-    inside = prediction.bool()
-    axes = (0, *range(2, inside.ndim))
-    return torch.cat([inside.sum(axes), (~inside.any(1)).sum().view(1)])
-
-
-def _histogram(labels: Tensor, channels: int) -> Tensor:
-    """Voxels of each class number below `channels`, float64; others, such as -1, are left out. No copy to the host."""
-    return torch.histc(labels.double(), channels, -0.5, channels - 0.5)
+    kind = target.kind
+    counted = None if target.annotated is None else kind.spread(target.annotated)
+    found = (kind.common(prediction, target.labels), prediction, target.labels)
+    overlap, predicted, labeled = (kind.count(labels, counted) for labels in found)
+    return overlap, predicted, labeled

@@ -14,12 +14,15 @@ ones and, through them, the encoder. The networks are those of the medical code 
 three perturbations at every level of the encoder, w(r) to 0.1. The paper's light decoders of one feature map are more
 in number; its adversarial (VAT), cut-out and masking perturbations are left out. Its weight of 30 within a tenth of
 training is the preset "official". SSL4MIS gives labels to all decoders, L_sup being their mean, and does not detach q
-(`literal`, preset "published", with 0.2: its 0.1 stands beside half of CE + Dice); here the auxiliary ones have one
-scale, full resolution, in that too. Both codes draw F-Drop's threshold once for the batch, we for each patch. The
-encoder runs once, on x_l and x_u together. Published in 2D only; nothing changes in 3D. For regions softmax is sigmoid.
+(preset "published", a class of its own, with 0.2: its 0.1 stands beside half of CE + Dice); here the auxiliary ones
+have one scale, full resolution, in that too. Both codes draw F-Drop's threshold once for the batch, we for each patch.
+The encoder runs once, on x_l and x_u together. Published in 2D only; nothing changes in 3D. For regions softmax is
+sigmoid.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -35,11 +38,11 @@ from nnunet_ssl.networks.perturbations import element_dropout, feature_drop, fea
 PERTURBATIONS = {"noise": feature_noise, "dropout": element_dropout, "drop": feature_drop}  # P_1..P_K, in order
 
 
-class CCT(RampedMethod):
-    """Auxiliary decoders learn to predict from perturbed features what the main decoder predicts from clean ones.
+class CCTPublished(RampedMethod):
+    """All decoders learn from labels and from each other: the structure of the medical code.
 
     Args:
-        literal: auxiliary decoders learn from labels too, and the main decoder from the auxiliary ones.
+        weight: lambda, weight of the consistency at the end of the ramp-up.
         perturb: perturb the features; without, only the decoders' weights differ.
         ramped: see `RampedMethod`.
 
@@ -47,11 +50,8 @@ class CCT(RampedMethod):
         ValueError: a value is out of range.
     """
 
-    presets = {"published": {"literal": True, "weight": 0.2}, "official": {"weight": 30.0, "rampup": 0.1}}
-
-    def __init__(self, literal: bool = False, perturb: bool = True, **ramped):
-        super().__init__(**ramped)
-        self.literal = literal
+    def __init__(self, weight: float = 0.2, perturb: bool = True, **ramped):
+        super().__init__(weight, **ramped)
         self.perturb = perturb
 
     def setup(self, net: Net, new_net: Architecture) -> None:
@@ -62,29 +62,55 @@ class CCT(RampedMethod):
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
         sizes = [len(labeled.image), len(unlabeled.weak)]
         both = net(torch.cat((labeled.image, unlabeled.weak)))
-        seg, main = both.split(sizes)
-        skips = both.features["skips"] if self.literal else main.features["skips"]
-        outputs = self.auxiliary(skips, main.regions)
-        supervised = [self.supervised(seg, labeled.target)]
-        if self.literal:
-            segs, outputs = zip(*(output.split(sizes) for output in outputs), strict=True)
-            supervised += [self.supervised(output, labeled.target) for output in segs]
+        segs, free = zip(*(output.split(sizes) for output in (both, *self.auxiliary(both))), strict=True)
         return {
-            "supervised": sum(supervised) / len(supervised),
-            "consistency": self.ramped_weight(now) * self.consistency(main, outputs),
+            "supervised": sum(self.supervised(seg, labeled.target) for seg in segs) / len(segs),
+            "consistency": self.ramped_weight(now) * self.consistency(free[0], free[1:]),
         }
 
-    def auxiliary(self, skips: list[Tensor], regions: bool) -> list[Output]:
+    def auxiliary(self, main: Output) -> list[Output]:
         """What each auxiliary decoder predicts from its perturbation of the encoder's features."""
-        outputs = []
+        outputs, skips = [], main.features["skips"]
         for decoder, perturb in zip(self.compiled, PERTURBATIONS.values(), strict=True):
-            outputs.append(run(decoder, [perturb(skip) for skip in skips] if self.perturb else skips, regions))
+            outputs.append(run(decoder, [perturb(skip) for skip in skips] if self.perturb else skips, main.kind))
         return outputs
 
-    def consistency(self, main: Output, outputs: list[Output] | tuple[Output, ...]) -> Tensor:
-        """Mean over auxiliary decoders of the squared difference to the main prediction; reports each."""
-        target = main.probs if self.literal else main.probs.detach()
-        distances = [F.mse_loss(output.probs, target) for output in outputs]
+    def consistency(self, main: Output, outputs: Sequence[Output]) -> Tensor:
+        """Mean over auxiliary decoders of the squared difference to q; reports each."""
+        q = self.q(main)
+        distances = [F.mse_loss(output.probs, q) for output in outputs]
         for name, distance in zip(PERTURBATIONS, distances, strict=True):
             self.report[f"distance[{name}]"] = distance.detach()
         return sum(distances) / len(distances)
+
+    def q(self, main: Output) -> Tensor:
+        """What the auxiliary decoders should say, (B, C, *spatial)."""
+        return main.probs
+
+
+class CCT(CCTPublished):
+    """Auxiliary decoders learn to predict from perturbed features what the main decoder predicts from clean ones.
+
+    Args:
+        weight: lambda, weight of the consistency at the end of the ramp-up.
+        perturb: perturb the features; without, only the decoders' weights differ.
+        ramped: see `RampedMethod`.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    presets = {"published": CCTPublished, "official": {"weight": 30.0, "rampup": 0.1}}
+
+    def __init__(self, weight: float = 0.1, perturb: bool = True, **ramped):
+        super().__init__(weight, perturb, **ramped)
+
+    def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
+        seg, main = net(labeled.image, unlabeled.weak)
+        return {
+            "supervised": self.supervised(seg, labeled.target),
+            "consistency": self.ramped_weight(now) * self.consistency(main, self.auxiliary(main)),
+        }
+
+    def q(self, main: Output) -> Tensor:
+        return main.probs.detach()

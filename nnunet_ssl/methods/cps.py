@@ -58,4 +58,4 @@ class CPS(TwoNetworks):
     def cross(self, first: Output, second: Output) -> Tensor:
         """CE(f1, y2) + CE(f2, y1)."""
         y1, y2 = self.pseudo_labels(first, second)
-        return cross_entropy(first.logits, y2, first.regions) + cross_entropy(second.logits, y1, second.regions)
+        return cross_entropy(first, y2) + cross_entropy(second, y1)

@@ -93,7 +93,5 @@ class CrossTeaching(TwoNetworks):
     def cross(self, first: Output, second: Output) -> Tensor:
         """D(p1, y2) + D(p2, y1)."""
         y1, y2 = self.pseudo_labels(first, second)
-        if not first.regions:
-            classes = torch.arange(first.logits.shape[1], device=y1.device).view(-1, *[1] * (y1.ndim - 1))
-            y1, y2 = y1[:, None] == classes, y2[:, None] == classes
+        y1, y2 = first.kind.masks(y1), first.kind.masks(y2)
         return squared_dice(first.probs, y2) + squared_dice(second.probs, y1)

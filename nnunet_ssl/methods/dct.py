@@ -27,13 +27,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nnunet_ssl.losses.cross_entropy import cross_entropy, hard_labels
+from nnunet_ssl.losses.cross_entropy import cross_entropy
 from nnunet_ssl.losses.divergence import jensen_shannon, kl
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
 from nnunet_ssl.methods.families import TwoNetworks
 from nnunet_ssl.networks.adversarial import fast_gradient_sign
 from nnunet_ssl.networks.net import Net, Output
 from nnunet_ssl.schedules import gaussian_rampup
+from nnunet_ssl.task import Target
 
 
 class DCT(TwoNetworks):
@@ -72,14 +73,14 @@ class DCT(TwoNetworks):
         weight = self.ramped_adversarial_weight(now)
         if weight > 0:
             error = self.error(labeled.target, sizes)
-            against1 = fast_gradient_sign(net.module, images, net.regions, error, self.epsilon)
-            against2 = fast_gradient_sign(self.twin, images, net.regions, error, self.epsilon)
+            against1 = fast_gradient_sign(net.module, images, net.kind, error, self.epsilon)
+            against2 = fast_gradient_sign(self.twin, images, net.kind, error, self.epsilon)
             (first, fooled1), (second, fooled2) = net(images, against2), self.second(images, against1)
             adversarial = weight * (robustness(first, fooled2) + robustness(second, fooled1)) / 2
         else:  # before its start the term is not worth three forwards
             first, second, adversarial = net(images), self.second(images), images.new_zeros(())
         (seg1, free1), (seg2, free2) = first.split(sizes), second.split(sizes)
-        divergence = jensen_shannon(free1.logits, free2.logits, net.regions).mean()
+        divergence = jensen_shannon(free1, free2).mean()
         return {
             "supervised": self.supervised(seg1, labeled.target),
             "supervised_twin": self.supervised(seg2, labeled.target),
@@ -94,21 +95,19 @@ class DCT(TwoNetworks):
         self.report["adversarial_weight"] = weight
         return weight
 
-    def error(self, target: Tensor | list[Tensor], sizes: list[int]) -> Callable[[Output], Tensor]:
+    def error(self, target: Target, sizes: list[int]) -> Callable[[Output], Tensor]:
         """CE(f(x), t) as a function of the output for [x_l; x_u], summed over the voxels that have a t."""
-        labels, annotated = self.task.split_target(target[0] if isinstance(target, list) else target)
 
         def of(output: Output) -> Tensor:
-            goal = torch.cat((labels, hard_labels(output.split(sizes)[1])))
-            valid = None
-            if annotated is not None:
+            goal, valid = torch.cat((target.labels, output.split(sizes)[1].hard)), None
+            if target.annotated is not None:
                 valid = torch.ones_like(output.logits[:, 0], dtype=torch.bool)
-                valid[: sizes[0]] = annotated
-            return cross_entropy(output.logits, goal, output.regions, valid=valid) * output.logits[:, 0].numel()
+                valid[: sizes[0]] = target.annotated
+            return cross_entropy(output, goal, valid=valid) * output.logits[:, 0].numel()
 
         return of
 
 
 def robustness(clean: Output, fooled: Output) -> Tensor:
     """Mean KL(sg p_i(x) || p_j(x^i)) of one network's predictions and the other's on the images made against it."""
-    return kl(clean.logits.detach(), fooled.logits, clean.regions).mean()
+    return kl(clean.detach(), fooled).mean()

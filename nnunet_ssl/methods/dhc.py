@@ -26,14 +26,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nnunet_ssl.losses.cross_entropy import cross_entropy, hard_labels
+from nnunet_ssl.losses.cross_entropy import cross_entropy
 from nnunet_ssl.losses.weighted import weighted_supervised
-from nnunet_ssl.memory.class_weights import DifficultyWeights, DistributionWeights, agreement, count_channels
+from nnunet_ssl.memory.class_weights import ClassWeights, DifficultyWeights, DistributionWeights
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
 from nnunet_ssl.methods.families import TwoNetworks
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.average import Average
-from nnunet_ssl.networks.net import Net
+from nnunet_ssl.networks.net import Net, Output
+from nnunet_ssl.task import Target
 
 
 class DHC(TwoNetworks):
@@ -82,26 +83,21 @@ class DHC(TwoNetworks):
 
     def setup(self, net: Net, new_net: Architecture) -> None:
         super().setup(net, new_net)
-        kinds = ("difficulty", "distribution") if self.weighting == "both" else (self.weighting,) * 2
-        self.debiasing = nn.ModuleList(map(self._weights, kinds))
+        names = ("difficulty", "distribution") if self.weighting == "both" else (self.weighting,) * 2
+        self.debiasing = nn.ModuleList(map(self._weights, names))
 
-    def _weights(self, kind: str) -> DifficultyWeights | DistributionWeights:
-        channels, skip = len(self.task.channels), self.absent == "skip"
-        if kind == "difficulty":
-            return DifficultyWeights(channels, self.accumulation, self.alpha, skip)
-        return DistributionWeights(channels + self.task.regions, self.momentum, skip)
+    def _weights(self, name: str) -> ClassWeights:
+        skip = self.absent == "skip"
+        if name == "difficulty":
+            return DifficultyWeights(self.task.kind, self.accumulation, self.alpha, skip)
+        return DistributionWeights(self.task.kind, self.momentum, skip)
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
         sizes = [len(labeled.image), len(unlabeled.weak)]
         images = torch.cat((labeled.image, unlabeled.weak))
         a, b = net(images), self.second(images)
-        y_a, y_b = hard_labels(a), hard_labels(b)
-        w_a = self.updated_weights(self.debiasing[0], y_a.split(sizes), labeled.target, now)
-        w_b = self.updated_weights(self.debiasing[1], y_b.split(sizes), labeled.target, now)
-        for network, weights in (("A", w_a), ("B", w_b)):
-            for name, value in zip(self.task.channels, weights, strict=True):
-                self.report[f"class_weight_{network}[{name}]"] = value
-        cross = cross_entropy(a.logits, y_b, a.regions, w_a) + cross_entropy(b.logits, y_a, b.regions, w_b)
+        w_a, w_b = self.updated_weights((a, b), sizes, labeled.target, now)
+        cross = cross_entropy(a, b.hard, w_a) + cross_entropy(b, a.hard, w_b)
         return {
             "supervised": weighted_supervised(a.split(sizes)[0], labeled.target, w_a, self.task),
             "supervised_twin": weighted_supervised(b.split(sizes)[0], labeled.target, w_b, self.task),
@@ -110,21 +106,17 @@ class DHC(TwoNetworks):
 
     @torch.no_grad()
     def updated_weights(
-        self,
-        weights: DifficultyWeights | DistributionWeights,
-        predictions: tuple[Tensor, Tensor],
-        target: Tensor | list[Tensor],
-        now: Now,
-    ) -> Tensor:
-        """One network's class weights (C,) after its hard predictions for the labeled and the unlabeled patches."""
-        channels, regions = len(self.task.channels), self.task.regions
-        on_labeled, on_unlabeled = predictions
-        if isinstance(weights, DifficultyWeights):
-            labels, valid = self.task.split_target(target[0] if isinstance(target, list) else target)
-            return weights.update(*agreement(on_labeled, labels, channels, regions, valid))
-        if now.step == 0:
-            weights.start(self.task.voxel_counts())
-        return weights.update(count_channels(on_unlabeled, channels, regions))[:channels]
+        self, outputs: tuple[Output, Output], sizes: list[int], target: Target, now: Now
+    ) -> list[Tensor]:
+        """w_A and w_B after both networks' outputs for [x_l; x_u], also reported; sizes are those of x_l and x_u."""
+        found = []
+        for network, weights, output in zip("AB", self.debiasing, outputs, strict=True):
+            if now.step == 0:
+                weights.start(self.task.voxel_counts)
+            found.append(weights.update(*output.hard.split(sizes), target))
+            for name, value in zip(self.task.channels, found[-1], strict=True):
+                self.report[f"class_weight_{network}[{name}]"] = value
+        return found
 
     def deployed(self, net: Net) -> nn.Module:
         return Average(net.module, self.twin)

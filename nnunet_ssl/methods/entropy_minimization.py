@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from nnunet_ssl.losses.entropy import entropy_of_logits, max_entropy
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.families import RampedMethod
 from nnunet_ssl.networks.net import Net, Output
@@ -56,5 +55,4 @@ class EntropyMinimization(RampedMethod):
 
 def normalized_entropy(output: Output) -> Tensor:
     """H of one batch, a scalar in [0, 1]."""
-    highest = max_entropy(output.logits.shape[1], output.regions)
-    return entropy_of_logits(output.logits, output.regions).mean() / highest
+    return output.kind.entropy_of_logits(output.logits).mean() / output.kind.max_entropy

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nnunet_ssl.losses.cross_entropy import hard_labels
 from nnunet_ssl.method import Method, Now, check_range
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net, Output
@@ -83,6 +82,6 @@ class TwoNetworks(RampedMethod):
 
     def pseudo_labels(self, first: Output, second: Output) -> tuple[Tensor, Tensor]:
         """y1 and y2, the hard labels of both networks; reports the share of voxels on which they agree."""
-        y1, y2 = hard_labels(first), hard_labels(second)
+        y1, y2 = first.hard, second.hard
         self.report["agreement"] = (y1 == y2).float().mean()
         return y1, y2

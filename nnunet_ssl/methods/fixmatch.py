@@ -27,8 +27,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nnunet_ssl.losses.confidence import admitted_cross_entropy, admitted_shares, confidence
-from nnunet_ssl.losses.cross_entropy import hard_labels
+from nnunet_ssl.losses.confidence import admitted_cross_entropy, admitted_shares
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
 from nnunet_ssl.methods.families import RampedMethod
 from nnunet_ssl.networks.architecture import Architecture
@@ -73,7 +72,7 @@ class FixMatch(RampedMethod):
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
         labels, admitted = self.pseudo_labels(net.predict(unlabeled.weak))
         seg, strong = net(labeled.image, self.strong_view(unlabeled))
-        pseudo = admitted_cross_entropy(strong.logits, labels, admitted, strong.regions)
+        pseudo = admitted_cross_entropy(strong, labels, admitted)
         return {
             "supervised": self.supervised(seg, labeled.target),
             "pseudo": self.ramped_weight(now) * pseudo,
@@ -85,8 +84,8 @@ class FixMatch(RampedMethod):
 
     def pseudo_labels(self, weak: Output) -> tuple[Tensor, Tensor]:
         """y' and M; reports the share of voxels admitted, of all and of each pseudo-label."""
-        labels, admitted = hard_labels(weak), confidence(weak) >= self.threshold
-        self.report.update(admitted_shares(labels, admitted, self.task.channels, weak.regions))
+        labels, admitted = weak.hard, weak.confidence >= self.threshold
+        self.report.update(admitted_shares(labels, admitted, self.task))
         return labels, admitted
 
     def after_step(self, net: Net, now: Now) -> None:

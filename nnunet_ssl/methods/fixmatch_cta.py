@@ -72,8 +72,7 @@ class FixMatchCTA(FixMatch):
     def probe(self, net: Net, labeled: Labeled) -> None:
         """Updates the rates; reports the proximity."""
         policy = self.controller.draw_probe(len(labeled.image), self.depth)
-        target = labeled.target[0] if isinstance(labeled.target, list) else labeled.target
-        near, known = proximity(net.predict(policy(labeled.image)), *self.task.split_target(target))
+        near, known = proximity(net.predict(policy(labeled.image)), labeled.target)
         self.controller.update(policy, near, known)
         self.report["proximity"] = (near * known).sum() / known.sum().clamp_min(1)
 

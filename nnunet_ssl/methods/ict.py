@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nnunet_ssl.kinds import per_sample
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
 from nnunet_ssl.methods.families import TeacherStudent
 from nnunet_ssl.networks.architecture import Architecture
@@ -55,7 +56,7 @@ class ICT(TeacherStudent):
         image = unlabeled.weak
         shift = int(torch.randint(1, len(image), ()))
         m = torch.distributions.Beta(self.alpha, self.alpha).sample((len(image),)).to(image.device)
-        m = m.view(-1, *[1] * (image.ndim - 1))
+        m = per_sample(m, image)
         seg, student = net(labeled.image, mixed(image, shift, m))
         target = mixed(self.teacher(image).probs, shift, m)
         return {

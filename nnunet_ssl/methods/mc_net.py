@@ -71,7 +71,7 @@ class MCNet(RampedMethod):
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
         sizes = [len(labeled.image), len(unlabeled.weak)]
         first = net(torch.cat((labeled.image, unlabeled.weak)))
-        outputs = [first, *(run(decoder, first.features["skips"], first.regions) for decoder in self.further)]
+        outputs = [first, *(run(decoder, first.features["skips"], first.kind) for decoder in self.further)]
         supervised = [self.supervised(output.split(sizes)[0], labeled.target) for output in outputs]
         return {
             "supervised": self.supervised_weight * sum(supervised),

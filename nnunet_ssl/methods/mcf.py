@@ -23,13 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ssl.distributed import mean_over_ranks, sum_over_ranks
-from nnunet_ssl.losses.cross_entropy import hard_labels
 from nnunet_ssl.losses.sharpening import sharpened
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
 from nnunet_ssl.methods.families import TwoNetworks
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.average import Average
 from nnunet_ssl.networks.net import Net, Output
+from nnunet_ssl.task import Target
 
 
 class MCF(TwoNetworks):
@@ -62,7 +62,7 @@ class MCF(TwoNetworks):
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
         (seg_a, free_a), (seg_b, free_b) = (each(labeled.image, unlabeled.weak) for each in (net, self.second))
         y, annotated = self.foreground(labeled.target)
-        p_a, p_b = (seg.probs[:, -y.shape[1] :] for seg in (seg_a, seg_b))
+        p_a, p_b = (seg.probs[:, seg.kind.background :] for seg in (seg_a, seg_b))
         review_a, review_b = self.reviews(p_a, p_b, y, annotated & self.differ(seg_a, seg_b))
         a_is_good = (self.dice_loss(p_a, y, annotated) < self.dice_loss(p_b, y, annotated)).float()
         self.report["first_is_better"] = a_is_good
@@ -75,17 +75,15 @@ class MCF(TwoNetworks):
             "consistency": self.ramped_weight(now) * (learns_a + learns_b),
         }
 
-    def foreground(self, target: Tensor | list[Tensor]) -> tuple[Tensor, Tensor]:
+    def foreground(self, target: Target) -> tuple[Tensor, Tensor]:
         """y of the foreground channels as 0/1, (B, K, *spatial), and the annotated voxels, (B, 1, *spatial)."""
-        labels, annotated = self.task.split_target(target[0] if isinstance(target, list) else target)
-        y = self.task.one_hot(labels)[:, not self.task.regions :]
-        known = torch.ones_like(y[:, :1]) if annotated is None else annotated[:, None]
+        y = target.kind.masks(target.labels, target.kind.background)
+        known = torch.ones_like(y[:, :1]) if target.annotated is None else target.annotated[:, None]
         return y.float(), known
 
     def differ(self, first: Output, second: Output) -> Tensor:
         """D, (B, 1, *spatial), or per region (B, C, *spatial)."""
-        differ = hard_labels(first) != hard_labels(second)
-        return differ if first.regions else differ[:, None]
+        return first.kind.as_channels(first.hard != second.hard)
 
     def reviews(self, p_a: Tensor, p_b: Tensor, y: Tensor, differ: Tensor) -> tuple[Tensor, Tensor]:
         """R_A and R_B; 0 where the networks differ nowhere."""

@@ -102,9 +102,8 @@ class RDrop(RampedMethod):
 
     def divergence(self, first: Output, second: Output) -> Tensor:
         """Symmetric KL between two passes, a scalar."""
-        outcomes = 2 if first.regions else first.logits.shape[1]
-        mean = symmetric_kl(first.logits, second.logits, first.regions).mean()
-        return mean / outcomes if self.class_mean else mean
+        mean = symmetric_kl(first, second).mean()
+        return mean / first.kind.outcomes if self.class_mean else mean
 
 
 def varies(logits: Tensor) -> bool:

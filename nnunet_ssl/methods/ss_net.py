@@ -27,7 +27,6 @@ import math
 import torch
 from torch import Tensor, autocast
 
-from nnunet_ssl.losses.cross_entropy import hard_labels
 from nnunet_ssl.losses.dice import soft_dice_distance
 from nnunet_ssl.memory.class_separation import ClassSeparation
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
@@ -35,6 +34,7 @@ from nnunet_ssl.methods.families import RampedMethod
 from nnunet_ssl.networks.adversarial import virtual_adversarial
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net
+from nnunet_ssl.task import Target
 
 EPSILON = {2: 6 / 256, 3: 10 / math.sqrt(112 * 112 * 80)}  # per square root of a voxel
 
@@ -80,8 +80,8 @@ class SSNet(RampedMethod):
         x = torch.cat((labeled.image, unlabeled.weak))
         both = net(x)
         seg, free = both.split([len(labeled.image), len(unlabeled.weak)])
-        y, right = self.labeled_voxels(labeled.target, hard_labels(seg))
-        y_u = self.task.one_hot(hard_labels(free))
+        y, right = self.labeled_voxels(labeled.target, seg.hard)
+        y_u = free.kind.masks(free.hard)
         with autocast(x.device.type, enabled=False):
             h, h_u = (output.features["head"].float() for output in (seg, free))
             self.separation.remember(h, right)
@@ -93,18 +93,16 @@ class SSNet(RampedMethod):
             "contrast": weight * self.contrast * contrast,
         }
 
-    def labeled_voxels(self, target: Tensor | list[Tensor], predicted: Tensor) -> tuple[Tensor, Tensor]:
+    def labeled_voxels(self, target: Target, predicted: Tensor) -> tuple[Tensor, Tensor]:
         """Annotated voxels of each class, and those of them that f has right, without the background's."""
-        labels, annotated = self.task.split_target(target[0] if isinstance(target, list) else target)
-        y = self.task.one_hot(labels)
-        y = y if annotated is None else y & annotated[:, None]
-        right = y & self.task.one_hot(predicted)
-        if not self.task.regions:
-            right[:, 0] = False
+        y = target.kind.masks(target.labels)
+        y = y if target.annotated is None else y & target.annotated[:, None]
+        right = y & target.kind.masks(predicted)
+        right[:, : target.kind.background] = False
         return y, right
 
     def smoothness(self, net: Net, x: Tensor, p: Tensor) -> Tensor:
         """D between the predictions for x + d and for x, p (B, C, *spatial) without gradient."""
         epsilon = self.radius * EPSILON[x.ndim - 2] * math.sqrt(x[0].numel())
-        d = epsilon * virtual_adversarial(net.module, x, net.regions, lambda f: soft_dice_distance(f.probs, p))
+        d = epsilon * virtual_adversarial(net.module, x, net.kind, lambda f: soft_dice_distance(f.probs, p))
         return soft_dice_distance(net(x + d).probs, p)

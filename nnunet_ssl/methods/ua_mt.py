@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.losses.consistency import masked_mse
-from nnunet_ssl.losses.entropy import entropy, max_entropy
 from nnunet_ssl.method import Now, check_range
 from nnunet_ssl.methods.mean_teacher import MeanTeacher
 from nnunet_ssl.networks.architecture import Architecture
@@ -57,8 +56,8 @@ class UAMT(MeanTeacher):
 
     def consistency(self, student: Output, image: Tensor, now: Now) -> Tensor:
         target = self.teacher(self.noisy(image)).probs
-        uncertainty = entropy(self.mean_prediction(image), student.regions)
-        limit = (0.75 + 0.25 * gaussian_rampup(now.fraction)) * max_entropy(target.shape[1], student.regions)
+        uncertainty = student.kind.entropy(self.mean_prediction(image))
+        limit = (0.75 + 0.25 * gaussian_rampup(now.fraction)) * student.kind.max_entropy
         certain = uncertainty < limit
         self.report["certain_voxels"] = certain.float().mean()
         return masked_mse(student.probs, target, certain)

@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from nnunet_ssl.distributed import sum_over_ranks, world_size
-from nnunet_ssl.losses.divergence import log_probs
+from nnunet_ssl.kinds import Kind
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.families import RampedMethod
 from nnunet_ssl.networks.architecture import Architecture
@@ -80,7 +80,7 @@ class URPC(RampedMethod):
             self.heads.first = len(labeled.image)
         seg, output = net(labeled.image, unlabeled.weak)
         nearest = self.nearest_in_2d and output.logits.ndim == 4
-        consistency, divergence = pyramid_consistency(output.pyramid[: self.scales], output.regions, nearest)
+        consistency, divergence = pyramid_consistency(output.pyramid[: self.scales], output.kind, nearest)
         self.report["divergence"] = divergence
         return {
             "supervised": self.supervised(seg, labeled.target),
@@ -88,29 +88,28 @@ class URPC(RampedMethod):
         }
 
 
-def pyramid_consistency(pyramid: Sequence[Tensor], regions: bool, nearest: bool = False) -> tuple[Tensor, Tensor]:
+def pyramid_consistency(pyramid: Sequence[Tensor], kind: Kind, nearest: bool = False) -> tuple[Tensor, Tensor]:
     """Mean of l_s over the scales, and mean of D_s without gradient; both of all ranks.
 
     Args:
         pyramid: logits (B, C, *spatial) of each scale, full resolution first.
-        regions: whether the channels are regions.
+        kind: classes or regions.
         nearest: whether lower scales come to full size by the nearest voxel and not linearly.
     """
     size = pyramid[0].shape[2:]
-    scales = [log_probs(full_size(logits, size, nearest), regions) for logits in pyramid]
+    scales = [kind.log_probs(full_size(logits, size, nearest)) for logits in pyramid]
     log_mean = reduce(torch.logaddexp, scales) - math.log(len(scales))
     # the maps of one scale at a time: the backward pass makes them again
     keep = {"use_reentrant": False, "preserve_rng_state": False}
-    parts = [checkpoint(scale_means, log_mean, scale, regions, **keep) for scale in scales]
+    parts = [checkpoint(scale_means, log_mean, scale, kind, **keep) for scale in scales]
     rectified, weight, divergence = (sum_over_ranks(torch.stack(parts)) / world_size()).unbind(1)
     return (rectified / (weight + 1e-8) + divergence).mean(), divergence.detach().mean()
 
 
-def scale_means(log_mean: Tensor, log_p: Tensor, regions: bool) -> Tensor:
+def scale_means(log_mean: Tensor, log_p: Tensor, kind: Kind) -> Tensor:
     """Means of w (p - m)^2, of w = exp(-D) and of D, from log-probabilities (outcomes, B, C, *spatial)."""
     mean = log_mean.exp()
-    divergence = (mean * (log_mean - log_p)).sum(0)
-    divergence = divergence if regions else divergence.sum(1, keepdim=True)
+    divergence = kind.as_channels(kind.over_classes((mean * (log_mean - log_p)).sum(0)))
     weight = (-divergence).exp()
     rectified = weight * (log_p[0].exp() - mean[0]).square()
     return torch.stack((rectified.mean(), weight.mean(), divergence.mean()))

@@ -7,11 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, autocast, nn
 
+from nnunet_ssl.kinds import Kind, per_sample
 from nnunet_ssl.networks.net import Output, run
 
 
 def fast_gradient_sign(
-    network: nn.Module, image: Tensor, regions: bool, error: Callable[[Output], Tensor], epsilon: float
+    network: nn.Module, image: Tensor, kind: Kind, error: Callable[[Output], Tensor], epsilon: float
 ) -> Tensor:
     """x + epsilon sign(gradient of the error with respect to x), (B, channels, *spatial), without gradient.
 
@@ -20,7 +21,7 @@ def fast_gradient_sign(
     Args:
         network: the plain network: neither DDP nor a compiled graph should see this forward.
         image: x, (B, channels, *spatial).
-        regions: whether the network's channels are regions.
+        kind: whether the network's channels are classes or regions.
         error: what the change shall raise, a scalar. Let it be a sum and not a mean over voxels: in half precision the
             gradient of a mean underflows.
         epsilon: change of every voxel, in units of the normalized image.
@@ -29,12 +30,12 @@ def fast_gradient_sign(
     """
     with torch.enable_grad():
         image = image.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(error(run(network, image, regions)), image)
+        (gradient,) = torch.autograd.grad(error(run(network, image, kind)), image)
     return image.detach() + epsilon * gradient.sign()
 
 
 def virtual_adversarial(
-    network: nn.Module, image: Tensor, regions: bool, distance: Callable[[Output], Tensor], xi: float = 10.0
+    network: nn.Module, image: Tensor, kind: Kind, distance: Callable[[Output], Tensor], xi: float = 10.0
 ) -> Tensor:
     """The direction in which the prediction changes most, (B, channels, *spatial), of length 1 for each patch.
 
@@ -44,7 +45,7 @@ def virtual_adversarial(
     Args:
         network: the plain network: neither DDP nor a compiled graph should see this forward.
         image: x, (B, channels, *spatial).
-        regions: whether the network's channels are regions.
+        kind: whether the network's channels are classes or regions.
         distance: of an output to the one for x, a scalar.
         xi: length of the random direction.
 
@@ -53,7 +54,7 @@ def virtual_adversarial(
     direction = unit_length(torch.rand_like(image, dtype=torch.float32) - 0.5)
     with torch.enable_grad(), autocast(image.device.type, enabled=False):
         direction.requires_grad_()
-        moved = run(network, image.detach().float() + xi * direction, regions)
+        moved = run(network, image.detach().float() + xi * direction, kind)
         (gradient,) = torch.autograd.grad(distance(moved), direction)
     return unit_length(gradient)
 
@@ -61,4 +62,4 @@ def virtual_adversarial(
 def unit_length(direction: Tensor) -> Tensor:
     """Each sample of a batch divided by its Euclidean length over all voxels and channels."""
     lengths = direction.flatten(1).norm(dim=1).clamp_min(1e-16)
-    return direction / lengths.view(-1, *[1] * (direction.ndim - 1))
+    return direction / per_sample(lengths, direction)

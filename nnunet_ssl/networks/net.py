@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from typing import overload
 
 import torch
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunet_ssl.kinds import Kind
 from nnunet_ssl.networks.taps import Features, Taps, split
 
 
@@ -19,13 +21,13 @@ class Output:
 
     Attributes:
         pyramid: logits of all deep-supervision scales, full resolution first, each (B, C, *spatial).
-        regions: whether the C channels are overlapping regions (sigmoid) and not exclusive classes (softmax).
+        kind: whether the C channels are exclusive classes (softmax) or overlapping regions (sigmoid).
         features: of the taps that the method has asked for with `Net.tap`, by name; empty outside of training.
     """
 
-    def __init__(self, pyramid: Sequence[Tensor], regions: bool, features: Features | None = None):
+    def __init__(self, pyramid: Sequence[Tensor], kind: Kind, features: Features | None = None):
         self.pyramid = list(pyramid)
-        self.regions = regions
+        self.kind = kind
         self.features: Features = features or {}
 
     @property
@@ -36,14 +38,31 @@ class Output:
     @cached_property
     def probs(self) -> Tensor:
         """Probabilities at full resolution in float32, (B, C, *spatial): softmax, or sigmoid for regions."""
-        logits = self.logits.float()
-        return logits.sigmoid() if self.regions else logits.softmax(1)
+        return self.kind.probs(self.logits)
+
+    @cached_property
+    def hard(self) -> Tensor:
+        """Labels without gradient: the largest class (B, *spatial), or regions above 0.5 (B, C, *spatial)."""
+        return self.kind.hard(self.logits)
+
+    @property
+    def confidence(self) -> Tensor:
+        """Probability of the hard label, in the shape of `hard`, float32, without gradient."""
+        return self.kind.confidence(self.probs.detach())
+
+    def detach(self) -> Output:
+        """The same at full resolution, without gradient."""
+        return Output([self.logits.detach()], self.kind)
+
+    def by_scale(self) -> Iterator[Output]:
+        """An output of each scale alone."""
+        return (Output([logits], self.kind) for logits in self.pyramid)
 
     def split(self, sizes: list[int]) -> tuple[Output, ...]:
         """The outputs of the batches that were concatenated for one forward."""
         scales = zip(*(scale.split(sizes) for scale in self.pyramid), strict=True)
         features = split(self.features, sizes)
-        return tuple(Output(scale, self.regions, own) for scale, own in zip(scales, features, strict=True))
+        return tuple(Output(scale, self.kind, own) for scale, own in zip(scales, features, strict=True))
 
 
 class Net:
@@ -53,12 +72,12 @@ class Net:
 
     Args:
         network: the network as the trainer trains it; returns logits (B, C, *spatial) or a list of them, one per scale.
-        regions: whether the output channels are regions (sigmoid) or classes (softmax).
+        kind: whether the output channels are classes (softmax) or regions (sigmoid).
     """
 
-    def __init__(self, network: nn.Module, regions: bool):
+    def __init__(self, network: nn.Module, kind: Kind):
         self.network = network
-        self.regions = regions
+        self.kind = kind
         self.taps: Taps | None = None
 
     def tap(self, *names: str) -> None:
@@ -79,7 +98,7 @@ class Net:
 
         DDP does not wrap it: the trainer averages the gradients of a method's own parameters.
         """
-        return Net(self.compiled(twin), self.regions)
+        return Net(self.compiled(twin), self.kind)
 
     def compiled(self, module: nn.Module) -> nn.Module:
         """A module of the method, compiled if the student is."""
@@ -93,11 +112,17 @@ class Net:
     @torch.no_grad()
     def predict(self, image: Tensor) -> Output:
         """A forward without gradient, which DDP therefore must not see; for (B, channels, *spatial)."""
-        return self._taken(run(self._local, image, self.regions))
+        return self._taken(run(self._local, image, self.kind))
+
+    @overload
+    def __call__(self, image: Tensor, /) -> Output: ...
+
+    @overload
+    def __call__(self, first: Tensor, second: Tensor, /, *more: Tensor) -> tuple[Output, ...]: ...
 
     def __call__(self, *images: Tensor) -> Output | tuple[Output, ...]:
         """One forward over all batches (B_i, channels, *spatial); an `Output` for one batch, a tuple for several."""
-        together = self._taken(run(self.network, torch.cat(images) if len(images) > 1 else images[0], self.regions))
+        together = self._taken(run(self.network, torch.cat(images) if len(images) > 1 else images[0], self.kind))
         return together.split([len(batch) for batch in images]) if len(images) > 1 else together
 
     def _taken(self, output: Output) -> Output:
@@ -107,10 +132,10 @@ class Net:
         return output
 
 
-def run(network: nn.Module, image: Tensor, regions: bool) -> Output:
+def run(network: nn.Module, image: Tensor, kind: Kind) -> Output:
     """One forward of a network that returns one tensor or a list of scales."""
     result = network(image)
-    return Output(result if isinstance(result, (list, tuple)) else [result], regions)
+    return Output(result if isinstance(result, (list, tuple)) else [result], kind)
 
 
 def unwrap(network: nn.Module) -> nn.Module:

@@ -24,7 +24,7 @@ class Teacher(nn.Module):
     def __init__(self, net: Net, decay: float):
         super().__init__()
         self.module = copy.deepcopy(net.module).requires_grad_(False)
-        self.regions = net.regions
+        self.kind = net.kind
         self.decay = decay
         set_deep_supervision(self.module, False)
         self.eval()
@@ -36,7 +36,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, image: Tensor) -> Output:
         """Prediction for (B, channels, *spatial), without gradient."""
-        return run(self.module, image, self.regions)
+        return run(self.module, image, self.kind)
 
     @torch.no_grad()
     def update(self, net: Net, step: int) -> None:

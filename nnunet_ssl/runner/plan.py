@@ -231,7 +231,7 @@ def overrides_by_method(methods: Sequence[str], config: str) -> dict[str, dict[s
     asked, source = parse_overrides(config)
     classes = {method: _method_of_trainer(f"{TRAINER}{method}") for method in methods}
     known = {
-        method: TRAINER_SETTINGS.keys() | ({"preset", *STREAM_SETTINGS, *cls.hyperparameters()} if cls else set())
+        method: TRAINER_SETTINGS.keys() | ({"preset", *STREAM_SETTINGS, *_hyperparameters(cls)} if cls else set())
         for method, cls in classes.items()
     }
     somewhere = set().union(*known.values())
@@ -242,6 +242,12 @@ def overrides_by_method(methods: Sequence[str], config: str) -> dict[str, dict[s
         check_settings(cls, mine, source)
         overrides[method] = mine
     return overrides
+
+
+def _hyperparameters(method: type[Method]) -> set[str]:
+    """Of a method and of all its presets."""
+    chosen = (method.of_preset(preset)[0] for preset in ("default", *method.presets))
+    return {name for each in chosen for name in each.hyperparameters()}
 
 
 @functools.cache

@@ -62,11 +62,12 @@ STREAM_SETTINGS = {"unlabeled_batch_size": Setting(int, 1)}
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user asked for: attributes of the trainer, arguments of the method, and the preset they rest on."""
+    """What the user asked for: attributes of the trainer, a method with its arguments, and the preset they rest on."""
 
     trainer: dict[str, Any] = field(default_factory=dict)
     method: dict[str, Any] = field(default_factory=dict)
     preset: str = "default"
+    chosen: type[Method] | None = None
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -92,29 +93,29 @@ def check_settings(method: type[Method] | None, asked: dict[str, Any], source: s
     """The overrides that `source` asks for, checked as `read_settings` does."""
     asked = dict(asked)
     settings = TRAINER_SETTINGS | (STREAM_SETTINGS if method else {})
-    defaults = method.hyperparameters() if method else {}
-    presets = {"default": {}} | method.presets if method else {}
-
+    presets = ["default", *method.presets] if method else []
     preset = asked.pop("preset", "default")
-    if preset != "default" and preset not in list(presets):
+    if preset != "default" and preset not in presets:
         known = ", ".join(presets) or "none"
         raise InputError(f"{source}: unknown preset {repr(preset)[:60]}; this trainer has {known}.")
+    chosen, of_preset = method.of_preset(preset) if method else (None, {})
+    defaults = chosen.hyperparameters() if chosen else {}
     unknown = [key for key in asked if key not in settings and key not in defaults]
     if unknown:
         raise InputError(f"{source}: {_unknown(unknown, [*settings, *(['preset'] if method else []), *defaults])}")
 
     trainer = {key: _checked(source, key, asked[key], settings[key]) for key in asked if key in settings}
-    arguments = presets.get(preset, {}) | {
+    arguments = of_preset | {
         key: _checked(source, key, asked[key], Setting(type(defaults[key]), low=None))
         for key in asked
         if key not in settings
     }
-    if method:
+    if chosen:
         try:
-            method(**arguments)
+            chosen(**arguments)
         except ValueError as error:
             raise InputError(f"{source}: {error}.") from None
-    return Settings(trainer, arguments, preset)
+    return Settings(trainer, arguments, preset, chosen)
 
 
 def parse_overrides(text: str) -> tuple[dict[str, Any], str]:

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import Tensor
 
+from nnunet_ssl.kinds import Classes, Kind, Regions
 from nnunet_ssl.task import Task
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ def task_of(trainer: SemiSupervisedTrainer) -> Task:
         channels = sorted(values, key=values.get)
     return Task(
         channels=tuple(channels),
-        regions=labels.has_regions,
+        kind=kind_of(labels),
         ignore_label=labels.ignore_label,
         batch_dice=trainer.configuration_manager.batch_dice,
         scale_weights=tuple(trainer.loss.weight_factors) if trainer.enable_deep_supervision else (1.0,),
@@ -36,6 +38,11 @@ def task_of(trainer: SemiSupervisedTrainer) -> Task:
         voxel_counts=lambda: voxel_counts(trainer),
         labeled_cases=tuple(trainer.do_split()[0]),
     )
+
+
+def kind_of(labels: LabelManager) -> Kind:
+    """Whether the output channels are classes or regions."""
+    return (Regions if labels.has_regions else Classes)(labels.num_segmentation_heads)
 
 
 def voxel_counts(trainer: SemiSupervisedTrainer) -> Tensor:

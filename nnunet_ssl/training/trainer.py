@@ -36,7 +36,7 @@ from nnunet_ssl.training.lineage import check_first_stage, check_pseudo_labels
 from nnunet_ssl.training.progress import ProgressLogger, epoch_means
 from nnunet_ssl.training.pseudo_labels import FOLDER, LOST, begin_folder, label_cases, single_components
 from nnunet_ssl.training.random_state import seed_everything
-from nnunet_ssl.training.task_of_trainer import task_of
+from nnunet_ssl.training.task_of_trainer import kind_of, task_of
 
 
 class SemiSupervisedTrainer(ConfiguredTrainer):
@@ -60,7 +60,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         self.unlabeled_batch_size = self.settings.trainer.get(
             "unlabeled_batch_size", self.configuration_manager.batch_size
         )
-        self.hyperparameters = type(self).method.hyperparameters() | self.defaults | self.settings.method
+        self.hyperparameters = self.settings.chosen.hyperparameters() | self.defaults | self.settings.method
         self.logger.local_logger = ProgressLogger()
         self._iteration = 0  # within the epoch
         self._loaders_phase = 0  # the one that the loaders were made for
@@ -75,8 +75,8 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         """
         self.build_network_architecture = self._build_student
         super().initialize()
-        self.net = Net(self.network, self.label_manager.has_regions)
-        self.method = type(self).method(**self.hyperparameters)
+        self.net = Net(self.network, kind_of(self.label_manager))
+        self.method = self.settings.chosen(**self.hyperparameters)
         if "target" in self.method.views and not self.method.labeled_first:
             raise NotImplementedError(
                 f'{type(self.method).__name__} asks for the view "target" without labeled_first: before the first of '
@@ -119,7 +119,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         if getattr(build, "__func__", build) is not SemiSupervisedTrainer.build_network_architecture.__func__:
             own = partial(build, plans_manager, configuration_manager, *sizes)
         self._architecture = planned_architecture(configuration_manager, *sizes, own=own)
-        return type(self).method.student(self._architecture)
+        return self.settings.chosen.student(self._architecture)
 
     def _method_parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.method.parameters() if parameter.requires_grad]
@@ -281,11 +281,14 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
 
     def train_step(self, batch: dict) -> dict[str, Tensor]:
         """One step; returns the total loss, its terms and the method's report, all still on the device."""
-        labeled = Labeled(self._to_device(batch["data"]), self._to_device(batch["target"]), tuple(batch["keys"]))
-        unlabeled = Unlabeled(
-            **{view: self._to_device(batch[STREAM + view]) for view in self.method.views if STREAM + view in batch},
-            cases=tuple(batch.get(STREAM + "cases", ())),
+        target = self.method.task.target
+        labeled = Labeled(
+            self._to_device(batch["data"]), target(self._to_device(batch["target"])), tuple(batch["keys"])
         )
+        views = {view: self._to_device(batch[STREAM + view]) for view in self.method.views if STREAM + view in batch}
+        if "target" in views:
+            views["target"] = target(views["target"])
+        unlabeled = Unlabeled(**views, cases=tuple(batch.get(STREAM + "cases", ())))
         step = self.current_epoch * self.num_iterations_per_epoch + self._iteration
         fraction = step / (self.num_epochs * self.num_iterations_per_epoch)
         now = Now(step, self.current_epoch, fraction, self._phase)

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from workbench import output as output_of
+from workbench import target
 
 from nnunet_ssl.augmentation.ct_augment import CTAugment, Policy, proximity
 from nnunet_ssl.augmentation.intensity import OPERATIONS
@@ -123,11 +125,11 @@ def test_zeros_outside_of_the_object_stay():
 
 
 def classes(*distributions) -> Output:
-    return Output([torch.tensor(distributions).T[None].log()], False)
+    return output_of(torch.tensor(distributions).T[None].log())
 
 
 def test_proximity_is_the_probability_of_the_label():
-    near, known = proximity(classes((0.7, 0.2, 0.1)), torch.tensor([[0]]))
+    near, known = proximity(classes((0.7, 0.2, 0.1)), target(torch.tensor([[[0]]]), 3))
     assert near.item() == pytest.approx(0.700000, abs=1e-6) and known.all()
     distance = (torch.tensor([0.7, 0.2, 0.1]) - torch.tensor([1.0, 0.0, 0.0])).abs().sum()
     assert near.item() == pytest.approx(1 - 0.5 * distance.item(), abs=1e-6)
@@ -135,23 +137,22 @@ def test_proximity_is_the_probability_of_the_label():
 
 def test_proximity_weighs_the_classes_present_alike():
     output = classes((0.9, 0.05, 0.05), (0.7, 0.2, 0.1), (0.8, 0.1, 0.1), (0.6, 0.2, 0.2))
-    near, _ = proximity(output, torch.tensor([[0, 0, 0, 2]]))
+    near, _ = proximity(output, target(torch.tensor([[[0, 0, 0, 2]]]), 3))
     assert near.item() == pytest.approx((0.8 + 0.2) / 2, abs=1e-6)
 
 
 def test_proximity_leaves_voxels_without_annotation_out():
     output = classes((0.9, 0.1), (0.3, 0.7))
-    labels = torch.tensor([[0, 0]])
-    near, known = proximity(output, labels, torch.tensor([[True, False]]))
+    near, known = proximity(output, target(torch.tensor([[[0, 2]]]), 2, ignore=2))
     assert near.item() == pytest.approx(0.9, abs=1e-6) and known.all()
-    near, known = proximity(output, labels, torch.tensor([[False, False]]))
+    near, known = proximity(output, target(torch.tensor([[[2, 2]]]), 2, ignore=2))
     assert near.item() == 0 and not known.any()
 
 
 def test_proximity_of_regions_takes_inside_and_outside_of_each():
     probs = torch.tensor([[[0.8, 0.4, 0.1], [0.2, 0.3, 0.1]]])
     labels = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
-    near, _ = proximity(Output([probs.logit()], True), labels)
+    near, _ = proximity(output_of(probs.logit(), True), target(labels, 2, regions=True))
     assert near.item() == pytest.approx((0.8 + 0.75 + 0.8) / 3, abs=1e-6)
 
 

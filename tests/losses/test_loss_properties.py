@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
-from workbench import task
+from workbench import kind, output, target, task
 
 import nnunet_ssl.losses
 from nnunet_ssl.augmentation.intensity import OPERATIONS
@@ -19,19 +19,15 @@ from nnunet_ssl.losses.confidence import (
     admitted_cross_entropy,
     admitted_shares,
     admitted_supervised,
-    confidence,
-    nearest,
 )
 from nnunet_ssl.losses.consistency import masked_mse
-from nnunet_ssl.losses.cross_entropy import cross_entropy, hard_labels
+from nnunet_ssl.losses.cross_entropy import cross_entropy
 from nnunet_ssl.losses.dice import soft_dice_distance, squared_dice, weighted_dice
-from nnunet_ssl.losses.divergence import jensen_shannon, kl, log_probs, symmetric_kl
-from nnunet_ssl.losses.entropy import entropy, entropy_of_logits, max_entropy
+from nnunet_ssl.losses.divergence import jensen_shannon, kl, symmetric_kl
 from nnunet_ssl.losses.sharpening import sharpened, sharpened_per_channel
 from nnunet_ssl.losses.weighted import weighted_supervised
-from nnunet_ssl.memory.class_weights import DifficultyWeights, DistributionWeights, agreement, count_channels
+from nnunet_ssl.memory.class_weights import DifficultyWeights, DistributionWeights, agreement
 from nnunet_ssl.methods.urpc import pyramid_consistency
-from nnunet_ssl.networks.net import Output
 from nnunet_ssl.schedules import ema_decay, gaussian_rampup, polynomial_decay
 
 EXTREMES = torch.tensor([0.0, 1.0, -1.0, 1e4, -1e4, 6e4, -6e4])  # float16 ends at 65504
@@ -58,6 +54,21 @@ class Case:
     regions: bool
 
     @property
+    def kind(self):
+        return kind(self.first.shape[1], self.regions)
+
+    def output(self, *pyramid):
+        return output(list(pyramid), self.regions)
+
+    def target(self, labels):
+        """Labels, of which the valid voxels count, as nnU-Net's target with an ignore label."""
+        if self.regions:
+            scale = torch.cat((labels, 1 - self.valid[:, None].float()), 1)
+        else:
+            scale = torch.where(self.valid, labels, self.first.shape[1])[:, None].float()
+        return target(scale, self.first.shape[1], self.regions, self.first.shape[1] + self.regions)
+
+    @property
     def onehot(self):
         if self.regions:
             return self.labels
@@ -69,12 +80,12 @@ class Case:
         return self.labels[:, self.order] if self.regions else self.order.argsort()[self.labels]
 
 
-def logits(kind, shape, generator):
-    if kind == "normal":
+def logits(sort, shape, generator):
+    if sort == "normal":
         return 5 * torch.randn(shape, generator=generator)
-    if kind == "extreme":
+    if sort == "extreme":
         return EXTREMES[torch.randint(len(EXTREMES), shape, generator=generator)]
-    if kind == "equal":
+    if sort == "equal":
         return torch.full(shape, EXTREMES[torch.randint(len(EXTREMES), (), generator=generator)].item())
     winner = torch.randint(shape[1], (shape[0], 1, *shape[2:]), generator=generator)
     return torch.full(shape, -6e4).scatter(1, winner, 6e4)
@@ -128,29 +139,29 @@ def test_every_public_loss_has_a_property_test():
 
 @covers(cross_entropy)
 def test_cross_entropy(case):
-    whole = check_finite(cross_entropy(case.first, case.labels, case.regions), case.first)
+    whole = check_finite(cross_entropy(case.output(case.first), case.labels), case.first)
     assert whole >= 0
     ones = torch.ones_like(case.weights)
-    close(cross_entropy(case.first, case.labels, case.regions, ones), whole)
-    masked = cross_entropy(case.first, case.labels, case.regions, ones, torch.ones_like(case.valid))
+    close(cross_entropy(case.output(case.first), case.labels, ones), whole)
+    masked = cross_entropy(case.output(case.first), case.labels, ones, torch.ones_like(case.valid))
     close(masked, whole * (len(ones) if case.regions else 1))  # with an ignore label nnU-Net sums over regions
-    reordered = cross_entropy(case.first[:, case.order], case.reordered_labels, case.regions)
+    reordered = cross_entropy(case.output(case.first[:, case.order]), case.reordered_labels)
     close(reordered, whole)
-    close(cross_entropy(case.first.flip(0), case.labels.flip(0), case.regions), whole)
+    close(cross_entropy(case.output(case.first.flip(0)), case.labels.flip(0)), whole)
     parts = zip(case.first, case.labels, strict=True)
-    close(torch.stack([cross_entropy(x[None], y[None], case.regions) for x, y in parts]).mean(), whole)
-    weighted = check_finite(cross_entropy(case.first, case.labels, case.regions, case.weights, case.valid), case.first)
+    close(torch.stack([cross_entropy(case.output(x[None]), y[None]) for x, y in parts]).mean(), whole)
+    weighted = check_finite(cross_entropy(case.output(case.first), case.labels, case.weights, case.valid), case.first)
     assert weighted >= 0
     if not case.valid.any():
         assert weighted == 0
     perfect = 12e4 * (case.onehot - 0.5)
-    assert cross_entropy(perfect, case.labels, case.regions) == 0
+    assert cross_entropy(case.output(perfect), case.labels) == 0
 
 
-@covers(hard_labels, confidence)
+@covers()
 def test_hard_labels_and_their_confidence(case):
-    output = Output([case.first], case.regions)
-    labels, sure = hard_labels(output), confidence(output)
+    output = case.output(case.first)
+    labels, sure = output.hard, output.confidence
     assert not labels.requires_grad and not sure.requires_grad
     least = 0.5 if case.regions else 1 / case.first.shape[1]
     assert sure.min() >= least - 1e-6 and sure.max() <= 1 + 1e-6
@@ -163,56 +174,56 @@ def test_hard_labels_and_their_confidence(case):
 @covers(admitted_cross_entropy)
 def test_admitted_cross_entropy(case):
     everything, nothing = (torch.full_like(case.labels, fill, dtype=torch.bool) for fill in (True, False))
-    whole = check_finite(admitted_cross_entropy(case.first, case.labels, everything, case.regions), case.first)
-    close(whole, cross_entropy(case.first, case.labels, case.regions))
-    none = admitted_cross_entropy(case.first, case.labels, nothing, case.regions)
+    whole = check_finite(admitted_cross_entropy(case.output(case.first), case.labels, everything), case.first)
+    close(whole, cross_entropy(case.output(case.first), case.labels))
+    none = admitted_cross_entropy(case.output(case.first), case.labels, nothing)
     (gradient,) = torch.autograd.grad(none, case.first)
     assert none == 0 and not gradient.any()
     half = case.valid[:, None].expand_as(case.labels) if case.regions else case.valid
-    one, other = (admitted_cross_entropy(case.first, case.labels, part, case.regions) for part in (half, ~half))
+    one, other = (admitted_cross_entropy(case.output(case.first), case.labels, part) for part in (half, ~half))
     close(one + other, whole)
 
 
 @covers(admitted_shares)
 def test_admitted_shares(case):
-    output = Output([case.first], case.regions)
-    names = tuple(map(str, range(case.first.shape[1])))
+    output = case.output(case.first)
+    known = task(2, case.first.shape[1], case.regions)
     for threshold in (0, 0.95, 1.1):
-        admitted = confidence(output) >= threshold
-        shares = admitted_shares(hard_labels(output), admitted, names, case.regions)
-        assert list(shares) == ["admitted", *(f"admitted[{name}]" for name in names)]
+        admitted = output.confidence >= threshold
+        shares = admitted_shares(output.hard, admitted, known)
+        assert list(shares) == ["admitted", *(f"admitted[{name}]" for name in known.channels)]
         assert all(0 <= share <= 1 for share in shares.values())
         assert threshold != 0 or shares["admitted"] == 1
         assert threshold <= 1 or not any(shares.values())
 
 
-@covers(admitted_supervised, nearest)
+@covers(admitted_supervised)
 def test_admitted_supervised(case):
     """Over two scales: always finite, -1 where all is right and where nothing counts; 0 for a mean over no sample."""
     channels, dimensions = case.first.shape[1], case.first.ndim - 2
     admitted = case.valid[:, None].expand_as(case.labels) if case.regions else case.valid
     half = case.second[(..., *[slice(None, None, 2)] * dimensions)]
     size = half.shape[2:]
-    assert torch.equal(nearest(case.labels, case.first.shape[2:], case.regions), case.labels)
-    small = nearest(case.labels, size, case.regions)
+    assert torch.equal(case.kind.nearest(case.labels, case.first.shape[2:]), case.labels)
+    small = case.kind.nearest(case.labels, size)
     assert small.shape[-dimensions:] == size and small.dtype == case.labels.dtype
     for batch_dice, of_admitted in ((False, False), (True, False), (True, True), (False, True)):
         known = task(dimensions, channels, case.regions, batch_dice=batch_dice, scale_weights=(0.75, 0.25))
-        output = Output([case.first, half], case.regions)
+        output = case.output(case.first, half)
         loss = admitted_supervised(output, case.labels, admitted, known, of_admitted)
         assert check_finite(loss, case.first, case.second) >= -1 - 1e-4
         nothing = admitted_supervised(output, case.labels, torch.zeros_like(admitted), known, of_admitted)
         gradients = torch.autograd.grad(nothing, (case.first, case.second))
         assert not any(gradient.any() for gradient in gradients)
         close(nothing.detach(), torch.tensor(0.0 if of_admitted and not batch_dice else -1.0))
-        perfect = Output([12e4 * (case.onehot - 0.5)], case.regions)
+        perfect = case.output(12e4 * (case.onehot - 0.5))
         right = admitted_supervised(perfect, case.labels, admitted, known, of_admitted)
         close(right, torch.tensor(-1.0) if case.valid.any() else nothing.detach())
 
 
 @covers(masked_mse)
 def test_masked_mse(case):
-    first, second = (Output([z], case.regions).probs for z in (case.first, case.second))
+    first, second = (case.output(z).probs for z in (case.first, case.second))
     mask = case.valid[:, None]
     distance = check_finite(masked_mse(first, second, mask), case.first)
     assert 0 <= distance <= 1
@@ -225,7 +236,7 @@ def test_masked_mse(case):
 
 @covers(weighted_dice)
 def test_weighted_dice(case):
-    probs = Output([case.first], case.regions).probs
+    probs = case.output(case.first).probs
     for batch_dice in (False, True):
         loss = check_finite(weighted_dice(probs, case.onehot, case.weights, batch_dice, case.valid), case.first)
         assert -case.weights.mean() - 1e-4 <= loss <= 0
@@ -238,7 +249,7 @@ def test_weighted_dice(case):
 
 @covers(squared_dice)
 def test_squared_dice(case):
-    probs = Output([case.first], case.regions).probs
+    probs = case.output(case.first).probs
     loss = check_finite(squared_dice(probs, case.onehot), case.first)
     assert -1e-5 <= loss <= 1
     close(squared_dice(probs[:, case.order], case.onehot[:, case.order]), loss)
@@ -248,24 +259,25 @@ def test_squared_dice(case):
 
 def check_divergence(function, case, symmetric):
     """Not negative, 0 between equals, no matter in which order channels and samples stand; per voxel."""
+    first, second = case.output(case.first), case.output(case.second)
     rounding = 1e-6 + 3e-7 * (case.first.float() - case.second.float()).abs().max().item()
-    whole = check_finite(function(case.first, case.second, case.regions), case.first, case.second)
+    whole = check_finite(function(first, second), case.first, case.second)
     assert whole.shape == (case.first.shape if case.regions else case.valid.shape)
     assert whole.min() >= -rounding
-    assert not function(case.first, case.first.detach().clone(), case.regions).abs().gt(1e-6).any()
-    reordered = function(case.first[:, case.order], case.second[:, case.order], case.regions)
+    assert not function(first, case.output(case.first.detach().clone())).abs().gt(1e-6).any()
+    reordered = function(case.output(case.first[:, case.order]), case.output(case.second[:, case.order]))
     near = partial(torch.testing.assert_close, rtol=2e-5, atol=rounding)
     near(reordered, whole[:, case.order] if case.regions else whole)
-    near(function(case.first.flip(0), case.second.flip(0), case.regions), whole.flip(0))
+    near(function(case.output(case.first.flip(0)), case.output(case.second.flip(0))), whole.flip(0))
     if symmetric:
-        near(function(case.second, case.first, case.regions), whole)
+        near(function(second, first), whole)
     return whole
 
 
 @covers(symmetric_kl, kl)
 def test_divergences_of_kullback_and_leibler(case):
     both = check_divergence(symmetric_kl, case, True)
-    one, other = check_divergence(kl, case, False), kl(case.second, case.first, case.regions).detach()
+    one, other = check_divergence(kl, case, False), kl(case.output(case.second), case.output(case.first)).detach()
     # where all is well scaled; the difference of large logarithms is not
     small = both < 10
     torch.testing.assert_close(((one + other) / 2)[small], both[small], atol=2e-3, rtol=2e-3)
@@ -276,24 +288,24 @@ def test_jensen_shannon(case):
     assert check_divergence(jensen_shannon, case, True).max() <= 0.693148
 
 
-@covers(log_probs)
+@covers()
 def test_log_probs(case):
-    logs = check_finite(log_probs(case.first, case.regions), case.first)
+    logs = check_finite(case.kind.log_probs(case.first), case.first)
     total = logs.exp().sum(0 if case.regions else 2)
     close(total, torch.ones_like(total))
-    close(logs[0].exp(), Output([case.first], case.regions).probs.detach())
+    close(logs[0].exp(), case.output(case.first).probs.detach())
 
 
-@covers(entropy, entropy_of_logits, max_entropy)
+@covers()
 def test_entropies(case):
-    highest = max_entropy(case.first.shape[1], case.regions)
-    probs = Output([case.first], case.regions).probs
-    from_probs = check_finite(entropy(probs, case.regions), case.first)
-    exact = check_finite(entropy_of_logits(case.first, case.regions), case.first)
+    highest = case.kind.max_entropy
+    probs = case.output(case.first).probs
+    from_probs = check_finite(case.kind.entropy(probs), case.first)
+    exact = check_finite(case.kind.entropy_of_logits(case.first), case.first)
     assert from_probs.shape == exact.shape
     assert exact.min() >= -2e-6 and exact.max() <= highest + 2e-6
     torch.testing.assert_close(from_probs, exact, atol=1e-4, rtol=0)
-    close(entropy_of_logits(torch.zeros_like(case.first), case.regions), torch.full_like(exact, highest))
+    close(case.kind.entropy_of_logits(torch.zeros_like(case.first)), torch.full_like(exact, highest))
 
 
 @covers(weighted_supervised)
@@ -302,44 +314,46 @@ def test_weighted_supervised(case):
     channels = case.first.shape[1]
     labels = case.labels if case.regions else case.labels[:, None].float()
     for ignore in (None, channels + case.regions):
-        target = labels
+        scale = labels
         if ignore is not None and case.regions:
-            target = torch.cat((labels, 1 - case.valid[:, None].float()), 1)
+            scale = torch.cat((labels, 1 - case.valid[:, None].float()), 1)
         elif ignore is not None:
-            target = torch.where(case.valid[:, None], labels, float(ignore))
+            scale = torch.where(case.valid[:, None], labels, float(ignore))
+        one, three = (target([scale] * number, channels, case.regions, ignore) for number in (1, 3))
         for batch_dice in (False, True):
             known = task(
                 case.first.ndim - 2, channels, case.regions,
                 ignore_label=ignore, batch_dice=batch_dice, scale_weights=(0.6, 0.4, 0.0),
             )  # fmt: skip
-            output = Output([case.first, case.second, case.first], case.regions)
-            check_finite(weighted_supervised(output, [target] * 3, case.weights, known), case.first, case.second)
-            alone = Output([case.first], case.regions)
+            output = case.output(case.first, case.second, case.first)
+            check_finite(weighted_supervised(output, three, case.weights, known), case.first, case.second)
+            alone = case.output(case.first)
             known = task(case.first.ndim - 2, channels, case.regions, ignore_label=ignore, scale_weights=(1.0,))
-            assert torch.isfinite(weighted_supervised(alone, target, case.weights, known))
+            assert torch.isfinite(weighted_supervised(alone, one, case.weights, known))
 
 
 @covers(pyramid_consistency)
 def test_pyramid_consistency(case):
     half = case.second[(..., *[slice(None, None, 2)] * (case.second.ndim - 2))]
-    loss, divergence = pyramid_consistency([case.first, half], case.regions)
+    loss, divergence = pyramid_consistency([case.first, half], case.kind)
     assert check_finite(loss, case.first, case.second) >= -1e-5
     assert torch.isfinite(divergence) and not divergence.requires_grad
-    assert pyramid_consistency([case.first, case.first], case.regions)[0].abs() < 1e-5
+    assert pyramid_consistency([case.first, case.first], case.kind)[0].abs() < 1e-5
 
 
-@covers(agreement, count_channels)
+@covers(agreement)
 def test_class_weights(case):
     """Weights stay finite and within [0, C], whatever classes a batch lacks."""
     channels = case.first.shape[1]
-    first, second = (hard_labels(Output([z], case.regions)) for z in (case.first, case.second))
+    first, second = (case.output(z).hard for z in (case.first, case.second))
     for skip in (True, False):
-        difficulty = DifficultyWeights(channels, skip_absent=skip)
-        distribution = DistributionWeights(channels + case.regions)
+        difficulty = DifficultyWeights(case.kind, skip_absent=skip)
+        distribution = DistributionWeights(case.kind)
         for labels in (case.labels, first, second, case.labels):
-            w = difficulty.update(*agreement(first, labels, channels, case.regions, case.valid))
+            known = case.target(labels)
+            w = difficulty.update(first, first, known)
             assert torch.isfinite(w).all() and w.min() >= 0 and w.max() <= channels * (1 + 1e-6)
-            w = distribution.update(count_channels(labels, channels, case.regions))
+            w = distribution.update(first, labels, known)
             assert torch.isfinite(w).all() and w.min() >= 0 and w.max() <= (channels + case.regions) * (1 + 1e-6)
     assert all(torch.isfinite(buffer).all() for buffer in difficulty.state_dict().values())
 
@@ -349,7 +363,7 @@ FRACTIONS = st.floats(0, 1)
 
 @covers(soft_dice_distance)
 def test_soft_dice_distance(case):
-    p, q = Output([case.first], case.regions).probs, Output([case.second], case.regions).probs.detach()
+    p, q = case.output(case.first).probs, case.output(case.second).probs.detach()
     value = check_finite(soft_dice_distance(p, q), case.first)
     assert -1e-4 <= value <= 1
     close(soft_dice_distance(q, p.detach()), value)
@@ -358,11 +372,11 @@ def test_soft_dice_distance(case):
 
 @covers(sharpened, sharpened_per_channel)
 def test_sharpening(case):
-    output = Output([case.first], case.regions)
+    output = case.output(case.first)
     for sharpen in (sharpened, sharpened_per_channel):
         sharp = check_finite(sharpen(output, 0.1), case.first)
         assert (sharp >= 0).all() and (sharp <= 1).all()
-        close(sharpen(Output([case.first[:, case.order]], case.regions), 0.1), sharp[:, case.order])
+        close(sharpen(case.output(case.first[:, case.order]), 0.1), sharp[:, case.order])
         # temperature 1 changes nothing
         close(sharpen(output, 1.0), output.probs)
     if not case.regions:

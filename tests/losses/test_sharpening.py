@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from workbench import output as output_of
 
 from nnunet_ssl.losses.sharpening import sharpened, sharpened_per_channel
 from nnunet_ssl.networks.net import Output
@@ -10,7 +11,7 @@ from nnunet_ssl.networks.net import Output
 def output(*probs, regions=False) -> Output:
     """Of voxels along the last axis, with given probabilities of each channel."""
     p = torch.tensor(probs, dtype=torch.float64).view(1, len(probs), 1, -1)
-    return Output([torch.logit(p) if regions else p.log()], regions)
+    return output_of(torch.logit(p) if regions else p.log(), regions)
 
 
 @pytest.mark.parametrize(("p", "expected"), [(0.5, 0.5), (0.55, 0.8815), (0.6, 0.982954), (0.9, 1.0), (0.3, 0.000209)])
@@ -37,7 +38,7 @@ def test_classes_together():
 def test_certain_networks_give_finite_values_and_gradients(dtype, regions):
     for sharpen in (sharpened, sharpened_per_channel):
         logits = torch.tensor([60000.0, -60000.0, 0.0]).to(dtype).view(1, 3, 1, 1).requires_grad_()
-        sharp = sharpen(Output([logits], regions), 0.1)
+        sharp = sharpen(output_of(logits, regions), 0.1)
         assert sharp.dtype == torch.float32 and torch.isfinite(sharp).all()
         sharp.sum().backward()
         assert torch.isfinite(logits.grad).all()

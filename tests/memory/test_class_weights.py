@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from workbench import kind, target
 
-from nnunet_ssl.memory.class_weights import DifficultyWeights, DistributionWeights, agreement, count_channels
+from nnunet_ssl.memory.class_weights import DifficultyWeights, DistributionWeights, agreement
 
 
 def close(actual, expected, tolerance=2e-6):
@@ -19,33 +20,33 @@ def close(actual, expected, tolerance=2e-6):
     ],
 )
 def test_distribution_of_counts(counts, expected):
-    close(DistributionWeights(4).current(torch.tensor(counts)), expected)
+    close(DistributionWeights(kind(4)).current(torch.tensor(counts)), expected)
 
 
 def test_classes_that_the_labeled_cases_lack_do_not_damp_the_others():
     """They keep the largest weight; as published (1000, 100, 0, 1) gives (0, 0.363636, 4, 1.090909)."""
-    weights = DistributionWeights(4)
-    weights.start(torch.tensor([1000.0, 100.0, 0.0, 1.0], dtype=torch.float64))
+    weights = DistributionWeights(kind(4))
+    weights.start(lambda: torch.tensor([1000.0, 100.0, 0.0, 1.0], dtype=torch.float64))
     close(weights.average, (0.0, 1.333333, 4.0, 4.0))
-    close(weights.update(torch.tensor([600, 60, 0, 6])), (0.0, 0.99 * 1.333333 + 0.01 * 2, 4.0, 4.0))
-    weights.start(torch.tensor([0.0, 0.0, 0.0, 0.0]))
-    assert torch.isfinite(weights.update(torch.tensor([600, 60, 0, 6]))).all()
-    published = DistributionWeights(4, skip_absent=False)
-    published.start(torch.tensor([1000.0, 100.0, 0.0, 1.0], dtype=torch.float64))
+    close(seen(weights, 600, 60, 0, 6), (0.0, 0.99 * 1.333333 + 0.01 * 2, 4.0, 4.0))
+    weights.start(lambda: torch.tensor([0.0, 0.0, 0.0, 0.0]))
+    assert torch.isfinite(seen(weights, 600, 60, 0, 6)).all()
+    published = DistributionWeights(kind(4), skip_absent=False)
+    published.start(lambda: torch.tensor([1000.0, 100.0, 0.0, 1.0], dtype=torch.float64))
     close(published.average, (0.0, 0.363636, 4.0, 1.090909))
 
 
 def test_distribution_moves_slowly():
-    weights = DistributionWeights(4)
-    weights.start(torch.tensor([1000.0, 100.0, 10.0, 1.0], dtype=torch.float64))
-    close(weights.update(torch.tensor([6, 2, 0, 0])), (0.0, 1.322174, 2.68, 4.0))
+    weights = DistributionWeights(kind(4))
+    weights.start(lambda: torch.tensor([1000.0, 100.0, 10.0, 1.0], dtype=torch.float64))
+    close(seen(weights, 6, 2, 0, 0), (0.0, 1.322174, 2.68, 4.0))
 
 
 def test_equal_counts_tell_nothing():
-    weights = DistributionWeights(3)
-    weights.start(torch.tensor([100.0, 10.0, 1.0]))
+    weights = DistributionWeights(kind(3))
+    weights.start(lambda: torch.tensor([100.0, 10.0, 1.0]))
     before = weights.average.clone()
-    assert torch.equal(weights.update(torch.tensor([5, 5, 5])), before)
+    assert torch.equal(seen(weights, 5, 5, 5), before)
 
 
 CALLS = [("00001122", "00001112"), ("00001112", "00001112"), ("00011122", "00001112")]
@@ -55,16 +56,31 @@ def labels(text):
     return torch.tensor([int(digit) for digit in text]).view(1, 2, 4)
 
 
+def updated(weights, prediction, truth, classes=4):
+    """The weights after a step with these labels, one digit for each voxel."""
+    return weights.update(labels(prediction), labels(prediction), target(labels(truth)[:, None], classes))
+
+
+def counted(*voxels):
+    """Pseudo-labels with so many voxels of each class."""
+    return torch.repeat_interleave(torch.arange(len(voxels)), torch.tensor(voxels))[None]
+
+
+def seen(weights, *voxels):
+    """The weights after a step with so many pseudo-labeled voxels of each class."""
+    return weights.update(None, counted(*voxels), None)
+
+
 def test_difficulty_over_three_calls_as_published():
-    weights = DifficultyWeights(4, skip_absent=False)
+    weights = DifficultyWeights(kind(4), skip_absent=False)
     dice = [(1.0, 0.8, 0.666667, 0.5), (1.0, 1.0, 1.0, 0.5), (0.857143, 0.666667, 0.666667, 0.5)]
     expected = [
         (3.420688, 3.60017, 3.751537, 4.0),
         (3.38579, 3.561217, 3.704794, 4.0),
         (2.532983, 3.845054, 4.0, 0.35517),
     ]
-    for step, (prediction, target) in enumerate(CALLS):
-        result = weights.update(*agreement(labels(prediction), labels(target), 4, False))
+    for step, (prediction, truth) in enumerate(CALLS):
+        result = updated(weights, prediction, truth)
         close(weights.dice, dice[step])
         close(result, expected[step], 2e-5)
         if step == 0:
@@ -74,9 +90,9 @@ def test_difficulty_over_three_calls_as_published():
 
 
 def test_absent_classes_are_left_alone():
-    weights = DifficultyWeights(4)
-    for prediction, target in CALLS:
-        weights.update(*agreement(labels(prediction), labels(target), 4, False))
+    weights = DifficultyWeights(kind(4))
+    for prediction, truth in CALLS:
+        updated(weights, prediction, truth)
     assert weights.gap[3] == 1 and weights.learned[3] == 0 and weights.dice[3] == pytest.approx(1e-8)
     assert torch.isfinite(weights.weights()).all()
 
@@ -87,46 +103,40 @@ LEARNED = [("00001122", "00001112"), ("00001112", "00001112"), ("00001112", "000
 
 @pytest.mark.parametrize("by_chance", [[], [("00003333", "00001112")]])
 def test_a_class_that_no_label_had_does_not_damp_the_others(by_chance):
-    weights, alone = DifficultyWeights(4), DifficultyWeights(3)
-    for prediction, target in by_chance + LEARNED:
-        four = weights.update(*agreement(labels(prediction), labels(target), 4, False))
-        three = alone.update(*(each[:3] for each in agreement(labels(prediction), labels(target), 4, False)))
+    weights, alone = DifficultyWeights(kind(4)), DifficultyWeights(kind(3))
+    for prediction, truth in by_chance + LEARNED:
+        four = updated(weights, prediction, truth)
+        three = updated(alone, prediction, truth, 3)
     torch.testing.assert_close(four[:3] / 4, three / 3)
     assert four.max() == four[3] == 4 and four[:3].max() == 4
     assert weights.seen.tolist() == [True, True, True, False]
 
 
 def test_before_any_label_all_classes_weigh_the_same():
-    assert DifficultyWeights(3).weights().tolist() == [3, 3, 3]
+    assert DifficultyWeights(kind(3)).weights().tolist() == [3, 3, 3]
 
 
 def test_a_checkpoint_without_the_classes_seen_goes_on_as_it_was_trained():
-    for kind in (DifficultyWeights, DistributionWeights):
-        before, after = kind(4), kind(4)
+    for made in (DifficultyWeights, DistributionWeights):
+        before, after = made(kind(4)), made(kind(4))
         state = {name: value + 1 for name, value in before.state_dict().items() if name != "seen"}
         after.load_state_dict(state)
         assert after.seen.all()
         assert all(torch.equal(value, after.state_dict()[name]) for name, value in state.items())
 
 
-def test_agreement_and_counts_against_plain_loops():
+def test_agreement_against_plain_loops():
     torch.manual_seed(0)
-    prediction, target = torch.randint(0, 5, (2, 3, 7, 5)), torch.randint(0, 5, (2, 3, 7, 5))
+    prediction, labels = torch.randint(0, 5, (2, 3, 7, 5)), torch.randint(0, 5, (2, 3, 7, 5))
     valid = torch.rand(2, 3, 7, 5) > 0.3
-    overlap, predicted, labeled = agreement(prediction, target, 5, False, valid)
+    overlap, predicted, labeled = agreement(prediction, target(torch.where(valid, labels, 5)[:, None], 5, ignore=5))
     for k in range(5):
-        mine, theirs = (prediction == k) & valid, (target == k) & valid
+        mine, theirs = (prediction == k) & valid, (labels == k) & valid
         assert overlap[k] == (mine & theirs).sum()
         assert predicted[k] == mine.sum() and labeled[k] == theirs.sum()
-    assert count_channels(prediction, 5, False).tolist() == [(prediction == k).sum().item() for k in range(5)]
 
 
-def test_regions_count_voxels_in_none():
+def test_agreement_of_regions():
     regions = torch.tensor([[[1.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]])
-    assert count_channels(regions, 2, True).tolist() == [2, 1, 2]
-    overlap, predicted, labeled = agreement(regions, torch.ones(1, 2, 4), 2, True)
+    overlap, predicted, labeled = agreement(regions, target(torch.ones(1, 2, 4), 2, regions=True))
     assert overlap.tolist() == predicted.tolist() == [2, 1] and labeled.tolist() == [4, 4]
-
-
-def test_large_counts_stay_exact():
-    assert count_channels(torch.zeros(1, 4200, 4200, dtype=torch.long), 2, False).tolist() == [17640000, 0]

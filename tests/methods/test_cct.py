@@ -2,23 +2,24 @@
 
 import pytest
 import torch
-from workbench import task, tiny_network
+from workbench import kind, task, tiny_network
+from workbench import output as output_of
 
 from nnunet_ssl.method import Labeled, Now, Unlabeled
-from nnunet_ssl.methods.cct import CCT
+from nnunet_ssl.methods.cct import CCT, CCTPublished
 from nnunet_ssl.networks.net import Net, Output
 
 END = Now(step=99, epoch=9, fraction=1.0)
 
 
 def output(*logits, regions=False) -> Output:
-    return Output([torch.tensor(logits).view(1, -1, 1, 1).requires_grad_()], regions)
+    return output_of(torch.tensor(logits).view(1, -1, 1, 1).requires_grad_(), regions)
 
 
-def ready(dimensions=2, regions=False, **arguments):
+def ready(dimensions=2, regions=False, step=CCT, **arguments):
     """A method on a tiny network with 3 channels; the supervised loss is the mean of all squared logits."""
-    net = Net(tiny_network(dimensions, 3), regions)
-    method = CCT(**arguments)
+    net = Net(tiny_network(dimensions, 3), kind(3, regions))
+    method = step(**arguments)
     method.task = task(dimensions, 3, regions)
     method.supervised = lambda output, target: torch.stack([z.square().mean() for z in output.pyramid]).mean()
     seeds = iter(range(5, 100))
@@ -46,9 +47,9 @@ def test_distance_of_each_auxiliary_decoder_and_their_mean():
     assert others[1].logits.grad.abs().sum() > 0
 
 
-def test_literally_the_main_decoder_is_pulled_too():
+def test_as_published_the_main_decoder_is_pulled_too():
     main, other = output(1.0, 0.0, 0.0), output(0.0, 1.0, 0.0)
-    CCT(literal=True).consistency(main, [other] * 3).backward()
+    CCTPublished().consistency(main, [other] * 3).backward()
     assert main.logits.grad.abs().sum() > 0
 
 
@@ -69,15 +70,15 @@ def test_consistency_trains_encoder_and_auxiliary_decoders_from_unlabeled_patche
     assert all(p.grad is not None for p in method.parameters())
 
 
-def test_supervision_reaches_the_main_decoder_only_unless_literal():
-    for literal in (False, True):
-        net, method = ready(literal=literal)
+def test_supervision_reaches_the_main_decoder_only_but_as_published():
+    for step in (CCT, CCTPublished):
+        net, method = ready(step=step)
         method.losses(net, *batches(), END)["supervised"].backward()
-        assert all((p.grad is not None) is literal for p in method.parameters())
+        assert all((p.grad is not None) is (step is CCTPublished) for p in method.parameters())
 
 
-def test_literal_supervision_is_the_mean_over_four_decoders_on_labeled_patches():
-    net, method = ready(literal=True, perturb=False)
+def test_published_supervision_is_the_mean_over_four_decoders_on_labeled_patches():
+    net, method = ready(step=CCTPublished, perturb=False)
     labeled, unlabeled = batches()
     skips = net.module.encoder(labeled.image)
     losses = [method.supervised(net(labeled.image), labeled.target)]
@@ -112,11 +113,11 @@ def test_decoders_differ_and_the_deployed_network_is_plain():
 def test_labeled_outputs_do_not_change():
     net, method = ready()
     labeled, unlabeled = batches()
-    expected = method.supervised(Net(tiny_network(2, 3), False)(labeled.image), None)
+    expected = method.supervised(Net(tiny_network(2, 3), kind(3))(labeled.image), None)
     torch.testing.assert_close(method.losses(net, labeled, unlabeled, END)["supervised"], expected)
 
 
 def test_networks_without_encoder_and_decoder_are_refused():
-    net, method = Net(torch.nn.Conv2d(1, 2, 3), False), CCT()
+    net, method = Net(torch.nn.Conv2d(1, 2, 3), kind(2)), CCT()
     with pytest.raises(NotImplementedError, match="Conv2d has no encoder"):
         method.setup(net, lambda: torch.nn.Conv2d(1, 2, 3))

@@ -14,7 +14,7 @@ from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_lo
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch.utils._pytree import tree_leaves, tree_map
-from workbench import SMALL_TRANSFORMER, task, tiny_architecture
+from workbench import SMALL_TRANSFORMER, kind, target, task, tiny_architecture
 
 import nnunet_ssl.methods
 from nnunet_ssl._bootstrap import trainers_folder
@@ -29,7 +29,9 @@ METHODS = sorted(
         member
         for info in pkgutil.iter_modules(nnunet_ssl.methods.__path__)
         for _, member in inspect.getmembers(importlib.import_module(f"nnunet_ssl.methods.{info.name}"), inspect.isclass)
-        if issubclass(member, Method) and member.losses is not Method.losses  # not a base of several
+        if issubclass(member, Method)
+        and member.losses is not Method.losses  # not a base of several
+        and not member.__name__.endswith("Published")  # the presets of others
     },
     key=lambda method: method.__name__,
 )
@@ -47,7 +49,7 @@ SMALL = {
 }
 ALL = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 PRESETS = [
-    pytest.param(method, values, id=f"{method.__name__}-{name}")
+    pytest.param(*method.of_preset(name), id=f"{method.__name__}-{name}")
     for method in METHODS
     for name, values in method.presets.items()
     if values
@@ -81,13 +83,17 @@ def batches(dimensions, channels, regions, size=2, seed=1):
     weak = torch.randn(shape, generator=generator)
     strong = weak + 0.3 * torch.randn(shape, generator=generator)
     image = torch.randn(shape, generator=generator)
-    target = targets(labels, channels, regions)
-    return Labeled(image, target), Unlabeled(weak, strong, [scale.flip(0) for scale in target])
+    scales = targets(labels, channels, regions)
+    pseudo = [scale.flip(0) for scale in scales]
+    return (
+        Labeled(image, target(scales, channels, regions)),
+        Unlabeled(weak, strong, target(pseudo, channels, regions)),
+    )
 
 
 def ready(method, dimensions, channels, regions, architecture=tiny_architecture, **arguments):
     """A student and a method whose teachers and twins have other weights than the student."""
-    net = Net(method.student(architecture(dimensions, channels, seed=0)), regions)
+    net = Net(method.student(architecture(dimensions, channels, seed=0)), kind(channels, regions))
     made = method(**(SMALL.get(method.__name__, {}) | arguments))
     made.supervised = Supervised(nnunet_loss(regions), deep_supervision=True)
     made.task = task(dimensions, channels, regions)
@@ -169,7 +175,7 @@ def test_weight_zero_leaves_nnunets_own_gradient(method, dimensions, channels, r
     sum(made.losses(net, labeled, unlabeled, LATE).values()).backward()
     ours = gradients(net)
     net.module.zero_grad()
-    nnunet_loss(regions)(net.module(labeled.image), labeled.target).backward()
+    nnunet_loss(regions)(net.module(labeled.image), labeled.target.scales).backward()
     for name, gradient in gradients(net).items():
         torch.testing.assert_close(ours[name], gradient, atol=1e-6, rtol=1e-4)
 
@@ -285,8 +291,8 @@ def test_works_on_a_network_with_one_output_or_refuses_it_at_set_up(method):
         net, made = ready(method, 2, 3, False, architecture=plain_architecture)
         made.supervised = Supervised(nnunet_loss(False).loss, deep_supervision=False)
         made.task = task(2, 3, scale_weights=(1.0,))
-        unlabeled = replace(unlabeled, target=unlabeled.target[0])
-        check_losses(net, made, replace(labeled, target=labeled.target[0]), unlabeled)
+        one, pseudo = (next(batch.target.by_scale()) for batch in (labeled, unlabeled))
+        check_losses(net, made, replace(labeled, target=one), replace(unlabeled, target=pseudo))
 
 
 @ALL
@@ -294,8 +300,9 @@ def test_has_a_trainer_of_its_name_a_docstring_and_a_published_preset(method):
     trainer = Path(trainers_folder()) / f"nnUNetTrainer{method.__name__}.py"
     assert f"method = {method.__name__}" in trainer.read_text(encoding="utf-8")
     assert "published" in method.presets
-    for preset in method.presets.values():
-        method(**preset)
+    for preset in method.presets:
+        chosen, values = method.of_preset(preset)
+        chosen(**values)
     module = inspect.getmodule(method).__doc__
     assert any(year in module for year in map(str, range(2005, 2027)))
     for name in method.hyperparameters():

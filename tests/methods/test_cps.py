@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from workbench import output as output_of
 
 from nnunet_ssl.methods.cps import CPS
 from nnunet_ssl.networks.net import Output
 
 
 def output(*logits, regions=False) -> Output:
-    return Output([torch.tensor(logits).view(1, -1, 1, 1).requires_grad_()], regions)
+    return output_of(torch.tensor(logits).view(1, -1, 1, 1).requires_grad_(), regions)
 
 
 def test_cross_terms_and_their_gradient():

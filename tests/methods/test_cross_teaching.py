@@ -4,11 +4,11 @@ import pytest
 import torch
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from workbench import SMALL_TRANSFORMER, task
+from workbench import output as output_of
 
 from nnunet_ssl.losses.dice import squared_dice
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.cross_teaching import CrossTeaching
-from nnunet_ssl.networks.net import Output
 
 
 def probabilities(*foreground):
@@ -25,7 +25,7 @@ def output(*foreground, regions=False):
     """Logits of which the probability of class 1 (or of the one region) is as given."""
     p = torch.tensor(foreground)
     logits = p.logit()[None, None] if regions else probabilities(*foreground).log()
-    return Output([logits.requires_grad_()], regions)
+    return output_of(logits.requires_grad_(), regions)
 
 
 def test_squared_dice_by_hand():
@@ -82,7 +82,7 @@ def test_targets_carry_no_gradient():
 def test_there_is_no_cross_entropy_in_it():
     def cross(scale):
         logits = torch.tensor([[[9.0, -9.0, -9.0], [-9.0, 9.0, 9.0]]])
-        return CrossTeaching().cross(Output([scale * logits], False), Output([logits.flip(1)], False)).item()
+        return CrossTeaching().cross(output_of(scale * logits), output_of(logits.flip(1))).item()
 
     assert abs(cross(10.0) - cross(1.0)) < 1e-3
     assert cross(1.0) > 1.9  # the networks disagree everywhere

@@ -5,13 +5,15 @@ import torch
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-from workbench import task, tiny_network
+from workbench import kind, task, tiny_network
+from workbench import output as output_of
 
 from nnunet_ssl.augmentation.boxes import cut
 from nnunet_ssl.losses.confidence import admitted_supervised
 from nnunet_ssl.method import Labeled, Now, Unlabeled
-from nnunet_ssl.methods.cutmix import CutMix, draw_boxes
-from nnunet_ssl.networks.net import Net, Output
+from nnunet_ssl.methods.cutmix import CutMix
+from nnunet_ssl.methods.cutmix_published import CutMixPublished, draw_boxes
+from nnunet_ssl.networks.net import Net
 
 BEFORE, NOW = Now(step=5, epoch=0, fraction=0.1), Now(step=90, epoch=9, fraction=0.9, phase=1)
 
@@ -69,9 +71,9 @@ def test_the_loss_is_nnunets_where_all_is_admitted(dimensions, channels, regions
         loss = DC_and_CE_loss(dice, {}, ignore_label=ignore, **parts)
     expected = DeepSupervisionWrapper(loss, [2 / 3, 1 / 3])(pyramid, targets)
     of = task(dimensions, channels, regions, batch_dice=batch_dice, ignore_label=ignore)
-    found = admitted_supervised(Output(pyramid, regions), labels, torch.ones_like(labels, dtype=torch.bool), of)
+    found = admitted_supervised(output_of(pyramid, regions), labels, torch.ones_like(labels, dtype=torch.bool), of)
     torch.testing.assert_close(found, expected)
-    alone = admitted_supervised(Output(pyramid[:1], regions), labels, torch.ones_like(labels, dtype=torch.bool), of)
+    alone = admitted_supervised(output_of(pyramid[:1], regions), labels, torch.ones_like(labels, dtype=torch.bool), of)
     torch.testing.assert_close(alone, loss(pyramid[0], target))
 
 
@@ -83,13 +85,13 @@ def test_what_is_not_admitted_does_not_count(regions):
     labels = labels.float() if regions else labels
     admitted = torch.rand(labels.shape) < 0.5
     of = task(2, 3, regions, scale_weights=(1.0,))
-    loss = admitted_supervised(Output([logits], regions), labels, admitted, of)
+    loss = admitted_supervised(output_of(logits, regions), labels, admitted, of)
     [gradient] = torch.autograd.grad(loss, logits)
     kept = admitted if regions else admitted[:, None].expand_as(logits)
     assert (gradient[~kept] == 0).all() and (gradient[kept] != 0).all()
     other = torch.where(admitted, labels, 1 - labels)
-    assert torch.equal(admitted_supervised(Output([logits], regions), other, admitted, of), loss)
-    none = admitted_supervised(Output([logits], regions), labels, torch.zeros_like(admitted), of)
+    assert torch.equal(admitted_supervised(output_of(logits, regions), other, admitted, of), loss)
+    none = admitted_supervised(output_of(logits, regions), labels, torch.zeros_like(admitted), of)
     [gradient] = torch.autograd.grad(none, logits)
     assert none.item() == pytest.approx(-1) and (gradient == 0).all()
 
@@ -97,13 +99,13 @@ def test_what_is_not_admitted_does_not_count(regions):
 def test_the_numbers_of_two_voxels():
     logits = torch.tensor([[[0.0, 0.0], [0.0, 2.0]]]).requires_grad_()  # (1, 2, 2): p of the foreground 0.5, 0.880797
     labels, admitted = torch.tensor([[0, 1]]), torch.tensor([[False, True]])
-    loss = admitted_supervised(Output([logits], False), labels, admitted, task(1, 2, scale_weights=(1.0,)))
+    loss = admitted_supervised(output_of(logits), labels, admitted, task(1, 2, scale_weights=(1.0,)))
     # cross-entropy 0.126928 of one of two voxels; Dice 2 * 0.880797 / (0.880797 + 1)
     assert loss.item() == pytest.approx(0.126928 / 2 - 0.936621, abs=1e-5)
 
 
-def made(net, **arguments):
-    method = CutMix(**arguments)
+def made(net, step=CutMix, **arguments):
+    method = step(**arguments)
     method.task = task(2, 3, scale_weights=(1.0,))
     method.supervised = lambda output, target: output.logits.square().mean()
     method.setup(net, None)
@@ -123,7 +125,7 @@ class Voxelwise(torch.nn.Module):
 
 def test_image_and_labels_are_pasted_alike():
     torch.manual_seed(3)
-    net, weak = Net(Voxelwise(), False), torch.randn(2, 1, 16, 16)
+    net, weak = Net(Voxelwise(), kind(3)), torch.randn(2, 1, 16, 16)
     seen = {}
     method = made(net, threshold=0)
     method.pseudo = lambda student, teacher: seen.update(student=student, teacher=teacher) or student.logits.mean()
@@ -135,20 +137,20 @@ def test_image_and_labels_are_pasted_alike():
 
 
 def test_the_papers_form_by_hand():
-    net = Net(Voxelwise(), False)
-    method = made(net, **CutMix.presets["published"])
-    student = Output([torch.tensor([[[0.6, 0.2], [0.3, 0.2], [0.1, 0.6]]]).log()], False)
-    teacher = Output([torch.tensor([[[0.98, 0.1], [0.01, 0.1], [0.01, 0.8]]]).log()], False)
+    net = Net(Voxelwise(), kind(3))
+    method = made(net, CutMixPublished)
+    student = output_of(torch.tensor([[[0.6, 0.2], [0.3, 0.2], [0.1, 0.6]]]).log())
+    teacher = output_of(torch.tensor([[[0.98, 0.1], [0.01, 0.1], [0.01, 0.8]]]).log())
     # squares 0.38^2 + 0.29^2 + 0.09^2 and 0.1^2 + 0.1^2 + 0.2^2, half of the voxels admitted
-    assert method.pseudo(student, teacher).item() == pytest.approx(0.5 * (0.2366 + 0.06) / 2, abs=1e-6)
+    assert method.consistency(student, teacher).item() == pytest.approx(0.5 * (0.2366 + 0.06) / 2, abs=1e-6)
     assert method.report["admitted"] == 0.5
 
 
 def test_the_paper_teaches_on_the_weak_view():
-    net, seen = Net(tiny_network(2, 3), False), []
-    for arguments in ({}, CutMix.presets["published"]):
-        method, weak = made(net, **arguments | {"volume": 0}), torch.zeros(2, 1, 16, 16)
-        network, method.pseudo = net.network, lambda student, teacher: student.logits.mean()
+    net, seen = Net(tiny_network(2, 3), kind(3)), []
+    for step in (CutMix, CutMixPublished):
+        method, weak = made(net, step, volume=0), torch.zeros(2, 1, 16, 16)
+        network, method.task = net.network, task(2, 3)
         net.network = lambda image: seen.append(image) or network(image)  # noqa: B023
         method.losses(net, Labeled(weak, torch.zeros(1)), Unlabeled(weak, weak + 1), NOW)
         net.network = network
@@ -156,7 +158,7 @@ def test_the_paper_teaches_on_the_weak_view():
 
 
 def test_until_the_start_nnunets_loss_alone_then_the_student_is_the_teacher():
-    net, weak = Net(Voxelwise(), False), torch.randn(2, 1, 16, 16)
+    net, weak = Net(Voxelwise(), kind(3)), torch.randn(2, 1, 16, 16)
     method, labeled, unlabeled = made(net), Labeled(weak, torch.zeros(1)), Unlabeled(weak, weak)
     assert method.phases == (0.5,)
     assert set(method.losses(net, labeled, unlabeled, BEFORE)) == {"supervised"}
@@ -170,17 +172,17 @@ def test_until_the_start_nnunets_loss_alone_then_the_student_is_the_teacher():
 
 
 def test_the_paper_starts_with_the_first_step():
-    net, weak = Net(Voxelwise(), False), torch.randn(2, 1, 16, 16)
-    method = made(net, **CutMix.presets["published"])
+    net, weak = Net(Voxelwise(), kind(3)), torch.randn(2, 1, 16, 16)
+    method = made(net, CutMixPublished)
     assert method.phases == ()
-    assert "pseudo" in method.losses(net, Labeled(weak, torch.zeros(1)), Unlabeled(weak, weak), BEFORE)
+    assert "consistency" in method.losses(net, Labeled(weak, torch.zeros(1)), Unlabeled(weak, weak), BEFORE)
 
 
 def test_one_patch_has_no_partner():
     method = CutMix()
     method.task = task(2, 3, unlabeled_batch_size=1)
     with pytest.raises(NotImplementedError, match="unlabeled_batch_size to 2 or more"):
-        method.setup(Net(Voxelwise(), False), None)
+        method.setup(Net(Voxelwise(), kind(3)), None)
 
 
 @pytest.mark.parametrize("arguments", [{"threshold": 1.1}, {"volume": -0.1}, {"weight": -1}])

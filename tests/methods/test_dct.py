@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from workbench import task, tiny_network
+from workbench import kind, target, task, tiny_network
+from workbench import output as output_of
 
 from nnunet_ssl.losses.divergence import jensen_shannon
-from nnunet_ssl.losses.entropy import entropy_of_logits
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods import dct
 from nnunet_ssl.methods.dct import DCT, robustness
@@ -20,7 +20,7 @@ LATE, EARLY = Now(500, 5, 0.5), Now(10, 0, 0.1)
 
 
 def output(*logits, regions=False) -> Output:
-    return Output([torch.tensor(logits).view(1, -1, 1, 1).requires_grad_()], regions)
+    return output_of(torch.tensor(logits).view(1, -1, 1, 1).requires_grad_(), regions)
 
 
 def ready(net, dimensions=2, channels=3, regions=False, ignore_label=None, **arguments) -> DCT:
@@ -34,13 +34,13 @@ def ready(net, dimensions=2, channels=3, regions=False, ignore_label=None, **arg
 def batches(dimensions=2, labeled=3, unlabeled=2, classes=3):
     torch.manual_seed(1)
     image = torch.randn(labeled + unlabeled, 1, *[16] * dimensions)
-    target = torch.randint(classes, (labeled, 1, *[16] * dimensions)).float()
-    return Labeled(image[:labeled], [target, target[..., ::2]]), Unlabeled(weak=image[labeled:])
+    labels = torch.randint(classes, (labeled, 1, *[16] * dimensions)).float()
+    return Labeled(image[:labeled], target([labels, labels[..., ::2]], classes)), Unlabeled(weak=image[labeled:])
 
 
 def test_the_cross_entropy_that_the_robustness_term_holds():
     clean, fooled = output(0.0, 1.0), output(2.0, 0.0)
-    held = robustness(clean, fooled) + entropy_of_logits(clean.logits, False).mean()
+    held = robustness(clean, fooled) + clean.kind.entropy_of_logits(clean.logits).mean()
     assert held.item() == pytest.approx(1.589045, abs=1e-6)
 
 
@@ -62,7 +62,7 @@ def test_a_step_is_what_the_formulas_say(tiny_net):
     networks = net.module, method.twin
     attacked, clean = [], []
     for network in networks:
-        goal = torch.cat((labeled.target[0][:, 0].long(), network(unlabeled.weak)[0].argmax(1)))
+        goal = torch.cat((labeled.target.labels, network(unlabeled.weak)[0].argmax(1)))
         image = x.clone().requires_grad_()
         F.cross_entropy(network(image)[0], goal, reduction="sum").backward()
         attacked.append(x + 0.03 * image.grad.sign())
@@ -71,7 +71,7 @@ def test_a_step_is_what_the_formulas_say(tiny_net):
     q1, q2 = networks[0](attacked[1])[0].log_softmax(1), networks[1](attacked[0])[0].log_softmax(1)
     towards = (p1 * (p1.log() - q2)).sum(1).mean() + (p2 * (p2.log() - q1)).sum(1).mean()
     torch.testing.assert_close(terms["adversarial"], 0.05 * towards / 2, rtol=1e-3, atol=1e-7)
-    agreement = jensen_shannon(clean[0][3:], clean[1][3:], False).mean()
+    agreement = jensen_shannon(*(output_of(logits[3:]) for logits in clean)).mean()
     torch.testing.assert_close(terms["agreement"], 0.5 * agreement)
     torch.testing.assert_close(terms["supervised"], clean[0][:3].square().mean())
     torch.testing.assert_close(terms["supervised_twin"], clean[1][:3].square().mean())
@@ -81,7 +81,7 @@ def test_one_forward_of_each_network_and_each_sees_the_attacks_on_the_other(tiny
     net, calls = tiny_net(2, 3), []
     method = ready(net)
 
-    def fake(network, image, regions, error, epsilon):
+    def fake(network, image, kind, error, epsilon):
         return image + (1 if network is net.module else 2)
 
     def watched(name, network):
@@ -89,7 +89,7 @@ def test_one_forward_of_each_network_and_each_sees_the_attacks_on_the_other(tiny
             calls.append((name, images))
             return network(*images)
 
-        forward.module, forward.regions = net.module, False
+        forward.module, forward.kind = net.module, net.kind
         return forward
 
     monkeypatch.setattr(dct, "fast_gradient_sign", fake)
@@ -141,8 +141,8 @@ def test_without_ramps_the_adversarial_weight_is_constant_from_its_start():
 
 
 def attack(network, method, image, target, labeled):
-    error = method.error(target, [labeled, len(image) - labeled])
-    return error, fast_gradient_sign(network, image, method.task.regions, error, method.epsilon)
+    error = method.error(method.task.target(target), [labeled, len(image) - labeled])
+    return error, fast_gradient_sign(network, image, method.task.kind, error, method.epsilon)
 
 
 @pytest.mark.parametrize("regions", [False, True])
@@ -162,7 +162,7 @@ def test_an_attack_raises_the_error_of_a_linear_model_on_every_patch(regions):
     loss = F.binary_cross_entropy_with_logits if regions else F.cross_entropy
     before, after = (loss(model(x), goal, reduction="none").flatten(1).sum(1) for x in (image, attacked))
     assert (after > before).all()
-    assert error(Output([model(image)], regions)).item() == pytest.approx(
+    assert error(output_of(model(image), regions)).item() == pytest.approx(
         before.sum().item() / (3 if regions else 1), rel=1e-4
     )
 
@@ -207,7 +207,7 @@ def test_the_attack_runs_on_plain_modules():
         compiled.extend((len(x), x.requires_grad) for x in inputs if x.shape[1:] == (1, 16, 16))
         return graph.forward
 
-    net = Net(torch.compile(tiny_network(2, 3), backend=backend), False)
+    net = Net(torch.compile(tiny_network(2, 3), backend=backend), kind(3))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", partial(torch.compile, backend=backend))
         method = ready(net)

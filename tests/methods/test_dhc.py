@@ -8,7 +8,8 @@ from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_lo
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch.nn import functional as F
-from workbench import task
+from workbench import output as output_of
+from workbench import target, task
 
 from nnunet_ssl.losses.cross_entropy import cross_entropy
 from nnunet_ssl.losses.dice import weighted_dice
@@ -16,7 +17,6 @@ from nnunet_ssl.losses.weighted import weighted_supervised
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.dhc import DHC
 from nnunet_ssl.networks.average import Average
-from nnunet_ssl.networks.net import Output
 from nnunet_ssl.schedules import gaussian_rampup
 
 LOGITS = torch.tensor([[2.0, 0.0, 0.0, -1.0], [0.0, 1.0, 0.0, 0.0]]).T.view(1, 4, 2)
@@ -38,7 +38,7 @@ def dice_of(weights):
 )
 def test_weighted_losses(weights, ce, dice, total):
     weights = torch.tensor(weights)
-    actual = cross_entropy(LOGITS, TARGET, False, weights).item()
+    actual = cross_entropy(output_of(LOGITS), TARGET, weights).item()
     assert actual == pytest.approx(ce, abs=1e-6)
     if dice is not None:
         assert dice_of(weights) == pytest.approx(dice, abs=1e-6)
@@ -48,7 +48,7 @@ def test_weighted_losses(weights, ce, dice, total):
 
 def test_targets_of_weight_zero_give_zero_and_no_nan():
     logits = LOGITS.clone().requires_grad_()
-    loss = cross_entropy(logits, torch.zeros(1, 2, dtype=torch.long), False, torch.tensor([0.0, 1.0, 2.0, 4.0]))
+    loss = cross_entropy(output_of(logits), torch.zeros(1, 2, dtype=torch.long), torch.tensor([0.0, 1.0, 2.0, 4.0]))
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(logits.grad, torch.zeros_like(logits))
@@ -61,13 +61,13 @@ def test_with_equal_weights_it_is_nnunets_loss(regions, ignored, batch_dice):
     """Regions and an ignore label as well, where nnU-Net's cross-entropy is a sum over the regions."""
     torch.manual_seed(1)
     pyramid = [torch.randn(2, 3, size, size, requires_grad=True) for size in (16, 8)]
-    target, ignore = [], None if ignored is None else 3 + regions
+    scales, ignore = [], None if ignored is None else 3 + regions
     for logits in pyramid:
         labels = torch.randint(0, 2, logits.shape).float() if regions else torch.randint(0, 3, logits[:, :1].shape)
         left_out = torch.rand(logits[:, :1].shape) < (ignored or 0)
         if ignored is not None:
             labels = torch.cat((labels, left_out.float()), 1) if regions else torch.where(left_out, ignore, labels)
-        target.append(labels)
+        scales.append(labels)
     dice = {"batch_dice": batch_dice, "do_bg": regions, "smooth": 1e-5, "ddp": False}
     parts = {"dice_class": MemoryEfficientSoftDiceLoss}
     if regions:
@@ -75,8 +75,8 @@ def test_with_equal_weights_it_is_nnunets_loss(regions, ignored, batch_dice):
     else:
         loss = DC_and_CE_loss(dice, {}, ignore_label=ignore, **parts)
     of = task(2, 3, regions, ignore_label=ignore, batch_dice=batch_dice)
-    found = weighted_supervised(Output(pyramid, regions), target, torch.ones(3), of)
-    expected = DeepSupervisionWrapper(loss, [2 / 3, 1 / 3])(pyramid, target)
+    found = weighted_supervised(output_of(pyramid, regions), of.target(scales), torch.ones(3), of)
+    expected = DeepSupervisionWrapper(loss, [2 / 3, 1 / 3])(pyramid, scales)
     torch.testing.assert_close(found, expected)
     for mine, theirs in zip(*(torch.autograd.grad(each, pyramid) for each in (found, expected)), strict=True):
         torch.testing.assert_close(mine, theirs)
@@ -84,8 +84,8 @@ def test_with_equal_weights_it_is_nnunets_loss(regions, ignored, batch_dice):
 
 def test_a_constant_factor_scales_the_dice_only():
     weights = torch.tensor([4.0, 2.0, 1.0, 0.5])
-    assert cross_entropy(LOGITS, TARGET, False, 3 * weights).item() == pytest.approx(
-        cross_entropy(LOGITS, TARGET, False, weights).item(), abs=1e-6
+    assert cross_entropy(output_of(LOGITS), TARGET, 3 * weights).item() == pytest.approx(
+        cross_entropy(output_of(LOGITS), TARGET, weights).item(), abs=1e-6
     )
     assert dice_of(3 * weights) == pytest.approx(3 * dice_of(weights), abs=1e-6)
 
@@ -107,7 +107,7 @@ def ready(tiny_net, **arguments):
 def batch():
     torch.manual_seed(3)
     labels = torch.randint(0, 4, (2, 1, 16, 16))
-    labeled = Labeled(torch.randn(2, 1, 16, 16), [labels, labels[..., ::2, ::2]])
+    labeled = Labeled(torch.randn(2, 1, 16, 16), target([labels, labels[..., ::2, ::2]], 4))
     return labeled, Unlabeled(weak=torch.randn(2, 1, 16, 16))
 
 

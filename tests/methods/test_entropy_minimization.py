@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from workbench import kind
+from workbench import output as output_of
 
-from nnunet_ssl.losses.entropy import entropy, max_entropy
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.entropy_minimization import EntropyMinimization, normalized_entropy
 from nnunet_ssl.networks.net import Output
@@ -13,13 +14,13 @@ END = Now(100, 1, 1.0)
 
 
 def output(*logits, regions=False) -> Output:
-    return Output([torch.tensor(logits).view(1, -1, 1, 1).requires_grad_()], regions)
+    return output_of(torch.tensor(logits).view(1, -1, 1, 1).requires_grad_(), regions)
 
 
 def with_epsilon(*probs) -> float:
     """The form with 1e-6 inside the logarithm, which the medical code has."""
     probs = torch.tensor(probs, dtype=torch.float64).view(1, -1, 1)
-    return (entropy(probs, False) / max_entropy(probs.shape[1], False)).item()
+    return (kind(probs.shape[1]).entropy(probs) / kind(probs.shape[1]).max_entropy).item()
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 14])

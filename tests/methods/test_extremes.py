@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 import torch
 from test_contract import ALL, LATE, METHODS, batches, gradients, optimizers_of, ready, targets, tensors
+from workbench import target
 
 from nnunet_ssl.method import Labeled, Now
 from nnunet_ssl.methods.fixmatch_cta import FixMatchCTA
@@ -46,8 +47,8 @@ def relabeled(change):
     def changed(labeled, unlabeled, form):
         dimensions, channels, regions = form
         numbers = torch.randint(channels + regions, (len(labeled.image), 1, *[16] * dimensions))
-        target = targets(change(numbers), channels, regions)
-        return Labeled(labeled.image, target), replace(unlabeled, target=target)
+        made = target(targets(change(numbers), channels, regions), channels, regions)
+        return Labeled(labeled.image, made), replace(unlabeled, target=made)
 
     return changed
 

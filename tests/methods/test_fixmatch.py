@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from workbench import task
+from workbench import kind, task
+from workbench import output as output_of
 
 from nnunet_ssl.losses.confidence import admitted_cross_entropy
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.fixmatch import FixMatch
-from nnunet_ssl.networks.net import Net, Output
+from nnunet_ssl.networks.net import Net
 
 NOW = Now(step=5, epoch=0, fraction=0.5)
 
@@ -26,8 +27,8 @@ def made(channels=2, regions=False, **arguments) -> FixMatch:
 
 def pseudo(weak, strong, **arguments):
     """Labels, mask and loss for distributions of the weak view and logits of the strong view."""
-    labels, admitted = made(len(weak[0]), **arguments).pseudo_labels(Output([voxels(*weak).log()], False))
-    return labels, admitted, admitted_cross_entropy(voxels(*strong), labels, admitted, False)
+    labels, admitted = made(len(weak[0]), **arguments).pseudo_labels(output_of(voxels(*weak).log()))
+    return labels, admitted, admitted_cross_entropy(output_of(voxels(*strong)), labels, admitted)
 
 
 def test_the_mean_divides_by_all_voxels():
@@ -42,7 +43,7 @@ def test_labels_are_the_largest_class_and_the_threshold_itself_passes():
     weak = [(0.5, 0.3, 0.2), (0.1, 0.8, 0.1), (0.1, 0.6, 0.3), (0.2, 0.6, 0.2)]
     method = made(3, threshold=0.5)
     # powers of two are exact, so that 0.5 is met to the bit
-    exact = Output([voxels((1.0, 0.5, 0.5)).log2() * torch.log(torch.tensor(2.0))], False)
+    exact = output_of(voxels((1.0, 0.5, 0.5)).log2() * torch.log(torch.tensor(2.0)))
     assert method.pseudo_labels(exact)[1].all()
     labels, admitted, _ = pseudo(weak, weak, threshold=0.5)
     assert labels.tolist() == [[0, 1, 1, 1]]
@@ -52,9 +53,9 @@ def test_labels_are_the_largest_class_and_the_threshold_itself_passes():
 
 def test_nothing_confident_gives_no_loss_and_no_gradient():
     method = made()
-    labels, admitted = method.pseudo_labels(Output([voxels((0.94, 0.06), (0.5, 0.5)).log()], False))
+    labels, admitted = method.pseudo_labels(output_of(voxels((0.94, 0.06), (0.5, 0.5)).log()))
     strong = torch.randn(1, 2, 2, requires_grad=True)
-    loss = admitted_cross_entropy(strong, labels, admitted, False)
+    loss = admitted_cross_entropy(output_of(strong), labels, admitted)
     loss.backward()
     assert loss.item() == 0 and torch.equal(strong.grad, torch.zeros_like(strong))
     assert method.report["admitted"] == 0
@@ -70,7 +71,7 @@ def test_equal_views_of_a_confident_network_give_almost_no_loss():
 def test_regions_have_a_mask_of_their_own_per_channel():
     method = made(2, regions=True)
     probs = voxels((0.97, 0.60), (0.02, 0.99))
-    labels, admitted = method.pseudo_labels(Output([probs.logit()], True))
+    labels, admitted = method.pseudo_labels(output_of(probs.logit(), True))
     assert labels.tolist() == [[[1, 0], [1, 1]]]
     assert admitted.tolist() == [[[True, True], [False, True]]]
     assert method.report["admitted"] == 0.75
@@ -79,7 +80,7 @@ def test_regions_have_a_mask_of_their_own_per_channel():
 
 def test_the_share_of_each_pseudo_label_is_reported():
     method = made(3)
-    method.pseudo_labels(Output([voxels((0.97, 0.02, 0.01), (0.98, 0.01, 0.01), (0.2, 0.7, 0.1)).log()], False))
+    method.pseudo_labels(output_of(voxels((0.97, 0.02, 0.01), (0.98, 0.01, 0.01), (0.2, 0.7, 0.1)).log()))
     assert method.report["admitted"].item() == pytest.approx(2 / 3)
     assert [method.report[f"admitted[channel_{c}]"].item() for c in range(3)] == [1, 0, 0]
 
@@ -96,7 +97,7 @@ class Scaled(torch.nn.Module):
 
 
 def test_one_step_by_hand_and_no_gradient_through_the_labels():
-    method, net = made(**FixMatch.presets["published"]), Net(Scaled(), False)
+    method, net = made(**FixMatch.presets["published"]), Net(Scaled(), kind(2))
     weak = torch.tensor([2.0, 0.1, -2.0]).view(1, 1, 3, 1)  # q = 0.9975, 0.5744, 0.0025
     strong = torch.tensor([1.0, 1.0, 1.0]).view(1, 1, 3, 1)
     terms = method.losses(net, Labeled(torch.zeros(1, 1, 3, 1), torch.zeros(1)), Unlabeled(weak, strong), NOW)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from workbench import task
+from workbench import target, task
 
 from nnunet_ssl.augmentation.intensity import OPERATIONS
 from nnunet_ssl.method import Labeled, Now, Unlabeled
@@ -22,9 +22,9 @@ def ready(net, dimensions=2, channels=2, regions=False, ignore_label=None, **arg
 
 def batches(dimensions=2, channels=2, labeled=3, unlabeled=2):
     torch.manual_seed(3)
-    target = torch.randint(channels, (labeled, 1, *[16] * dimensions)).float()
+    labels = torch.randint(channels, (labeled, 1, *[16] * dimensions)).float()
     return (
-        Labeled(torch.randn(labeled, 1, *[16] * dimensions), [target, target[..., ::2]]),
+        Labeled(torch.randn(labeled, 1, *[16] * dimensions), target([labels, labels[..., ::2]], channels)),
         Unlabeled(torch.randn(unlabeled, 1, *[16] * dimensions)),
     )
 
@@ -61,7 +61,7 @@ def test_the_probe_leaves_the_ignore_label_out(tiny_net):
     net = tiny_net(2, 2)
     method = ready(net, ignore_label=2)
     labeled, _ = batches()
-    all_ignored = Labeled(labeled.image, [torch.full_like(scale, 2.0) for scale in labeled.target])
+    all_ignored = Labeled(labeled.image, method.task.target(torch.full_like(labeled.target.full, 2.0)))
     method.probe(net, all_ignored)
     assert (method.controller.rates == 1).all() and method.report["proximity"] == 0
     method.probe(net, labeled)
@@ -72,8 +72,8 @@ def test_the_probe_takes_regions_and_one_scale(tiny_net):
     net = tiny_net(2, 2, True)
     method = ready(net, regions=True, ignore_label=3)
     image = torch.randn(2, 1, 16, 16)
-    target = (torch.rand(2, 3, 16, 16) > 0.5).float()  # two regions and the ignore label
-    method.probe(net, Labeled(image, target))
+    labels = (torch.rand(2, 3, 16, 16) > 0.5).float()  # two regions and the ignore label
+    method.probe(net, Labeled(image, method.task.target(labels)))
     assert (method.controller.rates != 1).any() and 0 < method.report["proximity"] < 1
 
 
@@ -85,7 +85,7 @@ def test_a_perfect_network_keeps_all_rates(tiny_net):
         net.module.decoder.seg_layers[-1].bias.copy_(torch.tensor([30.0, 0.0]))
     method = ready(net)
     labeled, _ = batches()
-    method.probe(net, Labeled(labeled.image, [torch.zeros_like(scale) for scale in labeled.target]))
+    method.probe(net, Labeled(labeled.image, method.task.target(torch.zeros_like(labeled.target.full))))
     torch.testing.assert_close(method.controller.rates, torch.ones(len(OPERATIONS), 17))
     assert method.report["proximity"] == pytest.approx(1)
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from workbench import output as output_of
 from workbench import task
 
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods import ict
 from nnunet_ssl.methods.ict import ICT, mixed
-from nnunet_ssl.networks.net import Output
 
 END = Now(100, 1, 1.0)
 
@@ -40,7 +40,7 @@ def consistency(net, method, image, monkeypatch, *draws):
 
 def identity(*batches):
     """A student whose logits are its image."""
-    return tuple(Output([batch], False) for batch in batches)
+    return tuple(output_of(batch) for batch in batches)
 
 
 def ready(tiny_net, channels=2):
@@ -62,7 +62,7 @@ def test_the_term_of_a_step(monkeypatch):
     """Both mixtures of a pair of patches, a student whose logits are the image, a teacher of given probabilities."""
     targets = torch.tensor([[0.8, 0.2], [0.4, 0.6]])[..., None, None]
     method = ICT()
-    method.teacher = lambda image: Output([targets.log()], False)
+    method.teacher = lambda image: output_of(targets.log())
     image = torch.zeros(2, 2, 1, 1)
     loss = consistency(identity, method, image, monkeypatch, 0.3, 0.3)
     mirrored = ((0.7 * 0.4 + 0.3 * 0.8) - 0.5) ** 2
@@ -90,7 +90,7 @@ def test_equal_patches_cost_nothing_for_any_mixture(tiny_net, monkeypatch):
 def test_probabilities_are_mixed_and_not_logits(monkeypatch):
     logits = torch.tensor([[2.0, 0.0], [0.0, 0.0]])[..., None, None]
     method = ICT()
-    method.teacher = lambda image: Output([logits], False)
+    method.teacher = lambda image: output_of(logits)
     m = view(0.5, 0.5)
     assert mixed(logits.softmax(1), 1, m)[0, 0].item() == pytest.approx(0.690399, abs=1e-6)
     assert mixed(logits, 1, m).softmax(1)[0, 0].item() == pytest.approx(0.731059, abs=1e-6)
@@ -117,7 +117,7 @@ def test_every_pair_draws_its_own_share_of_a_beta_distribution(monkeypatch):
     monkeypatch.setattr(ict, "mixed", lambda batch, shift, m: drawn.append((shift, m)) or mixed(batch, shift, m))
     method = ICT()
     method.supervised = lambda output, target: output.logits.sum() * 0
-    method.teacher = lambda image: Output([image], False)
+    method.teacher = lambda image: output_of(image)
     torch.manual_seed(0)
     image = torch.randn(20000, 2, 1, 1, 1)
     method.losses(identity, Labeled(image[:1], None), Unlabeled(weak=image), END)
@@ -133,7 +133,7 @@ def test_every_pair_draws_its_own_share_of_a_beta_distribution(monkeypatch):
 def test_no_patch_is_its_own_partner():
     method = ICT()
     method.supervised = lambda output, target: output.logits.sum() * 0
-    method.teacher = lambda image: Output([image], False)
+    method.teacher = lambda image: output_of(image)
     image = torch.arange(1.0, 4.0).view(3, 1, 1, 1)
     partners = set()
     for seed in range(20):

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from workbench import task, tiny_architecture, tiny_network
+from workbench import kind, task, tiny_architecture, tiny_network
+from workbench import output as output_of
 
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.mc_net import MCNet, MCNetPlus
@@ -14,7 +15,7 @@ END = Now(step=9, epoch=9, fraction=0.9)
 def output(*voxels) -> Output:
     """Class probabilities of voxels along the last axis."""
     p = torch.tensor(voxels).T.reshape(1, len(voxels[0]), 1, len(voxels))
-    return Output([p.log().requires_grad_()], False)
+    return output_of(p.log().requires_grad_())
 
 
 A, B, C = ([0.6, 0.4], [0.7, 0.3]), ([0.5, 0.5], [0.9, 0.1]), ([0.4, 0.6], [0.8, 0.2])
@@ -31,8 +32,8 @@ def test_consistency_of_two_and_of_three_decoders():
 def test_the_gradient_runs_through_the_sharpened_prediction(detach, gradient):
     """Of one region: d/dp at p = 0.45 against 0.6, from the derivative by the logit."""
     p = 0.45
-    first = Output([torch.logit(torch.tensor(p)).view(1, 1, 1, 1).requires_grad_()], True)
-    second = Output([torch.logit(torch.tensor(0.6)).view(1, 1, 1, 1)], True)
+    first = output_of(torch.logit(torch.tensor(p)).view(1, 1, 1, 1).requires_grad_(), True)
+    second = output_of(torch.logit(torch.tensor(0.6)).view(1, 1, 1, 1), True)
     MCNet(detach_targets=detach).consistency([first, second]).backward()
     assert first.logits.grad.item() / (p * (1 - p)) == pytest.approx(gradient, abs=2e-5)
 
@@ -45,7 +46,7 @@ def test_equal_decoders_agree_where_they_are_certain_or_tied_alone():
 
 
 def ready(method, dimensions=2, channels=3):
-    net = Net(tiny_network(dimensions, channels), False)
+    net = Net(tiny_network(dimensions, channels), kind(channels))
     method.supervised = lambda output, target: torch.stack([scale.square().mean() for scale in output.pyramid]).sum()
     method.task = task(dimensions, channels)
     method.setup(net, tiny_architecture(dimensions, channels))

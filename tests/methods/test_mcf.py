@@ -4,11 +4,12 @@ import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
-from workbench import task, tiny_architecture, tiny_network
+from workbench import kind, task, tiny_architecture, tiny_network
+from workbench import output as output_of
 
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.mcf import MCF
-from nnunet_ssl.networks.net import Net, Output
+from nnunet_ssl.networks.net import Net
 
 END = Now(step=9, epoch=9, fraction=1.0)
 # foreground probabilities of four labeled and two unlabeled voxels
@@ -34,10 +35,10 @@ def step(a, b, free_a=FREE_A, free_b=FREE_B, y=Y, ignore=None):
     method = MCF(weight=1.0, rampup=0.0)
     method.task = task(2, 2, ignore_label=ignore)
     method.supervised = lambda output, target: output.logits.sum() * 0
-    method.second = Net(second, False)
+    method.second = Net(second, kind(2))
     patch = torch.zeros(1, 1, 1, len(a))
-    labeled = Labeled(patch, torch.tensor(y).view(1, 1, 1, -1).float())
-    return method.losses(Net(first, False), labeled, Unlabeled(patch), END), first, second, method
+    labeled = Labeled(patch, method.task.target(torch.tensor(y).view(1, 1, 1, -1).float()))
+    return method.losses(Net(first, kind(2)), labeled, Unlabeled(patch), END), first, second, method
 
 
 def test_review_of_the_voxels_where_the_networks_differ():
@@ -79,7 +80,7 @@ def test_ignored_voxels_count_in_no_term_of_labels():
 
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_the_twin_has_another_form_and_both_predict(dimensions):
-    net, method, architecture = Net(tiny_network(dimensions, 2), False), MCF(), tiny_architecture(dimensions, 2)
+    net, method, architecture = Net(tiny_network(dimensions, 2), kind(2)), MCF(), tiny_architecture(dimensions, 2)
     method.task = task(dimensions, 2)
     method.setup(net, architecture)
     assert isinstance(net.module, PlainConvUNet) and isinstance(method.twin, ResidualEncoderUNet)
@@ -98,6 +99,6 @@ def test_values_out_of_range_are_refused(wrong):
 def test_regions_are_compared_one_by_one():
     method = MCF()
     method.task = task(2, 2, regions=True)
-    first = Output([torch.tensor([[1.0, -1.0]]).view(1, 2, 1, 1)], True)
-    second = Output([torch.tensor([[1.0, 1.0]]).view(1, 2, 1, 1)], True)
+    first = output_of(torch.tensor([[1.0, -1.0]]).view(1, 2, 1, 1), True)
+    second = output_of(torch.tensor([[1.0, 1.0]]).view(1, 2, 1, 1), True)
     assert method.differ(first, second).flatten().tolist() == [False, True]

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from workbench import output as output_of
 
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.mean_teacher import MeanTeacher
-from nnunet_ssl.networks.net import Output
 
 START = Now(0, 0, 0.0)
 
@@ -17,9 +17,9 @@ def logits(*values) -> torch.Tensor:
 def test_consistency_and_its_gradient():
     method = MeanTeacher()
     target = logits(0.0, 0.0).requires_grad_()
-    method.teacher = lambda image: Output([target.detach()], False)
+    method.teacher = lambda image: output_of(target.detach())
     student = logits(2.0, 0.0).requires_grad_()
-    loss = method.consistency(Output([student], False), torch.zeros(1, 1, 1, 1), START)
+    loss = method.consistency(output_of(student), torch.zeros(1, 1, 1, 1), START)
     loss.backward()
     assert loss.item() == pytest.approx(0.145006, abs=1e-6)
     torch.testing.assert_close(student.grad.flatten(), torch.tensor([0.079963, -0.079963]), atol=1e-6, rtol=0)
@@ -28,8 +28,8 @@ def test_consistency_and_its_gradient():
 
 def test_regions_use_the_sigmoid():
     method = MeanTeacher()
-    method.teacher = lambda image: Output([logits(0.0, 0.0)], True)
-    loss = method.consistency(Output([logits(2.0, 0.0)], True), torch.zeros(1, 1, 1, 1), START)
+    method.teacher = lambda image: output_of(logits(0.0, 0.0), True)
+    loss = method.consistency(output_of(logits(2.0, 0.0), True), torch.zeros(1, 1, 1, 1), START)
     assert loss.item() == pytest.approx((0.880797 - 0.5) ** 2 / 2, abs=1e-6)
 
 

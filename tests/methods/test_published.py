@@ -3,12 +3,13 @@
 import pytest
 import torch
 from torch.nn import functional as F
-from workbench import task, tiny_network
+from workbench import kind, task, tiny_network
+from workbench import output as output_of
 
 from nnunet_ssl.augmentation.intensity import OPERATIONS
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.bcp import BCP
-from nnunet_ssl.methods.cct import CCT
+from nnunet_ssl.methods.cct import CCT, CCTPublished
 from nnunet_ssl.methods.cps import CPS
 from nnunet_ssl.methods.cross_teaching import CrossTeaching
 from nnunet_ssl.methods.cutmix import CutMix
@@ -23,7 +24,7 @@ from nnunet_ssl.methods.r_drop import RDrop
 from nnunet_ssl.methods.rot_consistency import RotConsistency
 from nnunet_ssl.methods.ua_mt import UAMT
 from nnunet_ssl.methods.urpc import URPC
-from nnunet_ssl.networks.net import Net, Output
+from nnunet_ssl.networks.net import Net
 
 START, END = Now(0, 0, 0.0), Now(100, 1, 1.0)
 # SSL4MIS: half of (cross-entropy + Dice) and a weight of 0.1; default here
@@ -35,8 +36,8 @@ HALVED = {
 
 @pytest.mark.parametrize(("method", "default"), HALVED.items(), ids=lambda value: getattr(value, "__name__", ""))
 def test_beside_nnunets_whole_loss_the_weight_is_twice_that_beside_half_of_it(method, default):
-    preset = method.presets["ssl4mis" if method is FixMatch else "published"]
-    published = method(**preset)
+    chosen, values = method.of_preset("ssl4mis" if method is FixMatch else "published")
+    published = chosen(**values)
     assert published.ramped_weight(END) == pytest.approx(0.1 / 0.5)
     assert published.ramped_weight(START) == pytest.approx(0.2 * 0.00673795)
     assert method().ramped_weight(END) == default
@@ -59,7 +60,7 @@ def test_r_drop_is_ssl4mis_with_the_divergence_over_classes():
     method.supervised = lambda output, target: F.cross_entropy(output.logits, target)
 
     def network(*images):  # the labeled patches are the unlabeled ones
-        return tuple(Output([torch.cat((z, z))], False) for z in passes)
+        return tuple(output_of(torch.cat((z, z))) for z in passes)
 
     image = torch.zeros(2, 1, 6, 6)
     loss = sum(method.losses(network, Labeled(image, labels), Unlabeled(weak=image), END).values())
@@ -72,16 +73,17 @@ def test_r_drop_is_ssl4mis_with_the_divergence_over_classes():
 def test_dhc_takes_half_for_the_dice_of_a_class_that_is_not_there():
     method = DHC(**DHC.presets["published"])
     method.task = task(2, 3)
-    method.setup(Net(tiny_network(2, 3), False), lambda: tiny_network(2, 3, seed=1))
+    method.setup(Net(tiny_network(2, 3), kind(3)), lambda: tiny_network(2, 3, seed=1))
     difficulty, distribution = method.debiasing
-    difficulty.update(*torch.tensor([[8.0, 2.0, 0.0]] * 3))
+    labels = torch.tensor([[[0.0] * 8 + [1.0] * 2]])
+    difficulty.update(labels[:, 0].long(), None, method.task.target(labels))
     assert difficulty.dice.tolist() == pytest.approx([1, 1, 0.5])
     assert difficulty.seen.all() and not distribution.skip_absent
     assert DHC().absent == "skip"
 
 
 def test_cct_has_the_medical_codes_structure():
-    assert CCT.presets["published"]["literal"] and not CCT().literal
+    assert CCT.of_preset("published") == (CCTPublished, {"weight": 0.2, "perturb": True, "rampup": 1.0})
     assert CCT.presets["official"] == {"weight": 30.0, "rampup": 0.1}
 
 
@@ -108,5 +110,6 @@ def test_cutout_follows_the_policy_of_each_strong_view():
 
 @pytest.mark.parametrize("method", [BCP, CutMix])
 def test_no_view_is_asked_for_that_the_published_step_does_not_read(method):
-    assert method(**method.presets["published"]).views == ("weak",)
+    chosen, values = method.of_preset("published")
+    assert chosen(**values).views == ("weak",)
     assert method().views == method.views == ("weak", "strong")

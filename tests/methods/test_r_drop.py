@@ -3,7 +3,8 @@
 import pytest
 import torch
 from torch.nn import functional as F
-from workbench import tiny_network
+from workbench import kind, tiny_network
+from workbench import output as output_of
 
 from nnunet_ssl.losses.divergence import symmetric_kl
 from nnunet_ssl.method import Labeled, Now, Unlabeled
@@ -14,7 +15,7 @@ START, END = Now(0, 0, 0.0), Now(100, 1, 1.0)
 
 
 def output(*logits, regions=False) -> Output:
-    return Output([torch.tensor(logits).view(1, -1, 1, 1).requires_grad_()], regions)
+    return output_of(torch.tensor(logits).view(1, -1, 1, 1).requires_grad_(), regions)
 
 
 def cross_entropy(output, target):
@@ -72,9 +73,9 @@ def test_the_divergence_runs_over_classes_and_not_over_the_last_axis(logits, ove
     first = torch.tensor(logits).view(1, 2, 1, 2)
     second = torch.zeros_like(first)
     method = RDrop(class_mean=True)
-    loss = method.divergence(Output([first], False), Output([second], False))
+    loss = method.divergence(output_of(first), output_of(second))
     assert loss.item() == pytest.approx(over_classes, abs=1e-6)
-    turned = symmetric_kl(first.transpose(1, 3), second.transpose(1, 3), False).mean() / 2
+    turned = symmetric_kl(*(output_of(logits.transpose(1, 3)) for logits in (first, second))).mean() / 2
     assert turned.item() == pytest.approx(over_columns, abs=1e-6)
 
 
@@ -85,7 +86,7 @@ def test_the_supervised_loss_is_the_mean_of_both_passes():
 
     def network(*batches):
         assert len(batches) == 2 and torch.equal(*batches)
-        return tuple(Output([z.expand(2, -1, -1, -1)], False) for z in passes)
+        return tuple(output_of(z.expand(2, -1, -1, -1)) for z in passes)
 
     image = torch.zeros(1, 1, 1, 1)
     terms = method.losses(network, Labeled(image, label), Unlabeled(weak=image), END)
@@ -141,7 +142,7 @@ def test_passes_that_are_equal_now_and_then_are_none(tiny_net):
 
 
 def test_dropout_survives_compilation():
-    net = Net(torch.compile(tiny_network(2, 2), backend="aot_eager"), False)
+    net = Net(torch.compile(tiny_network(2, 2), backend="aot_eager"), kind(2))
     names = list(net.module.state_dict())
     method = ready(net)
     assert list(net.module.state_dict()) == names == list(tiny_network(2, 2).state_dict())
@@ -190,4 +191,4 @@ def test_values_out_of_range_are_refused(wrong):
 
 def test_other_architectures_are_refused_with_a_reason():
     with pytest.raises(NotImplementedError, match="Conv2d has no encoder"):
-        RDrop().setup(Net(torch.nn.Conv2d(1, 2, 1), False), None)
+        RDrop().setup(Net(torch.nn.Conv2d(1, 2, 1), kind(2)), None)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from torch import nn
-from workbench import task
+from workbench import kind, task
+from workbench import output as output_of
 
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.rot_consistency import RotConsistency, plane_of_turns
@@ -14,7 +15,7 @@ END = Now(100, 1, 1.0)
 
 def given(*probs) -> Output:
     """An output of one voxel with these probabilities, which take a gradient."""
-    output = Output([torch.zeros(1, len(probs), 1, 1)], False)
+    output = output_of(torch.zeros(1, len(probs), 1, 1))
     output.probs = torch.tensor(probs).view(1, -1, 1, 1).requires_grad_()
     return output
 
@@ -52,7 +53,7 @@ def test_a_turn_and_back():
 def test_an_equivariant_network_costs_nothing(dimensions, k):
     torch.manual_seed(0)
     method = ready(dimensions=dimensions)
-    network = Net({2: nn.Conv2d, 3: nn.Conv3d}[dimensions](1, 3, 1), False)
+    network = Net({2: nn.Conv2d, 3: nn.Conv3d}[dimensions](1, 3, 1), kind(3))
     image = torch.randn(2, 1, *[8] * dimensions)
     turned = torch.rot90(image, k, method.plane)
     assert method.consistency(network(image), network(turned), k).item() < 1e-12
@@ -76,7 +77,7 @@ def test_one_forward_and_every_turn_occurs(monkeypatch, patch, turns):
 
     def network(*batches):
         calls.append([tuple(batch.shape) for batch in batches])
-        return tuple(Output([batch], False) for batch in batches)
+        return tuple(output_of(batch) for batch in batches)
 
     labeled, image = Labeled(torch.zeros(3, 1, *patch), None), Unlabeled(weak=torch.zeros(2, 1, *patch))
     torch.manual_seed(0)
@@ -88,7 +89,7 @@ def test_one_forward_and_every_turn_occurs(monkeypatch, patch, turns):
 
 
 def test_steps_of_an_equivariant_network_cost_nothing_and_of_another_something(tiny_net):
-    method, identity = ready(), Net(nn.Identity(), False)
+    method, identity = ready(), Net(nn.Identity(), kind(2))
     torch.manual_seed(0)
     labeled, image = Labeled(torch.zeros(1, 2, 8, 8), None), Unlabeled(weak=torch.randn(2, 2, 8, 8))
     for _ in range(10):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from workbench import target
 
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.self_training import SelfTraining
@@ -45,13 +46,13 @@ def test_each_round_starts_from_the_first_weights(tiny_net):
 def test_terms_before_and_in_a_round(tiny_net):
     net, method = tiny_net(2, 3), SelfTraining(weight=2.0)
     method.setup(net, None)
-    method.supervised = lambda output, target: F.cross_entropy(output.logits, target[0][:, 0].long())
+    method.supervised = lambda output, target: F.cross_entropy(output.logits, target.labels)
     image, strong = torch.randn(2, 2, 1, 16, 16)
-    target, pseudo = torch.randint(0, 3, (2, 1, 2, 1, 16, 16))
-    labeled = Labeled(image, list(target))
+    truth, pseudo = (target(labels, 3) for labels in torch.randint(0, 3, (2, 2, 1, 16, 16)))
+    labeled = Labeled(image, truth)
     alone = method.losses(net, labeled, Unlabeled(), ALONE)
     assert set(alone) == {"supervised"}
-    terms = method.losses(net, labeled, Unlabeled(strong=strong, target=list(pseudo)), TAUGHT)
+    terms = method.losses(net, labeled, Unlabeled(strong=strong, target=pseudo), TAUGHT)
     torch.testing.assert_close(terms["supervised"], alone["supervised"])
-    expected = F.cross_entropy(net.predict(strong).logits, pseudo[0][:, 0])
+    expected = F.cross_entropy(net.predict(strong).logits, pseudo.labels)
     torch.testing.assert_close(terms["pseudo"].detach(), 2 * expected)

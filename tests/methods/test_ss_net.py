@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from workbench import task, tiny_architecture, tiny_network
+from workbench import kind, task, tiny_architecture, tiny_network
 
 from nnunet_ssl.losses.dice import soft_dice_distance
 from nnunet_ssl.memory.class_separation import ClassSeparation
@@ -68,7 +68,7 @@ def test_directions_have_length_one_for_each_patch():
     network = tiny_network(2, 3)
     image = torch.randn(2, 1, 16, 16)
     clean = network(image)[0].softmax(1).detach()
-    found = virtual_adversarial(network, image, False, lambda moved: soft_dice_distance(moved.probs, clean))
+    found = virtual_adversarial(network, image, kind(2), lambda moved: soft_dice_distance(moved.probs, clean))
     torch.testing.assert_close(found.flatten(1).norm(dim=1), torch.ones(2))
     assert all(parameter.grad is None for parameter in network.parameters())
 
@@ -91,7 +91,7 @@ def test_distance_of_two_soft_predictions():
 
 
 def ready(dimensions=2, **arguments):
-    net, method = Net(tiny_network(dimensions, 3), False), SSNet(**arguments)
+    net, method = Net(tiny_network(dimensions, 3), kind(3)), SSNet(**arguments)
     method.supervised = lambda output, target: output.logits.square().mean()
     method.task = task(dimensions, 3, ignore_label=3)
     method.setup(net, tiny_architecture(dimensions, 3))
@@ -102,7 +102,7 @@ def test_the_bank_holds_labeled_voxels_that_are_right_and_no_background():
     _, method = ready()
     labels = torch.tensor([0, 1, 1, 2, 2, 3]).view(1, 1, 1, 6)
     predicted = torch.tensor([0, 1, 0, 2, 2, 1]).view(1, 1, 6)
-    y, right = method.labeled_voxels(labels.float(), predicted)
+    y, right = method.labeled_voxels(method.task.target(labels.float()), predicted)
     assert y.sum((0, 2, 3)).tolist() == [1, 2, 2]  # the ignored voxel is in none
     assert right[0, :, 0].nonzero().tolist() == [[1, 1], [2, 3], [2, 4]]
 
@@ -110,8 +110,8 @@ def test_the_bank_holds_labeled_voxels_that_are_right_and_no_background():
 def test_a_step_fills_the_bank_and_trains_the_heads_and_the_student():
     net, method = ready()
     image = torch.randn(2, 1, 16, 16)
-    target = net(image).logits.argmax(1, keepdim=True).float()  # all of it is right
-    terms = method.losses(net, Labeled(image, [target]), Unlabeled(torch.randn_like(image)), END)
+    labels = net(image).logits.argmax(1, keepdim=True).float()  # all of it is right
+    terms = method.losses(net, Labeled(image, method.task.target(labels)), Unlabeled(torch.randn_like(image)), END)
     counts = method.separation.bank.count.tolist()
     assert counts[0] == 0 and max(counts[1:]) == 32
     terms["contrast"].backward(retain_graph=True)
@@ -135,7 +135,7 @@ def test_epsilon_is_the_codes_for_its_patch_and_follows_its_size(shape, epsilon,
             return torch.cat((x, -x), 1)
 
     image = torch.zeros(1, 1, *shape)
-    method.smoothness(Net(Passes(), False), image, torch.full((1, 2, *shape), 0.5))
+    method.smoothness(Net(Passes(), kind(2)), image, torch.full((1, 2, *shape), 0.5))
     assert moved[0].norm().item() == pytest.approx(epsilon, rel=1e-5)
 
 

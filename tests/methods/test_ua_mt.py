@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from workbench import output as output_of
 
 from nnunet_ssl.method import Now
 from nnunet_ssl.methods.ua_mt import UAMT
-from nnunet_ssl.networks.net import Output
 
 
 def voxels(*distributions) -> torch.Tensor:
@@ -18,7 +18,7 @@ class Stub(UAMT):
 
     def __init__(self, target, mean):
         super().__init__()
-        self.teacher = lambda image: Output([target], False)
+        self.teacher = lambda image: output_of(target)
         self.mean = mean
 
     def mean_prediction(self, image):
@@ -28,7 +28,7 @@ class Stub(UAMT):
 def consistency(target, mean, student, fraction):
     method = Stub(voxels(*target), torch.tensor(mean).T[None])
     student = voxels(*student).requires_grad_()
-    loss = method.consistency(Output([student], False), torch.zeros(1), Now(0, 0, fraction))
+    loss = method.consistency(output_of(student), torch.zeros(1), Now(0, 0, fraction))
     loss.backward()
     return loss.item(), method.report["certain_voxels"].item(), student.grad
 
@@ -82,7 +82,7 @@ def test_an_empty_mask_is_zero_with_zero_gradient():
 def test_the_mean_comes_before_the_entropy():
     method = UAMT(passes=2, noise=0.0)
     passes = iter([voxels((0.9, 0.1)), voxels((0.5, 0.5))])
-    method.teacher = lambda image: Output([next(passes)], False)
+    method.teacher = lambda image: output_of(next(passes))
     method.teacher.module = torch.nn.Module()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nnunet_ssl.methods.ua_mt.channel_dropout", lambda network, p: torch.no_grad())

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch import multiprocessing as mp
-from workbench import one_rank, task, tiny_network
+from workbench import kind, one_rank, task, tiny_network
+from workbench import output as output_of
 
-from nnunet_ssl.losses.divergence import kl, log_probs
+from nnunet_ssl.losses.divergence import kl
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.methods.urpc import URPC, full_size, pyramid_consistency, scale_means
 from nnunet_ssl.networks.net import Net
@@ -20,7 +21,7 @@ def voxels(*logits) -> torch.Tensor:
 
 
 def log_mean(scales):
-    return torch.stack([log_probs(scale, False) for scale in scales]).exp().mean(0).log()
+    return torch.stack([kind(2).log_probs(scale) for scale in scales]).exp().mean(0).log()
 
 
 def close(actual, expected):
@@ -30,7 +31,7 @@ def close(actual, expected):
 def per_scale(scales):
     """D and w averaged over voxels, and l, of each scale."""
     mean = log_mean(scales)
-    rectified, weight, divergence = torch.stack([scale_means(mean, log_probs(z, False), False) for z in scales]).T
+    rectified, weight, divergence = torch.stack([scale_means(mean, kind(2).log_probs(z), kind(2)) for z in scales]).T
     return divergence, weight, rectified / weight + divergence
 
 
@@ -42,14 +43,14 @@ def test_one_voxel():
     close(divergence, [0.261619, 0.043152, 0.018237, 0.233551])
     close(weight, [0.769804, 0.957766, 0.981928, 0.791717])
     close(loss, [0.343185, 0.061610, 0.027300, 0.339995])
-    consistency, mean_divergence = pyramid_consistency(scales, False)
+    consistency, mean_divergence = pyramid_consistency(scales, kind(2))
     assert consistency.item() == pytest.approx(0.193022, abs=1e-6)
     assert mean_divergence.item() == pytest.approx(sum([0.261619, 0.043152, 0.018237, 0.233551]) / 4, abs=1e-6)
 
 
 def test_gradient_flows_through_mean_and_weights():
     scales = [voxels(logits) for logits in SCALES]
-    pyramid_consistency(scales, False)[0].backward()
+    pyramid_consistency(scales, kind(2))[0].backward()
     close(torch.cat([z.grad[:, 0] for z in scales]), [0.083387, 0.041693, -0.042856, -0.119266])
     close(torch.cat([z.grad[:, 1] for z in scales]), [-0.083387, -0.041693, 0.042856, 0.119266])
 
@@ -66,7 +67,7 @@ def test_gradient_over_several_voxels_is_that_of_the_formula():
     axes = (1, 2, 3, 4)
     expected = (((p - m) ** 2 * w).mean(axes) / (w.mean(axes) + 1e-8) + d.mean(axes)).mean()
     expected.backward()
-    consistency = pyramid_consistency(scales, False)[0]
+    consistency = pyramid_consistency(scales, kind(2))[0]
     consistency.backward()
     assert consistency.item() == pytest.approx(expected.item(), abs=1e-6)
     for mine, theirs in zip(scales, exact, strict=True):
@@ -75,7 +76,7 @@ def test_gradient_over_several_voxels_is_that_of_the_formula():
 
 def test_the_divergence_of_the_paper_has_the_other_direction():
     scales = [voxels(logits) for logits in SCALES]
-    papers = torch.stack([kl(z, log_mean(scales)[0], False) for z in scales])
+    papers = torch.stack([kl(output_of(z), output_of(log_mean(scales)[0])) for z in scales])
     close(papers, [0.199478, 0.040333, 0.018463, 0.218480])
     close((-papers).exp(), [0.819158, 0.960469, 0.981707, 0.803740])
     assert ((per_scale(scales)[0] - papers.flatten()).abs() > 1e-4).all()
@@ -83,7 +84,7 @@ def test_the_divergence_of_the_paper_has_the_other_direction():
 
 def test_means_run_over_voxels_before_the_ratio():
     scales = [voxels(logits, [0.0, 0.0]) for logits in SCALES]
-    assert pyramid_consistency(scales, False)[0].item() == pytest.approx(0.093578, abs=1e-6)
+    assert pyramid_consistency(scales, kind(2))[0].item() == pytest.approx(0.093578, abs=1e-6)
     close(per_scale(scales)[2], [0.166288, 0.030606, 0.013609, 0.163811])
 
 
@@ -91,7 +92,7 @@ def test_means_run_over_voxels_before_the_ratio():
 def test_confident_networks_give_finite_losses(regions):
     scales = [voxels([200.0, 0.0]), voxels([0.0, 0.0]), voxels([-1000.0, 1000.0])]
     for used in (scales[:2], scales):
-        consistency = pyramid_consistency(used, regions)[0]
+        consistency = pyramid_consistency(used, kind(2, regions))[0]
         consistency.backward()
         assert torch.isfinite(consistency)
         assert all(torch.isfinite(z.grad).all() for z in used)
@@ -102,7 +103,7 @@ def test_equal_scales_give_zero_and_no_gradient(regions):
     scales = [torch.full((2, 3, 4, 4, 4), 0.7).requires_grad_() for _ in range(3)]
     for z in scales:
         z.data[:, 1] = -1.2
-    consistency, divergence = pyramid_consistency(scales, regions)
+    consistency, divergence = pyramid_consistency(scales, kind(2, regions))
     consistency.backward()
     assert consistency.item() == pytest.approx(0, abs=1e-6) and divergence.item() == pytest.approx(0, abs=1e-6)
     assert all(z.grad.abs().max() < 1e-7 for z in scales)
@@ -110,7 +111,7 @@ def test_equal_scales_give_zero_and_no_gradient(regions):
 
 def test_a_region_equals_two_classes():
     regions = [voxels([first - second]) for first, second in SCALES]
-    consistency = pyramid_consistency(regions, True)[0]
+    consistency = pyramid_consistency(regions, kind(2, True))[0]
     assert consistency.item() == pytest.approx(0.193022, abs=1e-6)
     consistency.backward()
     close(torch.cat([z.grad[:, 0] for z in regions]), [0.083387, 0.041693, -0.042856, -0.119266])
@@ -127,8 +128,8 @@ def test_scales_become_full_size_linearly_also_along_one_axis():
 def test_the_published_2d_code_takes_the_nearest_voxel():
     """Of two scales in 2D (1, 4) and (1, 2); in 3D it interpolates linearly, too."""
     full, half = voxels(*SCALES), voxels([1.0, 0.0], [0.0, 2.0])
-    exact, nearest = pyramid_consistency([full, half], False)[0], pyramid_consistency([full, half], False, True)[0]
-    repeated = pyramid_consistency([full, half.repeat_interleave(2, 2)], False)[0]
+    exact, nearest = (pyramid_consistency([full, half], kind(2), nearest)[0] for nearest in (False, True))
+    repeated = pyramid_consistency([full, half.repeat_interleave(2, 2)], kind(2))[0]
     torch.testing.assert_close(nearest, repeated)
     assert (nearest - exact).abs() > 0.01
     for dimensions, same in ((2, False), (3, True)):
@@ -149,7 +150,7 @@ def pyramid(seed=0):
 def rank_gradient(rank, world, folder):
     with one_rank(rank, world, folder):
         part = [logits[2 * rank : 2 * rank + 2].clone().requires_grad_() for logits in pyramid()]
-        consistency, divergence = pyramid_consistency(part, False)
+        consistency, divergence = pyramid_consistency(part, kind(2))
         consistency.backward()
         torch.save(([logits.grad / 2 for logits in part], consistency.detach(), divergence), folder / f"result_{rank}")
 
@@ -158,18 +159,18 @@ def test_the_ratio_over_two_processes_is_that_of_the_joint_batch(tmp_path):
     mp.spawn(rank_gradient, (2, tmp_path), nprocs=2)
     ranks = [torch.load(tmp_path / f"result_{rank}", weights_only=True) for rank in range(2)]
     joint = [logits.clone().requires_grad_() for logits in pyramid()]
-    consistency, divergence = pyramid_consistency(joint, False)
+    consistency, divergence = pyramid_consistency(joint, kind(2))
     consistency.backward()
     for index, logits in enumerate(joint):  # gradients are averaged over ranks: each brings half
         torch.testing.assert_close(torch.cat([rank[0][index] for rank in ranks]), logits.grad)
     for rank in ranks:
         torch.testing.assert_close(rank[1:], (consistency.detach(), divergence))
-    halves = [pyramid_consistency([z[part] for z in pyramid()], False)[0] for part in (slice(2), slice(2, 4))]
+    halves = [pyramid_consistency([z[part] for z in pyramid()], kind(2))[0] for part in (slice(2), slice(2, 4))]
     assert abs(sum(halves) / 2 - consistency.item()) > 1e-3  # the mean of the ranks' ratios is another number
 
 
 def ready(dimensions=2, scale_weights=(2 / 3, 1 / 3), network=None, **arguments):
-    net = Net(network or tiny_network(dimensions, 3), False)
+    net = Net(network or tiny_network(dimensions, 3), kind(3))
     method = URPC(**arguments)
     method.task = task(dimensions, 3, scale_weights=scale_weights)
     method.supervised = lambda output, target: sum(z.square().mean() for z in output.pyramid)
@@ -223,7 +224,7 @@ def test_each_scale_has_its_own_perturbation():
             self.decoder.seg_layers = torch.nn.ModuleList(torch.nn.Identity() for _ in range(6))
 
     network = Heads()
-    net, method = Net(network, False), URPC()
+    net, method = Net(network, kind(3)), URPC()
     method.task = task(scale_weights=(0.5, 0.2, 0.1, 0.1, 0.1, 0.0))
     method.setup(net, None)
     method.heads.first = 1

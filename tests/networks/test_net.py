@@ -1,8 +1,10 @@
 """Several batches, one forward, and outputs that know their scales."""
 
 import torch
+from workbench import kind
+from workbench import output as output_of
 
-from nnunet_ssl.networks.net import Net, Output, set_deep_supervision, unwrap
+from nnunet_ssl.networks.net import Net, set_deep_supervision, unwrap
 
 
 def test_two_batches_make_one_forward_and_the_same_outputs_as_two(tiny_net):
@@ -20,7 +22,7 @@ def test_two_batches_make_one_forward_and_the_same_outputs_as_two(tiny_net):
 
 def test_probabilities_are_float32_softmax_or_sigmoid():
     logits = torch.randn(2, 3, 4, 4, dtype=torch.bfloat16)
-    classes, regions = Output([logits], False).probs, Output([logits], True).probs
+    classes, regions = output_of(logits).probs, output_of(logits, True).probs
     assert classes.dtype == regions.dtype == torch.float32
     torch.testing.assert_close(classes.sum(1), torch.ones(2, 4, 4))
     torch.testing.assert_close(regions, logits.float().sigmoid())
@@ -29,7 +31,7 @@ def test_probabilities_are_float32_softmax_or_sigmoid():
 def test_the_plain_network_is_found_below_compile(tiny_net):
     plain = tiny_net().network
     assert unwrap(torch.compile(plain)) is plain
-    assert Net(torch.compile(plain), False).module is plain
+    assert Net(torch.compile(plain), kind(2)).module is plain
 
 
 def test_deep_supervision_switches_outputs_not_weights(tiny_net):

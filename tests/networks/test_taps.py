@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from workbench import kind
 
 from nnunet_ssl.networks.net import Net
 from nnunet_ssl.networks.taps import TAPS, Taps
@@ -72,6 +73,6 @@ def test_a_prediction_leaves_no_features_for_the_next_forward(tiny_net):
 
 def test_what_cannot_be_tapped_is_refused_with_a_reason(tiny_net):
     with pytest.raises(NotImplementedError, match="Linear has no encoder"):
-        Net(nn.Linear(2, 2), False).tap("head")
+        Net(nn.Linear(2, 2), kind(2)).tap("head")
     with pytest.raises(ValueError, match="no tap 'foot': known are skips, bottleneck, decoder, head"):
         Taps(tiny_net().module, ("foot",))

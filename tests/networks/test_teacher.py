@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from workbench import kind
 
 from nnunet_ssl.networks.net import Net
 from nnunet_ssl.networks.teacher import Teacher
@@ -21,7 +22,7 @@ class Scalar(nn.Module):
 
 def test_closed_form_over_three_steps_for_parameters_and_buffers():
     student = Scalar(1)
-    net = Net(student, False)
+    net = Net(student, kind(2))
     teacher = Teacher(net, 0.99)
     for step, (value, expected) in enumerate([(2, 2.0), (4, 3.0), (8, 4.666667)]):
         with torch.no_grad():
@@ -35,7 +36,7 @@ def test_closed_form_over_three_steps_for_parameters_and_buffers():
 
 
 def test_closed_form_at_the_limit():
-    net = Net(Scalar(1), False)
+    net = Net(Scalar(1), kind(2))
     teacher = Teacher(net, 0.9)
     with torch.no_grad():
         net.module.weight.fill_(3)
@@ -74,5 +75,5 @@ def test_state_dict_is_the_resume_state(tiny_net):
 
 def test_copy_of_a_compiled_student_is_plain(tiny_net):
     plain = tiny_net().network
-    teacher = Teacher(Net(torch.compile(plain), False), 0.99)
+    teacher = Teacher(Net(torch.compile(plain), kind(2)), 0.99)
     assert list(teacher.module.state_dict()) == list(plain.state_dict())

@@ -12,6 +12,7 @@ from nnunetv2.run.run_training import run_training
 from short_trainings import CPU, SHORT, Interrupted, checkpoint, equal, interrupt_after, train, trainer_of
 
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.kinds import Regions
 from nnunet_ssl.networks.net import unwrap
 
 pytestmark = pytest.mark.usefixtures("in_one_process_without_pictures")
@@ -119,7 +120,7 @@ def test_the_teacher_is_deployed_on_request_and_the_student_kept(dataset, monkey
 def test_2d_regions_train(phantom_2d_regions, tmp_path, monkeypatch):
     dataset = phantom_2d_regions.copy(tmp_path).use(monkeypatch)
     trainer = train(dataset, monkeypatch, name="nnUNetTrainerUAMT", configuration="2d")
-    assert trainer.net.regions
+    assert isinstance(trainer.net.kind, Regions)
     assert np.isfinite(checkpoint(trainer)["logging"]["train_losses"]).all()
 
 
