@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -14,11 +14,12 @@ class Supervised:
     """nnU-Net's loss over all scales of an output, with nnU-Net's weights.
 
     Args:
-        loss: what nnU-Net built: takes logits and a target, or lists of them with deep supervision.
+        loss: what nnU-Net built: takes logits and a target, or lists of them with deep supervision, when its own `loss`
+            is that of one scale.
         deep_supervision: whether the loss is wrapped for lists.
     """
 
-    def __init__(self, loss: Callable, deep_supervision: bool):
+    def __init__(self, loss: Any, deep_supervision: bool):
         self.loss = loss
         self.deep_supervision = deep_supervision
 

@@ -6,6 +6,7 @@ H. Wang and X. Li, "DHC: Dual-debiased Heterogeneous Co-training Framework", MIC
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ class ClassWeights(nn.Module):
         largest = torch.where(self.seen, value, 0).max()
         return (len(value) * value / largest.clamp_min(EPS)).clamp_max(len(value))
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         state_dict.setdefault(f"{prefix}seen", torch.ones_like(self.seen))
         super()._load_from_state_dict(state_dict, prefix, *args)
 

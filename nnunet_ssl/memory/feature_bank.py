@@ -22,6 +22,9 @@ class FeatureBank(nn.Module):
         count: how many vectors each class has, (C,).
     """
 
+    vectors: Tensor
+    count: Tensor
+
     def __init__(self, classes: int, size: int, features: int):
         super().__init__()
         self.register_buffer("vectors", torch.zeros(classes, size, features))

@@ -23,6 +23,7 @@ sigmoid.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ class CCTPublished(RampedMethod):
         ValueError: a value is out of range.
     """
 
-    def __init__(self, weight: float = 0.2, perturb: bool = True, **ramped):
+    def __init__(self, weight: float = 0.2, perturb: bool = True, **ramped: Any):
         super().__init__(weight, **ramped)
         self.perturb = perturb
 
@@ -64,7 +65,7 @@ class CCTPublished(RampedMethod):
         both = net(torch.cat((labeled.image, unlabeled.weak)))
         segs, free = zip(*(output.split(sizes) for output in (both, *self.auxiliary(both))), strict=True)
         return {
-            "supervised": sum(self.supervised(seg, labeled.target) for seg in segs) / len(segs),
+            "supervised": torch.stack([self.supervised(seg, labeled.target) for seg in segs]).mean(),
             "consistency": self.ramped_weight(now) * self.consistency(free[0], free[1:]),
         }
 
@@ -81,7 +82,7 @@ class CCTPublished(RampedMethod):
         distances = [F.mse_loss(output.probs, q) for output in outputs]
         for name, distance in zip(PERTURBATIONS, distances, strict=True):
             self.report[f"distance[{name}]"] = distance.detach()
-        return sum(distances) / len(distances)
+        return torch.stack(distances).mean()
 
     def q(self, main: Output) -> Tensor:
         """What the auxiliary decoders should say, (B, C, *spatial)."""
@@ -102,7 +103,7 @@ class CCT(CCTPublished):
 
     presets = {"published": CCTPublished, "official": {"weight": 30.0, "rampup": 0.1}}
 
-    def __init__(self, weight: float = 0.1, perturb: bool = True, **ramped):
+    def __init__(self, weight: float = 0.1, perturb: bool = True, **ramped: Any):
         super().__init__(weight, perturb, **ramped)
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:

@@ -16,6 +16,8 @@ the paper's. For regions y = [f > 0] per channel and CE is binary. Network 1 pre
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -38,7 +40,7 @@ class CPS(TwoNetworks):
 
     presets = {"published": {"weight": 0.2}, "official": {"weight": 1.5, "rampup": 0.0, "labeled_too": True}}
 
-    def __init__(self, labeled_too: bool = False, **ramped):
+    def __init__(self, labeled_too: bool = False, **ramped: Any):
         super().__init__(**ramped)
         self.labeled_too = labeled_too
 

@@ -21,6 +21,8 @@ Their weight of 0.1 beside half of CE + Dice is 0.2 beside nnU-Net's loss (prese
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -57,7 +59,7 @@ class CrossTeaching(TwoNetworks):
         heads: int = 6,
         drop_path: float = 0.2,
         learning_rate: float = 3e-4,
-        **ramped,
+        **ramped: Any,
     ):
         super().__init__(**ramped)
         check_range("layers", layers, 1)
@@ -66,7 +68,7 @@ class CrossTeaching(TwoNetworks):
         check_range("learning_rate", learning_rate, 0)
         if width < 1 or width % (6 * heads):
             raise ValueError(f"width = {width} is out of range: it must be a multiple of 6 * heads = {6 * heads}")
-        self.sizes = {"width": width, "layers": layers, "heads": heads, "drop_path": drop_path}
+        self.sizes: dict[str, Any] = {"width": width, "layers": layers, "heads": heads, "drop_path": drop_path}
         self.learning_rate = learning_rate
 
     def setup(self, net: Net, new_net: Architecture) -> None:

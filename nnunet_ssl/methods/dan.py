@@ -24,6 +24,8 @@ labeled (docs/findings.md); the default is a tenth.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -52,7 +54,7 @@ class DAN(RampedMethod):
 
     presets = {"published": {"weight": 0.2}}
 
-    def __init__(self, weight: float = 0.01, dropout: float = 0.5, discriminator_lr: float = 1e-4, **ramped):
+    def __init__(self, weight: float = 0.01, dropout: float = 0.5, discriminator_lr: float = 1e-4, **ramped: Any):
         super().__init__(weight, **ramped)
         check_range("dropout", dropout, 0, 1)
         check_range("discriminator_lr", discriminator_lr, 0)

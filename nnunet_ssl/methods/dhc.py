@@ -23,6 +23,8 @@ background's part.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -61,7 +63,7 @@ class DHC(TwoNetworks):
         alpha: float = 0.2,
         momentum: float = 0.99,
         absent: str = "skip",
-        **ramped,
+        **ramped: Any,
     ):
         super().__init__(**ramped)
         check_range("accumulation", accumulation, 1)
@@ -84,7 +86,7 @@ class DHC(TwoNetworks):
     def setup(self, net: Net, new_net: Architecture) -> None:
         super().setup(net, new_net)
         names = ("difficulty", "distribution") if self.weighting == "both" else (self.weighting,) * 2
-        self.debiasing = nn.ModuleList(map(self._weights, names))
+        self.debiasing: Any = nn.ModuleList(map(self._weights, names))
 
     def _weights(self, name: str) -> ClassWeights:
         skip = self.absent == "skip"

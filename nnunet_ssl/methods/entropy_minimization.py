@@ -17,6 +17,8 @@ class everywhere.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from nnunet_ssl.method import Labeled, Now, Unlabeled
@@ -37,7 +39,7 @@ class EntropyMinimization(RampedMethod):
 
     presets = {"published": {"weight": 0.2}, "official": {"weight": 0.001, "rampup": 0.0, "labeled_too": False}}
 
-    def __init__(self, labeled_too: bool = True, **ramped):
+    def __init__(self, labeled_too: bool = True, **ramped: Any):
         super().__init__(**ramped)
         self.labeled_too = labeled_too
 

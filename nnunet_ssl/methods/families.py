@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from nnunet_ssl.method import Method, Now, check_range
@@ -51,7 +53,7 @@ class TeacherStudent(RampedMethod):
         ValueError: a value is out of range.
     """
 
-    def __init__(self, ema_decay: float = 0.99, deploy_teacher: bool = False, **ramped):
+    def __init__(self, ema_decay: float = 0.99, deploy_teacher: bool = False, **ramped: Any):
         super().__init__(**ramped)
         check_range("ema_decay", ema_decay, 0, 1)
         self.ema_decay = ema_decay

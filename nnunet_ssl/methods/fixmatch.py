@@ -25,6 +25,8 @@ instead of leaving them out. We follow the paper.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from nnunet_ssl.losses.confidence import admitted_cross_entropy, admitted_shares
@@ -48,7 +50,7 @@ class FixMatch(RampedMethod):
         ValueError: a value is out of range.
     """
 
-    views = ("weak", "strong")
+    views: tuple[str, ...] = ("weak", "strong")
     presets = {"published": {"weight": 1.0, "rampup": 0.0}, "ssl4mis": {"weight": 0.2}}
 
     def __init__(
@@ -56,7 +58,7 @@ class FixMatch(RampedMethod):
         threshold: float = 0.95,
         deploy_teacher: bool = False,
         ema_decay: float = 0.999,
-        **ramped,
+        **ramped: Any,
     ):
         super().__init__(**ramped)
         check_range("threshold", threshold, 0, 1)

@@ -21,6 +21,8 @@ erase organs from the label. We follow the papers.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from nnunet_ssl.augmentation.ct_augment import CTAugment, Policy, proximity
@@ -54,7 +56,7 @@ class FixMatchCTA(FixMatch):
         cutout: float = 0.0,
         weight: float = 1.0,
         rampup: float = 0.0,
-        **fixmatch,
+        **fixmatch: Any,
     ):
         super().__init__(weight=weight, rampup=rampup, **fixmatch)
         check_range("depth", depth, 0)

@@ -18,6 +18,8 @@ beside half of CE + Dice, which is 0.2 beside nnU-Net's loss (preset "published"
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -42,7 +44,7 @@ class ICT(TeacherStudent):
 
     presets = {"published": {"weight": 0.2}}
 
-    def __init__(self, alpha: float = 0.2, **teacher_student):
+    def __init__(self, alpha: float = 0.2, **teacher_student: Any):
         super().__init__(**teacher_student)
         check_range("alpha", alpha, 1e-3)
         self.alpha = alpha

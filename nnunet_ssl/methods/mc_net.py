@@ -45,7 +45,7 @@ class MCNet(RampedMethod):
         ValueError: a value is out of range.
     """
 
-    ways_up = ("linear",)  # of the further decoders
+    ways_up: tuple[str, ...] = ("linear",)  # of the further decoders
     presets = {"published": {}, "published_2d": {"supervised_weight": 1.0, "weight": 0.1, "rampup": 1.0}}
 
     def __init__(
@@ -74,7 +74,7 @@ class MCNet(RampedMethod):
         outputs = [first, *(run(decoder, first.features["skips"], first.kind) for decoder in self.further)]
         supervised = [self.supervised(output.split(sizes)[0], labeled.target) for output in outputs]
         return {
-            "supervised": self.supervised_weight * sum(supervised),
+            "supervised": self.supervised_weight * torch.stack(supervised).sum(),
             "consistency": self.ramped_weight(now) * self.consistency(outputs),
         }
 
@@ -84,7 +84,7 @@ class MCNet(RampedMethod):
         if self.detach_targets:
             sharp = [target.detach() for target in sharp]
         pairs = permutations(range(len(outputs)), 2)
-        return sum((outputs[i].probs - sharp[j]).square().mean() for i, j in pairs)
+        return torch.stack([(outputs[i].probs - sharp[j]).square().mean() for i, j in pairs]).sum()
 
 
 class MCNetPlus(MCNet):

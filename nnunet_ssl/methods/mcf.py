@@ -19,6 +19,8 @@ predict: the mean of their logits, as nnU-Net averages folds (the published code
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -44,7 +46,7 @@ class MCF(TwoNetworks):
         ValueError: a value is out of range.
     """
 
-    def __init__(self, review: float = 0.5, temperature: float = 0.1, **ramped):
+    def __init__(self, review: float = 0.5, temperature: float = 0.1, **ramped: Any):
         super().__init__(**ramped)
         check_range("review", review, 0)
         check_range("temperature", temperature, 1e-3, 1)
@@ -88,7 +90,8 @@ class MCF(TwoNetworks):
     def reviews(self, p_a: Tensor, p_b: Tensor, y: Tensor, differ: Tensor) -> tuple[Tensor, Tensor]:
         """R_A and R_B; 0 where the networks differ nowhere."""
         count = mean_over_ranks((differ * torch.ones_like(y)).sum()).clamp_min(1e-8)
-        return tuple((differ * (p - y).square()).sum() / count for p in (p_a, p_b))
+        review_a, review_b = ((differ * (p - y).square()).sum() / count for p in (p_a, p_b))
+        return review_a, review_b
 
     @torch.no_grad()
     def dice_loss(self, p: Tensor, y: Tensor, annotated: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ half of CE + Dice there, which is 0.2 beside nnU-Net's loss (preset "published")
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -43,7 +45,7 @@ class MeanTeacher(TeacherStudent):
 
     presets = {"published": {"weight": 0.2}}
 
-    def __init__(self, noise: float = 0.1, **teacher_student):
+    def __init__(self, noise: float = 0.1, **teacher_student: Any):
         super().__init__(**teacher_student)
         check_range("noise", noise, 0)
         self.noise = noise

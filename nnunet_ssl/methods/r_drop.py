@@ -24,6 +24,8 @@ divergence is binary per channel.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -62,7 +64,7 @@ class RDrop(RampedMethod):
         dropout: float = 0.02,
         labeled_too: bool = False,
         class_mean: bool = False,
-        **ramped,
+        **ramped: Any,
     ):
         super().__init__(weight, **ramped)
         check_range("dropout", dropout, 0, 0.99)

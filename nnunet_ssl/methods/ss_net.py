@@ -34,6 +34,7 @@ from nnunet_ssl.methods.families import RampedMethod
 from nnunet_ssl.networks.adversarial import virtual_adversarial
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net
+from nnunet_ssl.networks.taps import require_unet
 from nnunet_ssl.task import Target
 
 EPSILON = {2: 6 / 256, 3: 10 / math.sqrt(112 * 112 * 80)}  # per square root of a voxel
@@ -73,7 +74,7 @@ class SSNet(RampedMethod):
 
     def setup(self, net: Net, new_net: Architecture) -> None:
         net.tap("head")
-        features = net.module.decoder.seg_layers[-1].in_channels
+        features = require_unet(net.module).decoder.seg_layers[-1].in_channels
         self.separation = ClassSeparation(features, len(self.task.channels), max_voxels=self.max_voxels)
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:

@@ -19,6 +19,8 @@ half of CE + Dice is 0.2 beside nnU-Net's loss (preset "published").
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -43,7 +45,7 @@ class UAMT(MeanTeacher):
         ValueError: a value is out of range.
     """
 
-    def __init__(self, passes: int = 8, dropout: float = 0.5, **mean_teacher):
+    def __init__(self, passes: int = 8, dropout: float = 0.5, **mean_teacher: Any):
         super().__init__(**mean_teacher)
         check_range("passes", passes, 1)
         check_range("dropout", dropout, 0, 0.99)

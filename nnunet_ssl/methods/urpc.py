@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ class URPC(RampedMethod):
 
     presets = {"published": {"weight": 0.2, "nearest_in_2d": True}}
 
-    def __init__(self, perturb: bool = True, nearest_in_2d: bool = False, **ramped):
+    def __init__(self, perturb: bool = True, nearest_in_2d: bool = False, **ramped: Any):
         super().__init__(**ramped)
         self.perturb = perturb
         self.nearest_in_2d = nearest_in_2d
@@ -100,7 +101,7 @@ def pyramid_consistency(pyramid: Sequence[Tensor], kind: Kind, nearest: bool = F
     scales = [kind.log_probs(full_size(logits, size, nearest)) for logits in pyramid]
     log_mean = reduce(torch.logaddexp, scales) - math.log(len(scales))
     # the maps of one scale at a time: the backward pass makes them again
-    keep = {"use_reentrant": False, "preserve_rng_state": False}
+    keep: Any = {"use_reentrant": False, "preserve_rng_state": False}
     parts = [checkpoint(scale_means, log_mean, scale, kind, **keep) for scale in scales]
     rectified, weight, divergence = (sum_over_ranks(torch.stack(parts)) / world_size()).unbind(1)
     return (rectified / (weight + 1e-8) + divergence).mean(), divergence.detach().mean()

@@ -54,7 +54,8 @@ class Architecture:
         Raises:
             NotImplementedError: it is neither of nnU-Net's U-Nets.
         """
-        arguments, stages = dict(self.arguments), self.arguments.get("n_stages")
+        arguments: dict[str, Any] = dict(self.arguments)
+        stages: Any = arguments.get("n_stages")  # other networks have none
         if self.own is None and self.network_class == PLAIN:
             del arguments["n_conv_per_stage"]
             arguments["n_blocks_per_stage"] = [*RESIDUAL_BLOCKS, *RESIDUAL_BLOCKS[-1:] * stages][:stages]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -152,7 +153,8 @@ class UNETR(Backbone):
             num_heads=12,
             norm_name="instance",
         )
-        for block in network.vit.blocks:  # never called, and DDP refuses parameters that get no gradient
+        vit: Any = network.vit
+        for block in vit.blocks:  # never called, and DDP refuses parameters that get no gradient
             block.norm_cross_attn = nn.Identity()
         super().__init__(network, deep_supervision)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from nnunet_ssl.networks.taps import require_unet
@@ -26,8 +28,7 @@ def further_decoder(network: nn.Module, upsampling: str = "transposed", scales: 
         NotImplementedError: the network is no U-Net of nnU-Net's plans.
         ValueError: there is no such upsampling.
     """
-    require_unet(network)
-    decoder = network.decoder
+    decoder = require_unet(network).decoder
     if upsampling != "transposed":
         decoder.transpconvs = nn.ModuleList(_interpolation(each, upsampling) for each in decoder.transpconvs)
     del decoder.encoder
@@ -37,7 +38,7 @@ def further_decoder(network: nn.Module, upsampling: str = "transposed", scales: 
     return decoder
 
 
-def _interpolation(transposed: nn.Module, mode: str) -> nn.Sequential:
+def _interpolation(transposed: Any, mode: str) -> nn.Sequential:
     """Another way up by the same factors, with as many channels; the convolution comes first, where voxels are few."""
     stride = tuple(transposed.stride)
     flat = len(stride) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -45,7 +46,7 @@ class Discriminator(nn.Module):
         return self.head(features.flatten(2).mean(2))
 
 
-def _halvings(patch_size: Sequence[int]) -> list[dict]:
+def _halvings(patch_size: Sequence[int]) -> list[dict[str, Any]]:
     """Kernel, stride and padding of each convolution."""
     sizes, found = list(patch_size), []
     for _ in _FEATURES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ def dropout_places(network: nn.Module) -> tuple[nn.Module, nn.Module]:
         NotImplementedError: the network is not an encoder with stages and a decoder with segmentation layers.
     """
     try:
-        return network.encoder.stages[-1], network.decoder.seg_layers[-1]
+        unet: Any = network
+        return unet.encoder.stages[-1], unet.decoder.seg_layers[-1]
     except AttributeError:
         raise NotImplementedError(
             f"{type(network).__name__} has no encoder.stages and decoder.seg_layers to put dropout into; "
@@ -41,10 +43,10 @@ def add_dropout(network: nn.Module, p: float) -> None:
 def _register(network: nn.Module, p: float) -> list[RemovableHandle]:
     bottleneck, head = dropout_places(network)
 
-    def after(module: nn.Module, args: tuple, out: Tensor) -> Tensor:
+    def after(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
         return torch.feature_dropout(out, p, module.training)
 
-    def before(module: nn.Module, args: tuple) -> tuple:
+    def before(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (torch.feature_dropout(args[0], p, module.training),)
 
     return [bottleneck.register_forward_hook(after), head.register_forward_pre_hook(before)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,8 @@ class PerturbedHeads:
     def __init__(self, network: nn.Module, perturbations: Sequence[Perturbation]):
         self.first = 0
         try:
-            heads = list(network.decoder.seg_layers)
+            decoder: Any = network.decoder
+            heads = list(decoder.seg_layers)
         except AttributeError:
             raise NotImplementedError(
                 f"{type(network).__name__} has no decoder.seg_layers whose features could be perturbed; take a U-Net "
@@ -42,8 +44,8 @@ class PerturbedHeads:
             head.register_forward_pre_hook(self._before(perturb))
         let_compile_see_hooks()
 
-    def _before(self, perturb: Perturbation) -> Callable[[nn.Module, tuple], tuple]:
-        def before(head: nn.Module, args: tuple) -> tuple:
+    def _before(self, perturb: Perturbation) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+        def before(head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             features = args[0]
             if not head.training:
                 return args

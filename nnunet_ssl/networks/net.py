@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +102,8 @@ class Net:
 
     def compiled(self, module: nn.Module) -> nn.Module:
         """A module of the method, compiled if the student is."""
-        return torch.compile(module) if isinstance(self._local, OptimizedModule) else module
+        compiled: Any = torch.compile  # a module for a module
+        return compiled(module) if isinstance(self._local, OptimizedModule) else module
 
     @property
     def _local(self) -> nn.Module:
@@ -132,8 +133,8 @@ class Net:
         return output
 
 
-def run(network: nn.Module, image: Tensor, kind: Kind) -> Output:
-    """One forward of a network that returns one tensor or a list of scales."""
+def run(network: nn.Module, image: Tensor | Sequence[Tensor], kind: Kind) -> Output:
+    """One forward of a network, or of a decoder on skips, that returns one tensor or a list of scales."""
     result = network(image)
     return Output(result if isinstance(result, (list, tuple)) else [result], kind)
 
@@ -163,5 +164,5 @@ def set_deep_supervision(network: nn.Module, enabled: bool) -> None:
         module.deep_supervision = enabled
 
 
-def _with_scales(network: nn.Module) -> list[nn.Module]:
+def _with_scales(network: nn.Module) -> list[Any]:
     return [module for module in unwrap(network).modules() if hasattr(module, "deep_supervision")]

@@ -14,6 +14,9 @@ class BatchNorm(nn.Module):
     Torch's own for several ranks needs a GPU. In evaluation mode it takes its moving averages.
     """
 
+    mean: Tensor
+    variance: Tensor
+
     def __init__(self, features: int, momentum: float = 0.1, eps: float = 1e-5):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(features))

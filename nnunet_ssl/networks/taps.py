@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
 from nnunet_ssl.networks.hooks import let_compile_see_hooks
 
-Features = dict[str, "Tensor | list[Tensor]"]
+Features = dict[str, Any]  # a tensor, or a list of them for "skips" and "decoder"
 TAPS = ("skips", "bottleneck", "decoder", "head")
 NO_UNET = "has no encoder and decoder with seg_layers; take a U-Net of nnU-Net's plans."
 
 
-def require_unet(network: nn.Module) -> None:
-    """Raises NotImplementedError unless the network is an encoder and a decoder as nnU-Net's plans make them."""
+def require_unet(network: nn.Module) -> Any:
+    """The network, known to be an encoder and a decoder as nnU-Net's plans make them.
+
+    Raises:
+        NotImplementedError: it is none.
+    """
     if not (hasattr(network, "encoder") and hasattr(getattr(network, "decoder", None), "seg_layers")):
         raise NotImplementedError(f"{type(network).__name__} {NO_UNET}")
+    return network
 
 
 class Taps:
@@ -40,12 +46,12 @@ class Taps:
     """
 
     def __init__(self, network: nn.Module, names: tuple[str, ...]):
-        require_unet(network)
+        unet = require_unet(network)
         if unknown := [name for name in names if name not in TAPS]:
             raise ValueError(f"there is no tap {unknown[0]!r}: known are {', '.join(TAPS)}")
         self.names = names
         self.kept: dict[str, list[Tensor]] = {name: [] for name in names}
-        encoder, decoder = network.encoder, network.decoder
+        encoder, decoder = unet.encoder, unet.decoder
         if "skips" in names:
             encoder.register_forward_hook(self._after("skips", lambda skips: list(skips)))
         if "bottleneck" in names:
@@ -67,14 +73,14 @@ class Taps:
             self.kept[name] = []
         return taken
 
-    def _after(self, name: str, chosen: Callable[[Tensor], list[Tensor]]) -> Callable[[nn.Module, tuple, Tensor], None]:
-        def after(module: nn.Module, args: tuple, out: Tensor) -> None:
+    def _after(self, name: str, chosen: Callable[[Any], list[Tensor]]) -> Callable[[nn.Module, Any, Any], None]:
+        def after(module: nn.Module, args: tuple[Tensor, ...], out: Any) -> None:
             if module.training:
                 self.kept[name] = self.kept[name] + chosen(out)
 
         return after
 
-    def _before(self, head: nn.Module, args: tuple) -> None:
+    def _before(self, head: nn.Module, args: tuple[Tensor, ...]) -> None:
         if head.training:
             self.kept["head"] = [args[0]]
 

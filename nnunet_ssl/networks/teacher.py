@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class Teacher(nn.Module):
         self.update(net, step=0)
 
 
-def _pairs(first: nn.Module, second: nn.Module):
+def _pairs(first: nn.Module, second: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
     """Parameters and buffers of two networks of one architecture, side by side, each tensor once."""
     yield from zip(first.parameters(), second.parameters(), strict=True)
     yield from zip(first.buffers(), second.buffers(), strict=True)
