@@ -128,7 +128,7 @@ class Entry:
         return hyperparameters(self.method)
 
     @property
-    def apart(self) -> type[Method] | None:
+    def published_step(self) -> type[Method] | None:
         """The method of the preset "published" where that has a step of its own."""
         published, _ = self.method.of_preset("published")
         return published if published is not self.method else None
@@ -239,7 +239,7 @@ def page(entry: Entry, measured: str = "") -> str:
         "## Hyperparameters",
         _hyperparameter_table(entry.hyperparameters),
         _choices(entry),
-        _published_step(entry.apart) if entry.apart else "",
+        _published_step(entry.published_step) if entry.published_step else "",
         "## Published figures",
         _published(facts),
         measured,

@@ -97,9 +97,9 @@ class BCPPublished(TeacherStudent):
             x, y = (cut(each, boxes) for each in (labeled.image, labeled.target.full))
             return {"supervised": self.supervised(net(x), labeled.target.resized(y))}
         mixed = self.mixed(labeled, unlabeled.weak, self.teacher(unlabeled.weak))
-        return self.apart(net(mixed.image), mixed, self.ramped_weight(now))
+        return self.terms(net(mixed.image), mixed, self.ramped_weight(now))
 
-    def apart(self, output: Output, mixed: Mixed, weight: float) -> dict[str, Tensor]:
+    def terms(self, output: Output, mixed: Mixed, weight: float) -> dict[str, Tensor]:
         """L_l and alpha L_u, the latter with a further weight, of the output for the mixed patches."""
         guessed = ~mixed.from_labeled[:, 0]
         annotated = mixed.target.annotated

@@ -98,14 +98,14 @@ class DCT(TwoNetworks):
     def error(self, target: Target, sizes: list[int]) -> Callable[[Output], Tensor]:
         """CE(f(x), t) as a function of the output for [x_l; x_u], summed over the voxels that have a t."""
 
-        def of(output: Output) -> Tensor:
+        def summed_error(output: Output) -> Tensor:
             goal, valid = torch.cat((target.labels, output.split(sizes)[1].hard)), None
             if target.annotated is not None:
                 valid = torch.ones_like(output.logits[:, 0], dtype=torch.bool)
                 valid[: sizes[0]] = target.annotated
             return cross_entropy(output, goal, valid=valid) * output.logits[:, 0].numel()
 
-        return of
+        return summed_error
 
 
 def robustness(clean: Output, fooled: Output) -> Tensor:

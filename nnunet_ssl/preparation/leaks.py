@@ -165,23 +165,23 @@ def _same_scans(
         one = len({scan.digest for scan in members}) == 1
         reason = "the same voxels" if one else "the same content, shifted, cropped or with other grey levels"
         cases = {scan.case for scan in members if scan.role == "labeled"}
-        apart = [
+        in_two_lists = [
             f"{' and '.join(sorted(parts))} of fold {fold}"
             for fold, split in enumerate(splits)
             if len(parts := {part for case, part in _fold_roles(split).items() if case in cases}) > 1
         ]
-        reason += f"; in {listed(apart)} ({origin})" if apart else ""
+        reason += f"; in {listed(in_two_lists)} ({origin})" if in_two_lists else ""
         findings.append(
             Finding("same scan", [s.case for s in members], [s.role for s in members], reason,
-                    _advice({s.role for s in members}, bool(apart)), round(score, 4))
+                    _advice({s.role for s in members}, bool(in_two_lists)), round(score, 4))
         )  # fmt: skip
     return findings, alike
 
 
-def _advice(roles: set[str], apart: bool) -> str:
+def _advice(roles: set[str], in_two_lists: bool) -> str:
     if "test" in roles and len(roles) > 1:
         return "Keep the test scan alone, remove the other: the test score would be too good."
-    if apart:
+    if in_two_lists:
         return f"Put both in one list of each fold ({FILE}), or remove one."
     if len(roles) > 1:
         return "Remove the unlabeled scan: its label is known. To compare with published results keep it and say so."

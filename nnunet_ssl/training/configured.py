@@ -240,7 +240,7 @@ class ConfiguredTrainer(ResumableTrainer):
             seeds = None
             if self.seed is not None:
                 start = [self.seed, self.current_epoch, self.local_rank, len(augmenters)]
-                start += [len(steps) for steps in self.earlier.values() if steps]
+                start += [len(steps) for steps in self.done_before.values() if steps]
                 seeds = [int(seed) for seed in np.random.SeedSequence(start).generate_state(workers)]
             augmenters.append(
                 Workers(

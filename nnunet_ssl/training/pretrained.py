@@ -61,7 +61,7 @@ class PretrainedWeights:
     first: dict[str, Tensor]
     second: dict[str, Tensor]
 
-    def of(self, name: str) -> dict[str, Tensor]:
+    def state_of(self, name: str) -> dict[str, Tensor]:
         """What the file has for a further network of a method."""
         return self.second if name == TWIN else below(state_of_method(self.content), f"{name}.")
 
@@ -189,7 +189,7 @@ def _begin_further(weights: PretrainedWeights, name: str, network: nn.Module) ->
     own = "second network" if name == TWIN else name
     first = "first network" if weights.second else "network"
     for offered, wanted, source, why in (
-        (weights.of(name), body, f"the file's {own}", NO_HEADS),
+        (weights.state_of(name), body, f"the file's {own}", NO_HEADS),
         (weights.first, encoder, f"the encoder of the file's {first}", "else both networks would be one"),
     ):
         fitted, input_layer = _with_input_layer_of(network, offered)

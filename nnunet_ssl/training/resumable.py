@@ -39,7 +39,7 @@ class ResumableTrainer(nnUNetTrainer):
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.resumed = False
-        self.earlier: dict[str, list[dict]] = {"train": [], "validation": []}  # of an epoch that was stopped within
+        self.done_before: dict[str, list[dict]] = {"train": [], "validation": []}  # of an epoch that was stopped within
         self._random_state: dict | None = None
         self._stop = Stop()
 
@@ -60,9 +60,11 @@ class ResumableTrainer(nnUNetTrainer):
         super().on_train_start()
         if self.local_rank == 0:
             remove_partial(self.output_folder)
-        self._train_steps = Steps(self.dataloader_train, self.train_step, self._stop_if_asked, self.earlier["train"])
+        self._train_steps = Steps(
+            self.dataloader_train, self.train_step, self._stop_if_asked, self.done_before["train"]
+        )
         self._validation_steps = Steps(
-            self.dataloader_val, self.validation_step, self._stop_if_asked, self.earlier["validation"]
+            self.dataloader_val, self.validation_step, self._stop_if_asked, self.done_before["validation"]
         )
         self.dataloader_train, self.train_step = self._train_steps, self._train_steps.step
         self.dataloader_val, self.validation_step = self._validation_steps, self._validation_steps.step
@@ -83,16 +85,16 @@ class ResumableTrainer(nnUNetTrainer):
     def _stop_if_asked(self) -> None:
         if not (number := self._stop.agreed(self.device)):
             return
-        taken = {
+        done = {
             kind: [_on_cpu(outputs) for outputs in steps.outputs]
             for kind, steps in (("train", self._train_steps), ("validation", self._validation_steps))
         }
-        self._write(join(self.output_folder, LATEST), self.current_epoch, taken)
+        self._write(join(self.output_folder, LATEST), self.current_epoch, done)
         if self.is_ddp:
             dist.barrier()  # the rank that ends first has the others ended
         self._train_steps.end_workers()
         self._validation_steps.end_workers()
-        counts = f"{len(taken['train'])} of {self.num_iterations_per_epoch} steps"
+        counts = f"{len(done['train'])} of {self.num_iterations_per_epoch} steps"
         self._say_stopped(number, f"in epoch {self.current_epoch} after {counts}; --c goes on from there")
 
     def _say_stopped(self, number: int, where: str) -> None:
@@ -130,9 +132,9 @@ class ResumableTrainer(nnUNetTrainer):
         """
         self._write(filename, self.current_epoch + 1)
 
-    def _write(self, filename: str, epoch: int, taken: dict[str, list[dict]] | None = None) -> None:
-        """Writes a checkpoint that goes on with an epoch, of which some steps may be taken already."""
-        ranks = of_all_ranks((get_random_state(), taken))
+    def _write(self, filename: str, epoch: int, done: dict[str, list[dict]] | None = None) -> None:
+        """Writes a checkpoint that goes on with an epoch, of which some steps may be done already."""
+        ranks = of_all_ranks((get_random_state(), done))
         if self.local_rank != 0:
             return
         if self.disable_checkpointing:
@@ -152,7 +154,7 @@ class ResumableTrainer(nnUNetTrainer):
             CHECKPOINT_KEY: {
                 "student": None if deployed is training else training.state_dict(),
                 "random_states": [random_state for random_state, _ in ranks],
-                "taken": [taken for _, taken in ranks],
+                "taken": [done for _, done in ranks],
                 **self.own_state(),
             },
         }
@@ -185,10 +187,10 @@ class ResumableTrainer(nnUNetTrainer):
         self.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
         rank = self.local_rank % len(ours["random_states"])
         self._random_state = ours["random_states"][rank]
-        if taken := ours["taken"][rank]:
-            self.earlier["train"] = taken["train"][: self.num_iterations_per_epoch]
-            if len(taken["train"]) == self.num_iterations_per_epoch:  # else the overrides changed: validate anew
-                self.earlier["validation"] = taken["validation"][: self.num_val_iterations_per_epoch]
+        if done := ours["taken"][rank]:
+            self.done_before["train"] = done["train"][: self.num_iterations_per_epoch]
+            if len(done["train"]) == self.num_iterations_per_epoch:  # else the overrides changed: validate anew
+                self.done_before["validation"] = done["validation"][: self.num_val_iterations_per_epoch]
         self.load_own_state(ours)
         self.resumed = True
 

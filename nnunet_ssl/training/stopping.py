@@ -74,8 +74,8 @@ class Stop:
 
 
 @dataclass
-class _Taken:
-    """In place of a batch: the step that a stopped run took with it already."""
+class StepDone:
+    """In place of a batch: the step that a stopped run made with it already."""
 
     outputs: dict[str, Any]
 
@@ -84,32 +84,32 @@ class _Taken:
 class Steps:
     """Stands between nnU-Net's loop and a loader with its step, and keeps what the steps of the epoch returned.
 
-    nnU-Net calls `step(next(loader))` and collects the outputs. Here the outputs of steps that a stopped run took come
-    first, so that the loop ends up with all of the epoch and takes only those that are missing.
+    nnU-Net calls `step(next(loader))` and collects the outputs. Here the outputs of steps that a stopped run made come
+    first, so that the loop ends up with all of the epoch and makes only those that are missing.
 
     Args:
         loader: gives batches.
-        take: the step itself.
-        between: called before each batch, where nothing is half done; may end the training.
-        earlier: outputs of a stopped run; those handed out are removed.
+        run: the step itself.
+        before_each: called before each batch, where nothing is half done; may end the training.
+        done_before: outputs of a stopped run; those handed out are removed.
     """
 
     loader: Iterator[dict]
-    take: Callable[[dict], dict[str, Any]]
-    between: Callable[[], None]
-    earlier: list[dict[str, Any]]
+    run: Callable[[dict], dict[str, Any]]
+    before_each: Callable[[], None]
+    done_before: list[dict[str, Any]]
     outputs: list[dict[str, Any]] = field(default_factory=list)
 
-    def __next__(self) -> dict | _Taken:
-        if self.earlier:
-            return _Taken(self.earlier.pop(0))
-        self.between()
+    def __next__(self) -> dict | StepDone:
+        if self.done_before:
+            return StepDone(self.done_before.pop(0))
+        self.before_each()
         try:
             return next(self.loader)
         except (RuntimeError, InputError):  # a worker is gone
             if world_size() == 1:  # several ranks cannot agree outside of their turn
                 time.sleep(1)  # a SIGTERM for all processes may have reached the worker first
-                self.between()
+                self.before_each()
             raise
 
     def end_workers(self) -> None:
@@ -117,8 +117,8 @@ class Steps:
         if isinstance(self.loader, Workers):
             self.loader.end_at_once()
 
-    def step(self, batch: dict | _Taken) -> dict[str, Any]:
-        """What `take` returns, or returned in the stopped run."""
-        outputs = batch.outputs if isinstance(batch, _Taken) else self.take(batch)
+    def step(self, batch: dict | StepDone) -> dict[str, Any]:
+        """What `run` returns, or returned in the stopped run."""
+        outputs = batch.outputs if isinstance(batch, StepDone) else self.run(batch)
         self.outputs.append(outputs)
         return outputs

@@ -223,7 +223,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
             self._renew_loaders()
         super().on_train_epoch_start()
         self.method.train()
-        self._iteration = len(self.earlier["train"])
+        self._iteration = len(self.done_before["train"])
 
     @property
     def _phase(self) -> int:
@@ -231,7 +231,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
 
     def _phase_begins(self) -> bool:
         """Whether the epoch at hand, of which no step is taken, is the first of a phase."""
-        return self.current_epoch in self.phase_starts and not self.earlier["train"]
+        return self.current_epoch in self.phase_starts and not self.done_before["train"]
 
     def _labels_of(self, phase: int) -> Path | None:
         return Path(self.output_folder) / FOLDER / f"phase_{phase}" if phase else None

@@ -158,7 +158,7 @@ def test_the_teacher_is_the_student_when_its_phase_begins():
 def apart(method, logits, labels, from_labeled, is_in):
     """The paper's terms for mixed patches with these logits and labels, where R is given by `from_labeled`."""
     mixed = Mixed(None, method.task.target(labels), from_labeled, is_in)
-    return method.apart(Output([logits], method.task.kind), mixed, weight=1.0)
+    return method.terms(Output([logits], method.task.kind), mixed, weight=1.0)
 
 
 LOGITS = torch.tensor([[[0.0, 2, 0, -1], [1, 0, 0, 3]]])

@@ -78,7 +78,7 @@ def test_steps_hand_out_earlier_outputs_first():
     calls = []
     steps = Steps(iter([{"batch": 3}]), lambda batch: {"loss": batch["batch"]}, lambda: calls.append(1), [{"loss": 1}])
     assert [steps.step(next(steps)) for _ in range(2)] == [{"loss": 1}, {"loss": 3}] == steps.outputs
-    assert calls == [1] and steps.earlier == []
+    assert calls == [1] and steps.done_before == []
 
 
 def test_dead_workers_are_no_fault_after_a_stop():
@@ -285,7 +285,7 @@ def test_other_lengths_continue_with_what_fits(dataset, monkeypatch):
     for steps, train, validation in ((3, 3, 0), (4, 4, 1), (6, 4, 0)):
         monkeypatch.setenv("nnUNet_ssl_config", SHORT.replace("epoch: 4", f"epoch: {steps}"))
         resumed = trainer_of(dataset, "nnUNetTrainerSupervised", resume=True)
-        assert {kind: len(outputs) for kind, outputs in resumed.earlier.items()} == {
+        assert {kind: len(outputs) for kind, outputs in resumed.done_before.items()} == {
             "train": train, "validation": validation,
         }  # fmt: skip
 
