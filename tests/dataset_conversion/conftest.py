@@ -8,7 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from acdc_source import acdc, acdc_h5  # noqa: F401
+from amos_source import amos  # noqa: F401
+from la_source import la, la_h5  # noqa: F401
+from lits_source import lits  # noqa: F401
+from msd_source import prostate, spleen  # noqa: F401
 from nnunetv2.experiment_planning import verify_dataset_integrity as integrity
+from pancreas_source import pancreas, pancreas_case  # noqa: F401
+from synapse_source import synapse  # noqa: F401
 from typer.testing import CliRunner, Result
 
 from nnunet_ssl.cli import app

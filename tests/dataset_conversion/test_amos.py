@@ -1,55 +1,26 @@
 """The converter of AMOS 2022, on small volumes in the released layout."""
 
 import json
-from pathlib import Path
 
-import numpy as np
 import pytest
 import SimpleITK as sitk
+from amos_source import DIRECTIONS, LISTS
 
-from nnunet_ssl.conversion.protocols import published
 from nnunet_ssl.dataset_conversion.amos import amos_conversion
 from nnunet_ssl.errors import InputError
 
-LISTS = published("amos")["dhc-5"]
-FOLDERS = {"Tr": LISTS["train"] + LISTS["validation"], "Va": LISTS["test"]}
 MR_LABELED = ["amos_0514", "amos_0548", "amos_0578"]
-DIRECTIONS = [(1, 0, 0, 0, 1, 0, 0, 0, 1), (-1, 0, 0, 0, -1, 0, 0, 0, 1), (0, 1, 0, 1, 0, 0, 0, 0, -1)]
-SHAPE = (4, 5, 6)  # (z, y, x)
 
 
-def voxels(name: str) -> tuple[np.ndarray, np.ndarray]:
-    image = np.random.default_rng(int(name[5:])).integers(0, 800, SHAPE).astype(np.float32)
-    return image, (np.arange(image.size).reshape(SHAPE) % 16).astype(np.uint8)
-
-
-@pytest.fixture(scope="module")
-def released(tmp_path_factory) -> Path:
-    """The released layout, nested, made once: the tests do not change it."""
-    root = tmp_path_factory.mktemp("amos") / "amos22"
-    for part, names in {**FOLDERS, "Ts": ["amos_0002", "amos_0003", "amos_0500"]}.items():
-        for name in names:
-            for folder, array in zip(("images", "labels"), voxels(name), strict=True):
-                if folder + part != "labelsTs":
-                    volume = sitk.GetImageFromArray(array)
-                    volume.SetSpacing((0.6, 0.6, 5.0))
-                    volume.SetDirection(DIRECTIONS[int(name[5:]) % 3])
-                    (root / "amos22" / f"{folder}{part}").mkdir(parents=True, exist_ok=True)
-                    sitk.WriteImage(volume, str(root / "amos22" / f"{folder}{part}" / f"{name}.nii.gz"))
-    (root / "__MACOSX" / "imagesTr").mkdir(parents=True)
-    (root / "__MACOSX" / "imagesTr" / "._amos_0001.nii.gz").write_text("no image", encoding="utf-8")
-    return root
-
-
-def test_both_modalities(released, write, ids, same):
-    conversion = amos_conversion(released)
+def test_both_modalities(amos, write, ids, same):
+    conversion = amos_conversion(amos)
     folder = write(conversion, link=True)
     assert ids(folder / "imagesTr") == ids(folder / "labelsTr") == set(LISTS["labeled"]["dhc-5"])
     assert ids(folder / "imagesUnlabeled") == set(LISTS["train"]) - set(LISTS["labeled"]["dhc-5"])
     assert len(ids(folder / "imagesUnlabeled")) == 206
     assert ids(folder / "imagesTs") == ids(folder / "labelsTs") == set(LISTS["test"])
-    assert (folder / "labelsTr" / "amos_0078.nii.gz").samefile(released / "amos22" / "labelsTr" / "amos_0078.nii.gz")
-    image = sitk.ReadImage(str(released / "amos22" / "imagesTr" / "amos_0001.nii.gz"))
+    assert (folder / "labelsTr" / "amos_0078.nii.gz").samefile(amos / "amos22" / "labelsTr" / "amos_0078.nii.gz")
+    image = sitk.ReadImage(str(amos / "amos22" / "imagesTr" / "amos_0001.nii.gz"))
     assert image.GetDirection() == DIRECTIONS[1]
     assert same(folder / "imagesUnlabeled" / "amos_0001_0000.nii.gz", image)
     dataset = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
@@ -59,15 +30,15 @@ def test_both_modalities(released, write, ids, same):
 
 
 @pytest.mark.parametrize(("protocol", "numbers"), [("dhc-2", (4, 212)), ("dhc-5", (10, 206)), ("dhc-10", (21, 195))])
-def test_published_lists(released, protocol, numbers):
-    conversion = amos_conversion(released, protocol)
+def test_published_lists(amos, protocol, numbers):
+    conversion = amos_conversion(amos, protocol)
     assert (len(conversion.ids("labeled")), len(conversion.ids("unlabeled"))) == numbers
     assert len(conversion.ids("test")) == 120
     assert not set(LISTS["validation"]) & {case.id for case in conversion.cases}
 
 
-def test_modality(released, said):
-    ct, mr = amos_conversion(released, modality="ct"), amos_conversion(released, modality="mr")
+def test_modality(amos, said):
+    ct, mr = amos_conversion(amos, modality="ct"), amos_conversion(amos, modality="mr")
     assert ct.ids("labeled") == [name for name in LISTS["labeled"]["dhc-5"] if name not in MR_LABELED]
     assert mr.ids("labeled") == MR_LABELED
     for part, number in {"labeled": 10, "unlabeled": 206, "test": 120}.items():
@@ -81,23 +52,23 @@ def test_modality(released, said):
     assert left_out.endswith(", and 50 more): not CT.")
     assert by_number == "numbers below 500 taken as CT, others as MR (all cases): the readme of the release says so."
     with pytest.raises(InputError, match="Protocol dhc-2 has no labeled case left"):
-        amos_conversion(released, "dhc-2", modality="mr")
-    assert len(amos_conversion(released, "10%", modality="mr").ids("labeled")) == 3
+        amos_conversion(amos, "dhc-2", modality="mr")
+    assert len(amos_conversion(amos, "10%", modality="mr").ids("labeled")) == 3
 
 
-def test_released_unlabeled_scans(released, tmp_path, said):
+def test_released_unlabeled_scans(amos, tmp_path, said):
     names = "amos_0002, amos_0003, amos_0500"
-    assert said(amos_conversion(released))[-1] == (
+    assert said(amos_conversion(amos))[-1] == (
         f"not used (3 cases: {names}): scans without labels; --released-unlabeled adds them."
     )
-    more = amos_conversion(released, released_unlabeled=True)
+    more = amos_conversion(amos, released_unlabeled=True)
     assert more.ids("unlabeled")[206:] == ["amos_0002", "amos_0003", "amos_0500"]
-    assert more.protocol["released unlabeled scans"] == 3
+    assert more.protocol["amos unlabeled scans"] == 3
     assert f"added to the unlabeled cases of the lists (3 cases: {names}): scans without labels." in said(more)
-    assert amos_conversion(released, None, "ct", True).ids("unlabeled")[-2:] == ["amos_0002", "amos_0003"]
+    assert amos_conversion(amos, None, "ct", True).ids("unlabeled")[-2:] == ["amos_0002", "amos_0003"]
     source = tmp_path / "with_more"
     source.mkdir()
-    for folder in (released / "amos22").iterdir():
+    for folder in (amos / "amos22").iterdir():
         if folder.name != "imagesTs":
             (source / folder.name).symlink_to(folder)
     with pytest.raises(InputError, match="holds no scans without labels"):
@@ -109,14 +80,14 @@ def test_released_unlabeled_scans(released, tmp_path, said):
     assert "taken as CT (amos_5001): no number tells what they are." in said(unknown)
 
 
-def test_faults(tmp_path, released):
+def test_faults(tmp_path, amos):
     with pytest.raises(InputError, match="No AMOS scans"):
         amos_conversion(tmp_path)
     with pytest.raises(InputError, match=r"lacks scans of the published lists: amos_0008, amos_0013, .*and 110 more"):
-        amos_conversion(released / "amos22" / "imagesTr")
+        amos_conversion(amos / "amos22" / "imagesTr")
 
 
-def test_command(released, command):
-    result = command("amos", released, "--dataset-id", 27, "--modality", "mr", "--link", "-np", 1)
+def test_command(amos, command):
+    result = command("amos", amos, "--dataset-id", 27, "--modality", "mr", "--link", "-np", 1)
     assert result.exit_code == 0, result.exception
     assert "Dataset027_AMOS: 3 labeled, 31 unlabeled, 20 test cases" in result.output

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from la_source import DIRECTION, ORIGIN, SPACING, TEST, TRAIN, scan, write_h5, write_lists, write_nrrd
 from typer.testing import CliRunner
 
 from nnunet_ssl.cli import app
@@ -16,62 +17,6 @@ from nnunet_ssl.dataset_conversion.la import DUPLICATE, PROTOCOL, la_conversion
 from nnunet_ssl.errors import InputError
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "la"
-TRAIN, TEST = ["ID4", "ID1", "ID3", "ID2"], ["ID6", "ID5"]
-SHAPE = (12, 10, 8)  # (x, y, z)
-SPACING, ORIGIN, DIRECTION = (0.625, 0.625, 1.25), (-50.5, 20.25, 3.0), (-1, 0, 0, 0, -1, 0, 0, 0, 1)
-
-
-def scan(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """8-bit image and 0/1 label in the axes (x, y, z), different for every scan."""
-    rng = np.random.default_rng(int.from_bytes(name.encode(), "big"))
-    image = rng.integers(0, 256, SHAPE).astype(np.uint8)
-    label = np.zeros(SHAPE, np.uint8)
-    label[2:9, 3:7, 1:6] = 1
-    return image, label
-
-
-def write_lists(folder: Path, train=TRAIN, test=TEST) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "train.list").write_text("\n".join(train) + "\n", encoding="utf-8")
-    (folder / "test.list").write_text("\n".join(test) + "\n\n", encoding="utf-8")
-
-
-def write_h5(folder: Path, names=(*TRAIN, *TEST)) -> None:
-    for name in names:
-        image, label = scan(name)
-        (folder / name).mkdir(parents=True)
-        with h5py.File(folder / name / "mri_norm2.h5", "w") as file:
-            normalized = (image.astype(np.float32) - 100) / 50
-            file.create_dataset("image", data=normalized, compression="gzip")
-            file.create_dataset("label", data=label, compression="gzip")
-
-
-def write_nrrd(folder: Path, names=(*TRAIN, *TEST)) -> None:
-    for name in names:
-        (folder / name).mkdir(parents=True)
-        image, label = scan(name)
-        for file, voxels in {"lgemri": image, "laendo": label * 255, "lawall": 255 - label * 255}.items():
-            volume = sitk.GetImageFromArray(voxels.transpose(2, 1, 0))
-            volume.SetSpacing(SPACING)
-            volume.SetOrigin(ORIGIN)
-            volume.SetDirection(DIRECTION)
-            sitk.WriteImage(volume, str(folder / name / f"{file}.nrrd"), useCompression=True)
-
-
-@pytest.fixture
-def h5_source(tmp_path) -> Path:
-    source = tmp_path / "la"
-    write_h5(source / "2018LA_Seg_Training Set")
-    write_lists(source)
-    return source
-
-
-@pytest.fixture
-def nrrd_source(tmp_path) -> Path:
-    source = tmp_path / "challenge"
-    write_nrrd(source / "Training Set")
-    write_lists(source)
-    return source
 
 
 def read(path: Path) -> tuple[np.ndarray, sitk.Image]:
@@ -84,9 +29,9 @@ def ids(folder: Path) -> set[str]:
     return {path.name.removesuffix(".nii.gz").removesuffix("_0000") for path in folder.iterdir()}
 
 
-def test_h5(h5_source, verify):
-    (h5_source / "2018LA_Seg_Training Set" / "ID1" / "desktop.ini").write_text("[.ShellClassInfo]", encoding="utf-8")
-    folder, _ = write_raw_dataset(la_conversion(h5_source, labeled=2), 18, "LA")
+def test_h5(la_h5, verify):
+    (la_h5 / "2018LA_Seg_Training Set" / "ID1" / "desktop.ini").write_text("[.ShellClassInfo]", encoding="utf-8")
+    folder, _ = write_raw_dataset(la_conversion(la_h5, labeled=2), 18, "LA")
     verify(folder)
     assert ids(folder / "imagesTr") == ids(folder / "labelsTr") == {"ID4", "ID1"}
     assert ids(folder / "imagesUnlabeled") == {"ID3", "ID2"}
@@ -112,13 +57,13 @@ def test_h5(h5_source, verify):
     }
 
 
-def test_h5_stored_as_scaled_integers(h5_source):
-    path = h5_source / "2018LA_Seg_Training Set" / "ID4" / "mri_norm2.h5"
+def test_h5_stored_as_scaled_integers(la_h5):
+    path = la_h5 / "2018LA_Seg_Training Set" / "ID4" / "mri_norm2.h5"
     image, label = scan("ID4")
     with h5py.File(path, "w") as file:
         file["image"], file["label"] = image, label
         file["image"].attrs["scale"], file["image"].attrs["offset"] = 0.02, -2.0
-    folder, _ = write_raw_dataset(la_conversion(h5_source, 1), 18, "LA")
+    folder, _ = write_raw_dataset(la_conversion(la_h5, 1), 18, "LA")
     notes = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))["notes"]
     assert [(note["what"], note["cases"]) for note in notes] == [
         ("spacing of 0.625 mm and axes (x, y, z) assumed", "all"),
@@ -129,9 +74,9 @@ def test_h5_stored_as_scaled_integers(h5_source):
     assert (voxels == (image * 0.02 - 2.0).astype(np.float32)).all()
 
 
-def test_nrrd_keeps_its_geometry(nrrd_source, verify, said):
-    write_nrrd(nrrd_source / "Testing Set", ["ID8", "ID9"])
-    conversion = la_conversion(nrrd_source, labeled=2)
+def test_nrrd_keeps_its_geometry(la, verify, said):
+    write_nrrd(la / "Testing Set", ["ID8", "ID9"])
+    conversion = la_conversion(la, labeled=2)
     folder, _ = write_raw_dataset(conversion, 18, "LA")
     verify(folder)
     assert ids(folder / "imagesUnlabeled") == {"ID3", "ID2"}
@@ -152,10 +97,10 @@ def test_nrrd_keeps_its_geometry(nrrd_source, verify, said):
         assert (image.GetSpacing(), image.GetOrigin(), image.GetDirection()) == (SPACING, ORIGIN, DIRECTION)
 
 
-def test_unlabeled_scans_need_no_label_file(nrrd_source):
+def test_unlabeled_scans_need_no_label_file(la):
     for name in ("ID2", "ID3"):
-        (nrrd_source / "Training Set" / name / "laendo.nrrd").unlink()
-    folder, _ = write_raw_dataset(la_conversion(nrrd_source, labeled=2), 18, "LA")
+        (la / "Training Set" / name / "laendo.nrrd").unlink()
+    folder, _ = write_raw_dataset(la_conversion(la, labeled=2), 18, "LA")
     assert ids(folder / "imagesUnlabeled") == {"ID3", "ID2"}
 
 
@@ -202,10 +147,10 @@ def test_published_lists_are_used_without_lists_in_the_source(tmp_path, said):
         la_conversion(tmp_path / "source")
 
 
-def test_protocol_named_by_the_user_leads(tmp_path, h5_source):
-    assert la_conversion(h5_source, "50%").ids("labeled") == ["ID4", "ID1"]
+def test_protocol_named_by_the_user_leads(tmp_path, la_h5):
+    assert la_conversion(la_h5, "50%").ids("labeled") == ["ID4", "ID1"]
     with pytest.raises(InputError, match="lacks scans of the published lists: 06SR5RBREL16DQ6M8LWS"):
-        la_conversion(h5_source, "ua-mt-4")
+        la_conversion(la_h5, "ua-mt-4")
     published = json.loads(PROTOCOL.read_text(encoding="utf-8"))
     for name in published["train"] + published["test"]:
         (tmp_path / "challenge" / name).mkdir(parents=True)
@@ -215,43 +160,43 @@ def test_protocol_named_by_the_user_leads(tmp_path, h5_source):
     assert conversion.protocol["protocol"] == "ua-mt-16"
 
 
-def test_faults_of_the_source(tmp_path, h5_source):
+def test_faults_of_the_source(tmp_path, la_h5):
     with pytest.raises(InputError, match="is no folder"):
         la_conversion(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="No LA scans"):
         la_conversion(tmp_path / "empty")
     with pytest.raises(InputError, match="choose 1 to 4"):
-        la_conversion(h5_source, 5)
-    write_lists(h5_source, test=["ID6", "ID1"])
+        la_conversion(la_h5, 5)
+    write_lists(la_h5, test=["ID6", "ID1"])
     with pytest.raises(InputError, match=r"In train\.list and in test\.list: ID1"):
-        la_conversion(h5_source, 1)
-    write_lists(h5_source, train=["ID4", "NO1", "NO2"])
+        la_conversion(la_h5, 1)
+    write_lists(la_h5, train=["ID4", "NO1", "NO2"])
     with pytest.raises(InputError, match="lacks scans of the lists of the source: NO1, NO2"):
-        la_conversion(h5_source, 1)
-    (h5_source / "test.list").unlink()
+        la_conversion(la_h5, 1)
+    (la_h5 / "test.list").unlink()
     with pytest.raises(InputError, match=r"holds train\.list only"):
-        la_conversion(h5_source, 1)
+        la_conversion(la_h5, 1)
 
 
-def test_scan_present_twice(h5_source):
-    write_h5(h5_source / "copy", ["ID2"])
+def test_scan_present_twice(la_h5):
+    write_h5(la_h5 / "copy", ["ID2"])
     with pytest.raises(InputError, match=r"holds scans twice: ID2 \("):
-        la_conversion(h5_source, 1)
+        la_conversion(la_h5, 1)
 
 
-def test_h5_files_written_beside_the_nrrd_files_lead(nrrd_source, said):
+def test_h5_files_written_beside_the_nrrd_files_lead(la, said):
     for name in (*TRAIN, *TEST):
         image, label = scan(name)
-        with h5py.File(nrrd_source / "Training Set" / name / "mri_norm2.h5", "w") as file:
+        with h5py.File(la / "Training Set" / name / "mri_norm2.h5", "w") as file:
             file["image"], file["label"] = image, label
-    conversion = la_conversion(nrrd_source, 1)
+    conversion = la_conversion(la, 1)
     assert conversion.source["layout"] == "preprocessed h5 (mri_norm2.h5)"
     assert said(conversion)[0].startswith("nrrd files not used (6 cases: ID1, ID2, ID3, ID4, ID5, ID6): ")
 
 
-def test_bad_h5_files_are_named_together(h5_source, raw):
-    folder = h5_source / "2018LA_Seg_Training Set"
+def test_bad_h5_files_are_named_together(la_h5, raw):
+    folder = la_h5 / "2018LA_Seg_Training Set"
     path = folder / "ID3" / "mri_norm2.h5"
     path.write_bytes(path.read_bytes()[:-200])
     with h5py.File(folder / "ID1" / "mri_norm2.h5", "a") as file:
@@ -266,7 +211,7 @@ def test_bad_h5_files_are_named_together(h5_source, raw):
     with h5py.File(folder / "ID2" / "mri_norm2.h5", "a") as file:
         file["label"][...] = 9  # of an unlabeled scan: never looked at
     with pytest.raises(InputError) as error:
-        write_raw_dataset(la_conversion(h5_source, 2), 18, "LA")
+        write_raw_dataset(la_conversion(la_h5, 2), 18, "LA")
     message = str(error.value)
     assert "ID4/mri_norm2.h5 has no left atrium in its label" in message
     assert "ID1/mri_norm2.h5 has no 'label'" in message
@@ -277,8 +222,8 @@ def test_bad_h5_files_are_named_together(h5_source, raw):
     assert list(raw.iterdir()) == []
 
 
-def test_bad_nrrd_files_are_named_together(nrrd_source, raw):
-    folder = nrrd_source / "Training Set"
+def test_bad_nrrd_files_are_named_together(la, raw):
+    folder = la / "Training Set"
     (folder / "ID4" / "laendo.nrrd").unlink()
     label = sitk.ReadImage(str(folder / "ID1" / "laendo.nrrd"))
     label[0, 0, 0] = 128
@@ -286,7 +231,7 @@ def test_bad_nrrd_files_are_named_together(nrrd_source, raw):
     path = folder / "ID2" / "lgemri.nrrd"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError) as error:
-        write_raw_dataset(la_conversion(nrrd_source, 2), 18, "LA")
+        write_raw_dataset(la_conversion(la, 2), 18, "LA")
     message = str(error.value)
     assert "ID4: " in message
     assert "ID4/laendo.nrrd is missing" in message
@@ -299,8 +244,8 @@ def run(*arguments: object):
     return CliRunner().invoke(app, ["convert", "la", *map(str, arguments)])
 
 
-def test_command(h5_source, raw):
-    arguments = (h5_source, "--dataset-id", 18, "--labeled", 1, "-np", 2)
+def test_command(la_h5, raw):
+    arguments = (la_h5, "--dataset-id", 18, "--labeled", 1, "-np", 2)
     first = run(*arguments)
     assert first.exit_code == 0
     assert "Dataset018_LA: 1 labeled, 3 unlabeled, 2 test cases" in first.output
@@ -308,22 +253,22 @@ def test_command(h5_source, raw):
     second = run(*arguments)
     assert second.exit_code == 0
     assert "already there" in second.output
-    other = run(h5_source, "--dataset-id", 18, "--labeled", 2)
+    other = run(la_h5, "--dataset-id", 18, "--labeled", 2)
     assert isinstance(other.exception, InputError)
     assert "differs in protocol, labeled, unlabeled" in str(other.exception)
-    other_name = run(h5_source, "--dataset-id", 18, "--labeled", 1, "--name", "Atrium")
+    other_name = run(la_h5, "--dataset-id", 18, "--labeled", 1, "--name", "Atrium")
     assert isinstance(other_name.exception, InputError)
     assert {path: path.stat().st_mtime_ns for path in raw.rglob("*")} == before
 
 
-def test_command_with_a_list(h5_source, raw, tmp_path):
+def test_command_with_a_list(la_h5, raw, tmp_path):
     chosen = tmp_path / "chosen.txt"
     chosen.write_text("ID2\nID1\n", encoding="utf-8")
-    result = run(h5_source, "--dataset-id", 5, "--labeled-list", chosen, "--name", "Own", "-np", 1)
+    result = run(la_h5, "--dataset-id", 5, "--labeled-list", chosen, "--name", "Own", "-np", 1)
     assert result.exit_code == 0
     assert ids(raw / "Dataset005_Own" / "imagesTr") == {"ID1", "ID2"}
     assert ids(raw / "Dataset005_Own" / "imagesUnlabeled") == {"ID3", "ID4"}
-    both = run(h5_source, "--dataset-id", 6, "--labeled-list", chosen, "--labeled", 2)
+    both = run(la_h5, "--dataset-id", 6, "--labeled-list", chosen, "--labeled", 2)
     assert "not both" in str(both.exception)
 
 

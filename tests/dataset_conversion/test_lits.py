@@ -6,20 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from lits_source import GEOMETRY, PLACEHOLDER, voxels
 
 from nnunet_ssl.conversion.spacings import PLACEHOLDER as PLACEHOLDER_HEADER
 from nnunet_ssl.conversion.writing import write_raw_dataset
 from nnunet_ssl.dataset_conversion.lits import lits_conversion
 from nnunet_ssl.errors import InputError
 
-GEOMETRY = {
-    "spacing": (0.836, 0.836, 2.5),
-    "origin": (172.9, 179.3, -368.0),
-    "direction": (-1, 0, 0, 0, -1, 0, 0, 0, 1),
-}
-PLACEHOLDER = {"spacing": (1, 1, 1), "origin": (-1, -1, 1), "direction": (-1, 0, 0, 0, -1, 0, 0, 0, 1)}
 LABELED = ["volume-127", "volume-115", "volume-121", "volume-118", "volume-126"]
-SHAPE = (5, 6, 8)  # (z, y, x)
 
 
 GIVEN = "label given the header of its image"
@@ -29,29 +23,8 @@ def record_of(folder: Path) -> dict:
     return json.loads((folder / "conversion.json").read_text(encoding="utf-8"))
 
 
-def voxels(number: int) -> tuple[np.ndarray, np.ndarray]:
-    image = np.random.default_rng(number).integers(-1024, 1500, SHAPE).astype(np.int16)
-    label = np.zeros(SHAPE)  # float64, as in some copies
-    label[1:4, 1:5, 2:7] = 1
-    label[2, 2:4, 3:5] = 2 if number % 3 else 1  # some cases have no tumor
-    return image, label
-
-
-@pytest.fixture
-def source(tmp_path, save) -> Path:
-    """Two batches; the label of 118 (labeled) has the placeholder header of case 53."""
-    root = tmp_path / "LiTS"
-    for number in range(131):
-        folder = root / ("Training Batch 1" if number < 28 else "Training Batch 2")
-        image, label = voxels(number)
-        save(folder / f"volume-{number}.nii", image, **GEOMETRY)
-        save(folder / f"segmentation-{number}.nii", label, **(PLACEHOLDER if number in (53, 118) else GEOMETRY))
-    save(root / "test" / "test-volume-0.nii", voxels(0)[0])
-    return root
-
-
-def test_lits(source, write, ids, same, save, tmp_path):
-    conversion = lits_conversion(source)
+def test_lits(lits, write, ids, same, save, tmp_path):
+    conversion = lits_conversion(lits)
     folder = write(conversion)
     assert ids(folder / "imagesTr") == ids(folder / "labelsTr") == set(LABELED)
     assert [len(conversion.ids(part)) for part in ("labeled", "unlabeled", "test")] == [5, 95, 31]
@@ -79,16 +52,16 @@ def test_lits(source, write, ids, same, save, tmp_path):
 
 
 @pytest.fixture
-def published(source, save) -> Path:
+def published(lits, save) -> Path:
     """As published: images and labels 28 to 47 have the identity as header, of the others label 53 alone."""
-    batch = source / "Training Batch 2"
+    batch = lits / "Training Batch 2"
     identity = {"spacing": (1, 1, 1), "origin": (0, 0, 0), "direction": (-1, 0, 0, 0, -1, 0, 0, 0, 1)}
     for number in [*range(28, 48), 118]:
         image, label = voxels(number)
         header = GEOMETRY if number == 118 else identity
         save(batch / f"volume-{number}.nii", image, **header)
         save(batch / f"segmentation-{number}.nii", label, **header)
-    return source
+    return lits
 
 
 @pytest.fixture
@@ -150,8 +123,8 @@ def test_unknown_spacings_are_given(published, raw, chosen, tmp_path, same, save
         write_raw_dataset(lits_conversion(published, chosen), 27, "LiTS", spacings=table)
 
 
-def test_tumor_merged_into_liver(source, write):
-    folder = write(lits_conversion(source, merge_tumor=True))
+def test_tumor_merged_into_liver(lits, write):
+    folder = write(lits_conversion(lits, merge_tumor=True))
     assert json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["labels"] == {"background": 0, "liver": 1}
     label = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "labelsTr" / "volume-118.nii.gz")))
     assert (label == (voxels(118)[1] > 0)).all()
@@ -159,44 +132,44 @@ def test_tumor_merged_into_liver(source, write):
     assert {"what": "tumor written as liver", "cases": "all", "why": "--merge-tumor"} in record_of(folder)["notes"]
 
 
-def test_own_list_and_split_folders(source, tmp_path):
+def test_own_list_and_split_folders(lits, tmp_path):
     for number in range(131):
         for name, folder in {"volume": "ct", "segmentation": "seg"}.items():
-            path = next(source.glob(f"*/{name}-{number}.nii"))
-            (source / folder).mkdir(exist_ok=True)
-            path.rename(source / folder / path.name)
+            path = next(lits.glob(f"*/{name}-{number}.nii"))
+            (lits / folder).mkdir(exist_ok=True)
+            path.rename(lits / folder / path.name)
     chosen = tmp_path / "labeled.txt"
     chosen.write_text("volume-0\nvolume-53\nvolume-10\n", encoding="utf-8")
-    conversion = lits_conversion(source, chosen)
+    conversion = lits_conversion(lits, chosen)
     assert conversion.ids("labeled") == ["volume-0", "volume-53", "volume-10"]
     assert [case.label.name for case in conversion.cases[:3]] == [f"segmentation-{k}.nii" for k in (0, 53, 10)]
     chosen.write_text("volume-131\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"not in the training list: volume-131\."):
-        lits_conversion(source, chosen)
+        lits_conversion(lits, chosen)
     chosen.write_text("volume-79\n", encoding="utf-8")
     with pytest.raises(InputError, match="test cases as labeled: volume-79"):
-        lits_conversion(source, chosen)
+        lits_conversion(lits, chosen)
 
 
-def test_faults(source, save):
-    batch = source / "Training Batch 2"
+def test_faults(lits, save):
+    batch = lits / "Training Batch 2"
     save(batch / "segmentation-127.nii", voxels(127)[1], (0.8, 0.8, 2.5), GEOMETRY["origin"], GEOMETRY["direction"])
     save(batch / "segmentation-118.nii", voxels(118)[1][:, :, 1:], **PLACEHOLDER)
     truncated = batch / "volume-115.nii"
     truncated.write_bytes(truncated.read_bytes()[:-10])
     with pytest.raises(InputError) as error:
-        write_raw_dataset(lits_conversion(source), 27, "LiTS")
+        write_raw_dataset(lits_conversion(lits), 27, "LiTS")
     assert "segmentation-127.nii stands up to" in str(error.value)
     assert "segmentation-118.nii has 7 x 6 x 5 voxels" in str(error.value)
     assert "volume-115.nii cannot be read (damaged or truncated)" in str(error.value)
     (batch / "volume-126.nii").unlink()
     with pytest.raises(InputError, match=r"lacks scans of the published lists: volume-126\."):
-        lits_conversion(source)
+        lits_conversion(lits)
     with pytest.raises(InputError, match="No LiTS scans"):
-        lits_conversion(source / "test")
+        lits_conversion(lits / "test")
 
 
-def test_command(source, command):
-    result = command("lits", source, "--dataset-id", 27, "--merge-tumor", "--labeled", 10, "-np", 1)
+def test_command(lits, command):
+    result = command("lits", lits, "--dataset-id", 27, "--merge-tumor", "--labeled", 10, "-np", 1)
     assert result.exit_code == 0, result.exception
     assert "Dataset027_LiTS: 10 labeled, 90 unlabeled, 31 test cases" in result.output

@@ -6,14 +6,6 @@ from functools import partial
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from test_acdc import original as acdc  # noqa: F401 (fixtures of the converters' own tests)
-from test_amos import released  # noqa: F401
-from test_la import nrrd_source as la  # noqa: F401
-from test_lits import source as lits  # noqa: F401
-from test_msd import prostate, spleen  # noqa: F401
-from test_pancreas import case_folder  # noqa: F401
-from test_pancreas import source as pancreas  # noqa: F401
-from test_synapse import source as synapse  # noqa: F401
 
 from nnunet_ssl.conversion.writing import write_raw_dataset
 from nnunet_ssl.dataset_conversion.acdc import acdc_conversion
@@ -29,7 +21,7 @@ SOURCES = {
     "la": partial(la_conversion, labeled=1),
     "acdc": partial(acdc_conversion, labeled="ssl4mis-3"),
     "synapse": synapse_conversion,
-    "released": amos_conversion,
+    "amos": amos_conversion,
     "lits": lits_conversion,
     "prostate": partial(msd_conversion, labeled=2),
     "spleen": partial(msd_conversion, labeled=2),

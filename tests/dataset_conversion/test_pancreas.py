@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from pancreas_source import LISTS, ORIGIN, SHAPE, SPACING, scan, write_series
 
 from nnunet_ssl.conversion.case_writer import CannotTell
-from nnunet_ssl.conversion.protocols import published
 from nnunet_ssl.conversion.writing import Case, write_raw_dataset
 from nnunet_ssl.dataset_conversion.pancreas import (
     AS_STORED,
@@ -23,85 +23,9 @@ from nnunet_ssl.dataset_conversion.pancreas import (
 )
 from nnunet_ssl.errors import InputError
 
-LISTS = published("pancreas")["mc-net-12"]
-SHAPE = (6, 12, 16)  # (z, y, x)
-SPACING = (0.75, 0.75, 0.5)
-ORIGIN = (-100.0, -150.0, 40.0)
 
-
-def scan(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """HU with an organ of about 100 HU in one corner, and its label; every flip of the label misses the organ."""
-    rng = np.random.default_rng(int(name[-4:]))
-    image = rng.integers(-900, -700, SHAPE).astype(np.int16)
-    label = np.zeros(SHAPE, np.uint8)
-    label[1:3, 2:5, 3:7] = 1
-    image[label == 1] = rng.integers(70, 130, label.sum())
-    return image, label
-
-
-def write_series(folder: Path, image: np.ndarray, spacing: float = SPACING[2]) -> None:
-    """One file a slice, stored as HU + 1024; names and instance numbers run against the positions."""
-    folder.mkdir(parents=True)
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    for z, voxels in enumerate(image):
-        file = sitk.GetImageFromArray(voxels[None])
-        file.SetSpacing((*SPACING[:2], 1.0))
-        position = (*ORIGIN[:2], ORIGIN[2] + z * spacing)
-        for tag, value in {
-            "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
-            "0008|0018": f"1.2.3.{z + 1}",
-            "0008|0060": "CT",
-            "0020|000d": "1.2.3",
-            "0020|000e": "1.2.3.0",
-            "0020|0013": str(len(image) - z),
-            "0020|0032": "\\".join(map(str, position)),
-            "0020|0037": "1\\0\\0\\0\\1\\0",
-            "0018|0050": "1.0",
-            "0028|1052": "-1024",
-            "0028|1053": "1",
-        }.items():
-            file.SetMetaData(tag, value)
-        writer.SetFileName(str(folder / f"1-{len(image) - z:03d}.dcm"))
-        writer.Execute(file)
-
-
-@pytest.fixture
-def case_folder(tmp_path):
-    """Writes one case in the layout of TCIA; its label has the header of a label whose y runs the other way."""
-
-    def write(root: Path, name: str) -> None:
-        image, label = scan(name)
-        write_series(root / "Pancreas-CT" / name / "11-24-2015-Pancreas" / "Pancreas-63502", image)
-        flipped = sitk.GetImageFromArray(np.flip(label, 1))
-        flipped.SetSpacing(SPACING)
-        flipped.SetDirection((1, 0, 0, 0, -1, 0, 0, 0, 1))
-        flipped.SetOrigin((ORIGIN[0], ORIGIN[1] + SPACING[1] * (SHAPE[1] - 1), ORIGIN[2]))
-        folder = root / "TCIA_pancreas_labels-02-05-2017"
-        folder.mkdir(exist_ok=True)
-        sitk.WriteImage(flipped, str(folder / f"label{name[-4:]}.nii.gz"))
-
-    return write
-
-
-@pytest.fixture
-def source(tmp_path, case_folder) -> Path:
-    """The release of today: 82 labels, no scans 25 and 70, one of them as an empty folder."""
-    root = tmp_path / "TCIA"
-    for name in LISTS["train"] + LISTS["test"]:
-        if name not in WITHDRAWN:
-            case_folder(root, name)
-    for name in WITHDRAWN:
-        (root / "TCIA_pancreas_labels-02-05-2017" / f"label{name[-4:]}.nii.gz").write_text(
-            "not to be opened", encoding="utf-8"
-        )
-    (root / "Pancreas-CT" / WITHDRAWN[0]).mkdir()
-    (root / "Pancreas-CT" / "LICENSE").write_text("text", encoding="utf-8")
-    return root
-
-
-def test_release_of_today(source, write, ids, command, said):
-    conversion = pancreas_conversion(source)
+def test_release_of_today(pancreas, write, ids, command, said):
+    conversion = pancreas_conversion(pancreas)
     folder = write(conversion)
     twelve = [name for name in LISTS["train"] if name != "PANCREAS_0070"][:12]
     assert conversion.ids("labeled") == twelve
@@ -116,7 +40,7 @@ def test_release_of_today(source, write, ids, command, said):
     assert all(250 < notes[1]["measured"][name]["margin in HU"] < 330 for name in notes[1]["cases"])
     assert ids(folder / "labelsTr") == set(twelve)
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(next((source / "Pancreas-CT" / twelve[0]).rglob("*.dcm"))))
+    reader.SetFileName(str(next((pancreas / "Pancreas-CT" / twelve[0]).rglob("*.dcm"))))
     reader.ReadImageInformation()
     assert float(reader.GetMetaData("0028|1052")) == -1024
     for name in (twelve[0], conversion.ids("test")[-1]):
@@ -127,12 +51,12 @@ def test_release_of_today(source, write, ids, command, said):
             assert volume.GetSpacing() == SPACING  # 0.5 mm by the positions, not the 1 mm of SliceThickness
             assert volume.GetOrigin() == ORIGIN
             assert volume.GetDirection() == (1, 0, 0, 0, 1, 0, 0, 0, 1)
-    again = command("pancreas", source, "--dataset-id", 27, "-np", 1)
+    again = command("pancreas", pancreas, "--dataset-id", 27, "-np", 1)
     assert "already there" in again.output, again.exception
     # The same source: what is missing is named.
     with pytest.raises(InputError, match=r"lacks scans of the published lists: PANCREAS_0070, PANCREAS_0025\."):
-        pancreas_conversion(source, keep_withdrawn=True)
-    assert pancreas_conversion(source, "mc-net-6").ids("labeled") == LISTS["train"][:6]
+        pancreas_conversion(pancreas, keep_withdrawn=True)
+    assert pancreas_conversion(pancreas, "mc-net-6").ids("labeled") == LISTS["train"][:6]
 
 
 def touch_series(root: Path) -> Path:
@@ -270,32 +194,32 @@ def test_a_label_that_is_the_same_by_every_flip(case):
 
 
 @pytest.fixture
-def bare_labels(source) -> dict[str, Path]:
+def bare_labels(pancreas) -> dict[str, Path]:
     """The labels of the source by case, all with a header that names another grid, lying as their scans."""
     labels = {}
-    for path in sorted((source / "TCIA_pancreas_labels-02-05-2017").iterdir()):
+    for path in sorted((pancreas / "TCIA_pancreas_labels-02-05-2017").iterdir()):
         if (name := f"PANCREAS_{path.name[5:9]}") not in WITHDRAWN:
             sitk.WriteImage(bare(scan(name)[1]), str(path))
             labels[name] = path
     return labels
 
 
-def blur(source: Path, name: str) -> None:
+def blur(pancreas: Path, name: str) -> None:
     """The same tissue of about -40 HU everywhere: nothing tells how the label lies."""
-    folder = next((source / "Pancreas-CT" / name).glob("*/*"))
+    folder = next((pancreas / "Pancreas-CT" / name).glob("*/*"))
     shutil.rmtree(folder)
     write_series(folder, np.random.default_rng(1).normal(-40, 10, SHAPE).astype(np.int16))
 
 
-def test_mixed_layouts_and_a_vote(source, bare_labels, write):
-    twelve = pancreas_conversion(source).ids("labeled")
+def test_mixed_layouts_and_a_vote(pancreas, bare_labels, write):
+    twelve = pancreas_conversion(pancreas).ids("labeled")
     # None of the unlabeled cases has a label that is opened, so none votes.
     for name in set(bare_labels) - set(twelve) - set(LISTS["test"]):
         bare_labels[name].write_bytes(b"not to be opened")
     for name in twelve[:2]:
         sitk.WriteImage(bare(np.flip(scan(name)[1], 1)), str(bare_labels[name]))
-    blur(source, twelve[5])
-    folder = write(pancreas_conversion(source))
+    blur(pancreas, twelve[5])
+    folder = write(pancreas_conversion(pancreas))
     notes = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))["notes"][1:]
     told = {(note["what"], note["why"].partition(";")[0]): note["cases"] for note in notes}
     assert told[in_words((1,)), "by this flip alone its border lies on borders of the scan"] == twelve[:2]
@@ -306,13 +230,13 @@ def test_mixed_layouts_and_a_vote(source, bare_labels, write):
         assert (sitk.GetArrayFromImage(label) == scan(name)[1]).all()
 
 
-def test_a_case_that_neither_scan_nor_vote_explains(source, bare_labels, raw):
-    twelve = pancreas_conversion(source).ids("labeled")
+def test_a_case_that_neither_scan_nor_vote_explains(pancreas, bare_labels, raw):
+    twelve = pancreas_conversion(pancreas).ids("labeled")
     for name in twelve[:6]:
         sitk.WriteImage(bare(np.flip(scan(name)[1], 1)), str(bare_labels[name]))
-    blur(source, twelve[7])
+    blur(pancreas, twelve[7])
     with pytest.raises(InputError) as error:
-        write_raw_dataset(pancreas_conversion(source), 27, "Pancreas")
+        write_raw_dataset(pancreas_conversion(pancreas), 27, "Pancreas")
     first, line = str(error.value).splitlines()
     assert first == "Nothing was converted, 1 of 80 cases are bad:"
     assert line.startswith(f"  {twelve[7]}: ")
@@ -334,7 +258,7 @@ def test_label_that_fits_nowhere(case):
         fit_label(sitk.GetImageFromArray(corner[1:]), image, case, None)
 
 
-def test_faulty_series(tmp_path, source):
+def test_faulty_series(tmp_path, pancreas):
     image = scan("PANCREAS_0001")[0]
     write_series(tmp_path / "gap", image)
     (tmp_path / "gap" / "1-003.dcm").unlink()
@@ -352,9 +276,9 @@ def test_faulty_series(tmp_path, source):
         read_series(tmp_path / "one")
     with pytest.raises(InputError, match="none holds 0 DICOM series"):
         read_series(tmp_path / "none")
-    next((source / "Pancreas-CT" / "PANCREAS_0018").rglob("1-003.dcm")).unlink()
+    next((pancreas / "Pancreas-CT" / "PANCREAS_0018").rglob("1-003.dcm")).unlink()
     with pytest.raises(InputError, match=r"PANCREAS_0018: .* mm apart"):
-        write_raw_dataset(pancreas_conversion(source), 27, "Pancreas")
+        write_raw_dataset(pancreas_conversion(pancreas), 27, "Pancreas")
 
 
 def test_real_series(shared_data):

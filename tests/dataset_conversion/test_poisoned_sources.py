@@ -6,16 +6,6 @@ from pathlib import Path
 
 import h5py
 import pytest
-from test_acdc import h5_source as acdc_h5  # noqa: F401 (fixtures of the converters' own tests)
-from test_acdc import original as acdc  # noqa: F401
-from test_amos import released  # noqa: F401
-from test_la import h5_source as la_h5  # noqa: F401
-from test_la import nrrd_source as la  # noqa: F401
-from test_lits import source as lits  # noqa: F401
-from test_msd import prostate as msd  # noqa: F401
-from test_pancreas import case_folder  # noqa: F401
-from test_pancreas import source as pancreas  # noqa: F401
-from test_synapse import source as synapse  # noqa: F401
 
 from nnunet_ssl.conversion.writing import write_raw_dataset
 from nnunet_ssl.dataset_conversion.acdc import acdc_conversion
@@ -34,9 +24,9 @@ SOURCES = {
     "acdc": (partial(acdc_conversion, labeled="ssl4mis-3"), "**/*_gt.nii.gz"),
     "acdc_h5": (partial(acdc_conversion, labeled="ssl4mis-3"), "**/patient*.h5"),
     "synapse": (synapse_conversion, "**/label*.nii.gz"),
-    "released": (amos_conversion, "**/labels*/amos_*.nii.gz"),
+    "amos": (amos_conversion, "**/labels*/amos_*.nii.gz"),
     "lits": (lits_conversion, "**/segmentation-*.nii"),
-    "msd": (partial(msd_conversion, labeled=2), "labelsTr/*.nii.gz"),
+    "prostate": (partial(msd_conversion, labeled=2), "labelsTr/*.nii.gz"),
     "pancreas": (pancreas_conversion, "**/label*.nii.gz"),
 }
 

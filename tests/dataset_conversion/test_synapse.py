@@ -1,53 +1,22 @@
 """The converter of Synapse/BTCV, on small volumes in both layouts."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from synapse_source import DIRECTION, SHAPE, build, voxels
 
 from nnunet_ssl.conversion.protocols import published
 from nnunet_ssl.conversion.writing import write_raw_dataset
 from nnunet_ssl.dataset_conversion.synapse import ORGANS, synapse_conversion
 from nnunet_ssl.errors import InputError
 
-NUMBERS = [*range(1, 11), *range(21, 41)]
 LABELED = ["img0009", "img0021", "img0025", "img0034"]
-MISSING_ORGAN = 4
-DIRECTION = (-1, 0, 0, 0, -1, 0, 0, 0, 1)
-SHAPE = (6, 8, 10)  # (z, y, x)
 
 
-def voxels(number: int) -> tuple[np.ndarray, np.ndarray]:
-    image = np.random.default_rng(number).integers(-1024, 1500, SHAPE).astype(np.int16)
-    label = (np.arange(image.size).reshape(SHAPE) % 14).astype(np.uint8)
-    label[label == MISSING_ORGAN] = 0 if number % 2 else MISSING_ORGAN
-    return image, label
-
-
-def build(root: Path, save, images="RawData/Training/img", labels="RawData/Training/label") -> Path:
-    for number in NUMBERS:
-        image, label = voxels(number)
-        geometry = {"spacing": (0.7, 0.7, 3.0 + number / 10), "direction": DIRECTION}
-        save(root / images / f"img{number:04d}.nii.gz", image, **geometry)
-        save(root / labels / f"label{number:04d}.nii.gz", label, **geometry)
-    return root
-
-
-@pytest.fixture
-def source(tmp_path, save) -> Path:
-    root = build(tmp_path / "Abdomen", save)
-    for number in (61, 62):
-        save(root / "RawData" / "Testing" / "img" / f"img{number:04d}.nii.gz", voxels(number)[0])
-    (root / "__MACOSX" / "img").mkdir(parents=True)
-    (root / "__MACOSX" / "img" / "img0001.nii.gz").write_text("no image", encoding="utf-8")
-    (root / "RawData" / "Training" / "img" / "._img0001.nii.gz").write_text("no image", encoding="utf-8")
-    return root
-
-
-def test_default_lists(source, write, ids, same, save, tmp_path, said):
-    conversion = synapse_conversion(source)
+def test_default_lists(synapse, write, ids, same, save, tmp_path, said):
+    conversion = synapse_conversion(synapse)
     folder = write(conversion)
     assert ids(folder / "imagesTr") == ids(folder / "labelsTr") == set(LABELED)
     assert len(ids(folder / "imagesUnlabeled")) == 16
@@ -70,19 +39,19 @@ def test_default_lists(source, write, ids, same, save, tmp_path, said):
     ]
 
 
-def test_dhc_lists(source):
+def test_dhc_lists(synapse):
     for protocol, number in {"dhc-10": 2, "dhc-20": 4, "dhc-40": 8}.items():
-        conversion = synapse_conversion(source / "RawData" / "Training", protocol)
+        conversion = synapse_conversion(synapse / "RawData" / "Training", protocol)
         assert [len(conversion.ids(part)) for part in ("labeled", "unlabeled", "test")] == [number, 20 - number, 6]
-    assert synapse_conversion(source, "dhc-10").ids("labeled") == ["img0023", "img0028"]
-    assert synapse_conversion(source, "dhc-20").ids("labeled") == ["img0002", "img0023", "img0034", "img0039"]
+    assert synapse_conversion(synapse, "dhc-10").ids("labeled") == ["img0023", "img0028"]
+    assert synapse_conversion(synapse, "dhc-20").ids("labeled") == ["img0002", "img0023", "img0034", "img0039"]
     dhc, generic = published("synapse")["dhc-20"], published("synapse")["genericssl-20"]
     assert len(set(generic["test"]) & set(dhc["train"])) == 5
 
 
-def test_counts_follow_the_training_list(source):
-    assert synapse_conversion(source, 2).ids("labeled") == ["img0002", "img0003"]
-    assert synapse_conversion(source, "10%").ids("labeled") == ["img0002", "img0003"]
+def test_counts_follow_the_training_list(synapse):
+    assert synapse_conversion(synapse, 2).ids("labeled") == ["img0002", "img0003"]
+    assert synapse_conversion(synapse, "10%").ids("labeled") == ["img0002", "img0003"]
 
 
 def test_linked_layout_of_semi_supervised_repositories(tmp_path, save, write):
@@ -96,38 +65,38 @@ def test_linked_layout_of_semi_supervised_repositories(tmp_path, save, write):
     assert not list(folder.rglob("img0002.nii.gz"))
 
 
-def test_faults(tmp_path, source, save):
-    training = source / "RawData" / "Training"
+def test_faults(tmp_path, synapse, save):
+    training = synapse / "RawData" / "Training"
     save(training / "label" / "label0009.nii.gz", np.full(SHAPE, 14, np.uint8), (0.7, 0.7, 3.9), direction=DIRECTION)
     save(training / "label" / "label0021.nii.gz", voxels(21)[1], (0.7, 0.7, 3.0), direction=DIRECTION)
     with pytest.raises(InputError) as error:
-        write_raw_dataset(synapse_conversion(source), 27, "Synapse")
+        write_raw_dataset(synapse_conversion(synapse), 27, "Synapse")
     assert "img0009: " in str(error.value)
     assert "label0009.nii.gz has label values [14]" in str(error.value)
     assert "another spacing, 0.7 x 0.7 x 3 mm and not 0.7 x 0.7 x 5.1" in str(error.value)
     (training / "label" / "label0025.nii.gz").unlink()
     with pytest.raises(InputError, match=r"lacks the labels of img0025\."):
-        synapse_conversion(source)
+        synapse_conversion(synapse)
     save(training / "img" / "img0002.nii", voxels(2)[0])
     with pytest.raises(InputError, match=r"holds scans twice: img0002 \("):
-        synapse_conversion(source)
+        synapse_conversion(synapse)
     for name in ("img0002.nii", "img0002.nii.gz", "img0034.nii.gz"):
         (training / "img" / name).unlink()
     with pytest.raises(InputError, match=r"lacks scans of the published lists: img0034, img0002\."):
-        synapse_conversion(source)
+        synapse_conversion(synapse)
     with pytest.raises(InputError, match="No Synapse scans"):
         synapse_conversion(training / "label")
 
 
-def test_labels_with_a_header_a_hundredth_of_a_voxel_off(source, save, command, raw):
-    label_file = source / "RawData" / "Training" / "label" / "label0009.nii.gz"
+def test_labels_with_a_header_a_hundredth_of_a_voxel_off(synapse, save, command, raw):
+    label_file = synapse / "RawData" / "Training" / "label" / "label0009.nii.gz"
     label = voxels(9)[1]
     tilt = np.deg2rad(0.02)
     tilted = np.array(DIRECTION).reshape(3, 3) @ [
         [np.cos(tilt), -np.sin(tilt), 0], [np.sin(tilt), np.cos(tilt), 0], [0, 0, 1]
     ]  # fmt: skip
     save(label_file, label, (0.7, 0.7, 3.9), direction=tilted.ravel().tolist())
-    result = command("synapse", source, "--dataset-id", 27, "-np", 1)
+    result = command("synapse", synapse, "--dataset-id", 27, "-np", 1)
     assert result.exit_code == 0, result.exception
     assert re.search(
         r"\nNote: label or channel given the header of the case's \(first\) image "
@@ -142,7 +111,7 @@ def test_labels_with_a_header_a_hundredth_of_a_voxel_off(source, save, command, 
     assert (sitk.GetArrayFromImage(written) == label).all()
 
 
-def test_command(source, command):
-    result = command("synapse", source, "--dataset-id", 27, "--protocol", "dhc-40", "-np", 1)
+def test_command(synapse, command):
+    result = command("synapse", synapse, "--dataset-id", 27, "--protocol", "dhc-40", "-np", 1)
     assert result.exit_code == 0, result.exception
     assert "Dataset027_Synapse: 8 labeled, 12 unlabeled, 6 test cases" in result.output

@@ -5,12 +5,6 @@ from functools import partial
 
 import pytest
 import SimpleITK as sitk
-from test_acdc import original as acdc  # noqa: F401 (fixtures of the converters' own tests)
-from test_amos import released as amos  # noqa: F401
-from test_la import nrrd_source as la  # noqa: F401
-from test_lits import source as lits  # noqa: F401
-from test_msd import prostate, spleen  # noqa: F401
-from test_synapse import source as synapse  # noqa: F401
 
 from nnunet_ssl.conversion.writing import write_raw_dataset
 from nnunet_ssl.dataset_conversion.acdc import acdc_conversion
