@@ -325,7 +325,7 @@ def test_the_thread_runs_a_function_that_can_be_replaced(pool, monkeypatch):
 
 
 def test_a_killed_worker_leaves_its_status_and_no_batch(pool, monkeypatch):
-    """`Workers` looks at `exitcode` when no batch comes; the thread ends by an exception, which we keep for the message."""
+    """`Workers` looks at `exitcode` when no batch comes; the thread ends by an exception, which we keep."""
     faults = []
 
     def kept(*arguments):
