@@ -29,8 +29,9 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_ssl.methods.bcp import resized
+from nnunet_ssl.kinds import Regions, nearest
 from nnunet_ssl.preparation.preprocessing import _PlainUnpickler
+from nnunet_ssl.task import Target
 
 SPATIAL, MIRROR, TO_2D, TO_3D = SpatialTransform, MirrorTransform, Convert3DTo2DTransform, Convert2DTo3DTransform
 MASK, JOIN = MaskImageTransform, MoveSegAsOneHotToDataTransform
@@ -259,20 +260,22 @@ def test_label_transforms_take_a_segmentation_alone():
 
 
 def test_target_of_regions_has_a_last_channel_for_the_ignore_label():
-    """`Task.split_target` takes it off; regions come in the order of the dataset."""
+    """`Target` reads regions and annotated voxels out of it; regions come in the order of the dataset."""
     sample = {"segmentation": torch.tensor([[[0, 1], [2, 3]]]).to(torch.int16)}
     for transform in transforms(regions=True, ignore=3, scales=None).transforms:
         if isinstance(transform, SegOnlyTransform):
             sample = transform(**sample)
-    assert sample["segmentation"].int().tolist() == [[[0, 1], [1, 0]], [[0, 0], [1, 0]], [[0, 0], [0, 1]]]
+    made = sample["segmentation"]
+    assert made.int().tolist() == [[[0, 1], [1, 0]], [[0, 0], [1, 0]], [[0, 0], [0, 1]]]
+    read = Target((made[None],), Regions(2), 3)
+    assert torch.equal(read.labels[0], made[:2]) and read.annotated.tolist() == [[[True, True], [True, False]]]
 
 
 def test_lower_scales_take_the_nearest_voxel():
-    """BCP and CutMix resize mixed targets as nnU-Net does."""
+    """`Target.resized` brings mixed targets, as BCP's, to these scales as nnU-Net does."""
     target = torch.arange(2 * 11 * 7).view(1, 2, 11, 7).float()
     made = DownsampleSegForDSTransform([(1, 1, 1), (0.5, 0.5, 0.5)])(segmentation=target)["segmentation"]
-    (mine,) = resized(target[None], [made[1][None]])
-    assert torch.equal(mine[0], made[1]) and torch.equal(made[0], target)
+    assert torch.equal(nearest(target[None], made[1].shape[1:])[0], made[1]) and torch.equal(made[0], target)
 
 
 # ---------------------------------------------------------------------- processes

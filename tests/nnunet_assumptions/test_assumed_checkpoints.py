@@ -216,6 +216,12 @@ def test_command_validates_after_the_training(monkeypatch):
     assert trainer.calls == ["train", ("validate", True)]
 
 
+def test_a_trainer_is_made_from_these_arguments():
+    """The benchmarks, and our tests, make trainers as the command does, by position."""
+    names = ["dataset_name_or_id", "configuration", "fold", "trainer_name", "plans_identifier", "continue_training"]
+    assert list(inspect.signature(run_training.get_trainer_from_args).parameters) == [*names, "device"]
+
+
 def test_nnunet_leaves_heads_out_of_pretrained_weights(tmp_path):
     """`pretrained.py` does the same for every network, by the same part of the name."""
     network, other = tiny_network(3, 2, seed=0), tiny_network(3, 2, seed=1)

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from workbench import output, target
 
 from nnunet_ssl.data.origin import NNUNET_LENGTH
 from nnunet_ssl.losses.supervised import Supervised
@@ -128,7 +130,13 @@ def test_a_new_trainer_is_neither_initialized_nor_distributed(new_trainer):
     assert (trainer.was_initialized, trainer.is_ddp, trainer.local_rank) == (False, False, 0)
     assert (trainer.disable_checkpointing, trainer._best_ema, trainer.grad_scaler) == (False, None, None)
     trainer.initialize()
-    assert trainer.was_initialized
+    assert trainer.was_initialized and issubclass(trainer.dataset_class, nnUNetDatasetBlosc2)
+
+
+def test_datasets_of_training_and_validation(trainer):
+    """Voxel counts, pseudo-labels and the check of a cascade's predictions take both from here."""
+    train, validation = trainer.get_tr_and_val_datasets()
+    assert [train.identifiers, validation.identifiers] == list(map(sorted, trainer.do_split()))
 
 
 # ---------------------------------------------------------------------- initialize
@@ -159,13 +167,12 @@ def test_loss_over_scales(trainer):
 
 def test_loss_of_one_scale(trainer):
     """`Supervised` hands a network without scales to `loss.loss`, with the target at full resolution."""
-    logits, target = torch.randn(2, 3, 16, 16, 16), torch.randint(3, (2, 1, 16, 16, 16))
-    output = SimpleNamespace(pyramid=[logits], logits=logits)
-    lower = [torch.zeros(2, 1, 8, 8, 8)]
-    assert torch.equal(Supervised(trainer.loss, True)(output, [target, *lower]), trainer.loss.loss(logits, target))
-    assert float(trainer.loss([logits, logits[..., ::2, ::2, ::2]], [target, *lower])) == pytest.approx(
-        float(trainer.loss.loss(logits, target))
-    )
+    logits, labels = torch.randn(2, 3, 16, 16, 16), torch.randint(3, (2, 1, 16, 16, 16))
+    both = target([labels, torch.zeros(2, 1, 8, 8, 8)], channels=3)
+    alone = trainer.loss.loss(logits, labels)
+    assert torch.equal(Supervised(trainer.loss, True)(output(logits), both), alone)
+    scales = output([logits, logits[..., ::2, ::2, ::2]])
+    assert torch.allclose(Supervised(trainer.loss, True)(scales, both), alone)
 
 
 def test_loss_weighs_cross_entropy_and_dice_alike(trainer):

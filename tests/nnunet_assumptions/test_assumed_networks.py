@@ -3,16 +3,18 @@
 import importlib
 import inspect
 import itertools
+import math
 from pathlib import Path
 
 import pytest
 import torch
-from dynamic_network_architectures.architectures.primus import Primus
+from dynamic_network_architectures.architectures.primus import _PRIMUS_CONFIGS, Primus
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
     ResEncUNetPlanner,
 )
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 from torch._dynamo import OptimizedModule
@@ -20,7 +22,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 from workbench import one_rank, tiny_arguments
 
+from nnunet_ssl.kinds import Classes, Regions
 from nnunet_ssl.networks.architecture import PLAIN, RESIDUAL, RESIDUAL_BLOCKS
+from nnunet_ssl.preparation.backbones import NETWORKS, Planned
 from nnunet_ssl.training.pretrained import ENCODER, HEADS, _tensors
 
 FEATURES = (4, 6, 8)  # of the stages of `tiny_arguments`
@@ -187,6 +191,43 @@ def test_primus_takes_these_arguments():
     assert network(torch.zeros(1, 1, 1, 16, 16)).shape == (1, CLASSES, 1, 16, 16)
 
 
+@pytest.mark.parametrize("size", "SBML")
+def test_sizes_of_primus(size):
+    """`nnunet_ssl backbone --network primus_m` means what dynamic-network-architectures and the paper call so."""
+    _, sizes = NETWORKS[f"primus_{size.lower()}"]
+    ours = sizes(Planned("3d_fullres", (16, 16, 16), 1, [], []))
+    theirs = _PRIMUS_CONFIGS[size]
+    assert [ours[key] for key in ("embed_dim", "depth", "heads")] == [
+        theirs[key] for key in ("embed_dim", "eva_depth", "eva_numheads")
+    ]
+
+
+def test_second_networks_begin_as_nnunets(kind, monkeypatch):
+    """`Architecture.__call__` leaves the start to nnU-Net: its own weights, drawn anew for each network."""
+    begun, network_class = [], {PLAIN: PlainConvUNet, RESIDUAL: ResidualEncoderUNet}[kind]
+    monkeypatch.setattr(network_class, "initialize", staticmethod(begun.append))
+    arguments = tiny_arguments(2)
+    if kind == RESIDUAL:
+        arguments["n_blocks_per_stage"] = arguments.pop("n_conv_per_stage")
+    network = get_network_from_plans(kind, arguments, (), 1, 2)
+    assert begun[-1] is network
+
+
+@pytest.mark.parametrize("kind_of_channels", [Classes(3), Regions(3)], ids=["classes", "regions"])
+def test_cross_entropy_with_an_ignore_label(kind_of_channels):
+    """`ignore_factor`: nnU-Net's is the mean over voxels that count, but for regions then a sum over channels."""
+    logits, no_dice = torch.zeros(1, 3, 4, 4), {"weight_dice": 0}
+    if isinstance(kind_of_channels, Regions):
+        loss = DC_and_BCE_loss({}, {}, use_ignore_label=True, **no_dice)
+        target, mean = torch.zeros(1, 4, 4, 4), math.log(2)
+        target[:, -1, :2] = 1
+    else:
+        loss = DC_and_CE_loss({}, {}, ignore_label=3, **no_dice)
+        target, mean = torch.zeros(1, 1, 4, 4), math.log(3)
+        target[:, :, :2] = 3
+    assert float(loss(logits, target)) == pytest.approx(kind_of_channels.ignore_factor * mean)
+
+
 # ---------------------------------------------------------------------- torch
 
 
@@ -210,17 +251,16 @@ def test_wrapped_networks_have_the_plain_one_inside(tmp_path):
 
 
 @pytest.mark.parametrize(("skip", "seen"), [(True, False), (False, True)])
-def test_compiled_networks_overlook_new_hooks_unless_this_is_set(skip, seen):
-    """`let_compile_see_hooks` sets it and forgets all graphs: else a student runs without its dropout and taps."""
-    plain = nn.Sequential(nn.Identity())
+def test_compiled_networks_overlook_hooks_unless_this_is_set(skip, seen):
+    """`let_compile_see_hooks` sets it: else a student runs without dropout and taps in the graph of another network."""
+    plain, hooked = (nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()) for _ in range(2))
+    hooked[0].register_forward_hook(lambda module, args, out: out + 100)
     with torch._dynamo.config.patch(skip_nnmodule_hook_guards=skip):
         torch.compiler.reset()
-        compiled = torch.compile(plain, backend="eager")
-        compiled(torch.zeros(2))
-        plain[0].register_forward_hook(lambda module, args, out: out + 1)
-        assert compiled(torch.zeros(2)).any().item() is seen
+        for network in (plain, hooked):
+            value = torch.compile(network, backend="eager")(torch.zeros(1, 1, 4, 4)).max()
+    assert (value.item() > 50) is seen
     torch.compiler.reset()
-    assert compiled(torch.zeros(2)).any()
 
 
 def test_averages_of_many_tensors_at_once():

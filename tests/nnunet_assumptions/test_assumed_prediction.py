@@ -16,7 +16,10 @@ from nnunetv2.evaluation.evaluate_predictions import key_to_label_or_region
 from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.export_prediction import resample_and_save
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.postprocessing.remove_connected_components import remove_all_but_largest_component_from_segmentation
+from nnunetv2.postprocessing.remove_connected_components import (
+    apply_postprocessing,
+    remove_all_but_largest_component_from_segmentation,
+)
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import (
     LabelManager,
@@ -25,7 +28,7 @@ from nnunetv2.utilities.label_handling.label_handling import (
 )
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_ssl.results.export import CHECKPOINT, FILES
+from nnunet_ssl.results.export import CHECKPOINT, FILES, PREDICTION_KEYS
 from nnunet_ssl.results.seen import ARGUMENTS
 from nnunet_ssl.runner.plan import read_summary
 
@@ -97,7 +100,10 @@ def test_a_model_is_built_by_the_class_of_its_trainer(model, monkeypatch):
 
 
 def test_a_predictor_of_a_folder_knows_plans_and_labels(model, dataset):
-    """`predict_next_stage` reads them off the predictor, and mirrors along the axes that the checkpoint names."""
+    """`predict_next_stage` reads them off the predictor; an exported checkpoint has these keys alone, and no more."""
+    file = model / "fold_0" / CHECKPOINT
+    content = torch.load(file, weights_only=False)
+    torch.save({key: content[key] for key in (*PREDICTION_KEYS, "trainer_name")}, file)
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model), ("0",), CHECKPOINT)
     assert predictor.plans_manager.plans_name == dataset.plans and predictor.allowed_mirroring_axes == (0, 1, 2)
@@ -167,7 +173,7 @@ def test_ignore_label_must_be_the_largest():
 
 
 def test_first_stage_becomes_one_hot_channels():
-    """In a cascade pseudo-labels are made of the image and these: one for each foreground label, of the image's type."""
+    """In a cascade pseudo-labels are made of the image and these, one for each foreground label."""
     made = convert_labelmap_to_one_hot(np.array([[0, 1], [2, 2]], np.uint8), [1, 2], np.dtype("float32"))
     assert made.dtype == np.float32 and made.tolist() == [[[0, 1], [0, 0]], [[0, 0], [1, 1]]]
 
@@ -194,6 +200,12 @@ def test_largest_component_of_a_region():
     segmentation = np.array([[1, 0, 2, 1, 2, 2]])
     made = remove_all_but_largest_component_from_segmentation(segmentation, (1, 2))
     assert made.tolist() == [[0, 0, 2, 1, 2, 2]] and segmentation[0, 0] == 1
+
+
+def test_rules_of_postprocessing():
+    """The benchmark writes such functions and arguments for `nnUNetv2_apply_postprocessing`."""
+    rule = ([remove_all_but_largest_component_from_segmentation], [{"labels_or_regions": (1, 2)}])
+    assert apply_postprocessing(np.array([[1, 0, 2, 1]]), *rule).tolist() == [[0, 0, 2, 1]]
 
 
 def test_components_and_their_sizes():

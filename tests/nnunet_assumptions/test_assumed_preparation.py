@@ -1,6 +1,7 @@
 """nnU-Net's plans, preprocessing, readers, folds and names of datasets, as what prepares a training uses them."""
 
 import copy
+import inspect
 import json
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ from nnunetv2.dataset_conversion.convert_MSD_dataset import split_4d_nifti
 from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.reader_writer_registry import (
@@ -44,7 +46,7 @@ from nnunet_ssl.data.space import grid_of
 from nnunet_ssl.data.splits import make_splits
 from nnunet_ssl.networks.architecture import PLAIN
 from nnunet_ssl.preparation.planning import FINGERPRINT
-from nnunet_ssl.preparation.preprocessing import _is_flat
+from nnunet_ssl.preparation.preprocessing import PROCESSES, _is_flat
 
 CASES = [f"phantom_{number:03d}" for number in range(4)]
 
@@ -62,15 +64,8 @@ def test_network_in_plans(plans):
     architecture = plans["configurations"]["3d_fullres"]["architecture"]
     assert architecture.keys() == {"network_class_name", "arch_kwargs", "_kw_requires_import"}
     assert architecture["network_class_name"] == PLAIN
-    needed = {
-        "n_stages",
-        "features_per_stage",
-        "strides",
-        "kernel_sizes",
-        "n_conv_per_stage",
-        "n_conv_per_stage_decoder",
-    }
-    assert needed <= architecture["arch_kwargs"].keys()
+    needed = {"n_stages", "features_per_stage", "strides", "kernel_sizes"}
+    assert needed | {"n_conv_per_stage", "n_conv_per_stage_decoder"} <= architecture["arch_kwargs"].keys()
 
 
 def test_plans_of_a_dictionary_keep_it(plans):
@@ -148,11 +143,8 @@ def test_files_of_the_labeled_cases(dataset, dataset_json):
     """Planning on a fold names images and label of its cases; the leak check reads the images."""
     found = get_filenames_of_train_images_and_targets(str(dataset.raw), dataset_json)
     assert [str(case) for case in found] == CASES
-    image, label = (
-        dataset.raw / "imagesTr" / f"{CASES[0]}_0000.nii.gz",
-        dataset.raw / "labelsTr" / f"{CASES[0]}.nii.gz",
-    )
-    assert found[CASES[0]] == {"images": [str(image)], "label": str(label)}
+    image, label = f"imagesTr/{CASES[0]}_0000.nii.gz", f"labelsTr/{CASES[0]}.nii.gz"
+    assert found[CASES[0]] == {"images": [str(dataset.raw / image)], "label": str(dataset.raw / label)}
 
 
 def test_cases_may_be_named_by_the_dataset(dataset, dataset_json):
@@ -164,9 +156,9 @@ def test_cases_may_be_named_by_the_dataset(dataset, dataset_json):
 
 def test_pooling_of_a_patch():
     """The benchmark's suites take strides and kernels of a patch from the planner's own function."""
-    pools, strides, kernels, patch, _ = get_pool_and_conv_props((1.0, 1.0), (16, 8), 4, 999999)
-    assert (list(pools), [list(stride) for stride in strides]) == ([2, 1], [[1, 1], [2, 2], [2, 1]])
-    assert len(kernels) == 3 and list(patch) == [16, 8]
+    pools, strides, kernels, patch, _ = get_pool_and_conv_props((1.0, 1.0), (32, 16), 4, 999999)
+    assert (list(pools), [list(stride) for stride in strides]) == ([2, 2], [[1, 1], [2, 2], [2, 2]])
+    assert len(kernels) == 3 and list(patch) == [32, 16]
 
 
 # ---------------------------------------------------------------------- preprocessing
@@ -242,6 +234,13 @@ def test_preprocessor_refuses_by_assertion():
     """`_preprocess_case` makes a line of it, with the case and nnU-Net's reason."""
     with pytest.raises(AssertionError, match="RGB images"):
         RGBTo01Normalization(False, {}).run(np.full((1, 2, 2), -1.0), None)
+
+
+def test_numbers_of_processes():
+    """`nnunet_ssl preprocess` takes as many by default as nnU-Net for the same configuration."""
+    defaults = inspect.signature(preprocess).parameters
+    names, numbers = (defaults[name].default for name in ("configurations", "num_processes"))
+    assert dict(zip(names, numbers, strict=True)) == PROCESSES
 
 
 @pytest.mark.parametrize(("channel", "scheme"), [("CT", "CTNormalization"), ("MR T1", "ZScoreNormalization")])
@@ -326,7 +325,7 @@ def without_splits(dataset, tmp_path):
 
 
 def test_folds_are_made_by_nnunets_rule(without_splits, plans):
-    """`split` with its defaults makes nnU-Net's folds; `do_split` runs on the six attributes that `origin.py` gives it."""
+    """`split` makes nnU-Net's folds by default; `do_split` needs but the attributes that `origin.py` gives it."""
     train, val = _nnunets_split(without_splits, plans, "3d_fullres", 0)
     written = json.loads((without_splits / "splits_final.json").read_text(encoding="utf-8"))
     assert written == make_splits([*CASES, "phantom_009"]) and len(written) == 5

@@ -12,7 +12,9 @@ write the new versions here. The files follow the rooms of the package:
     preparation    preparation/, data/, conversion/: plans, readers, preprocessing, folds
 """
 
+import ast
 import sys
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,7 +33,8 @@ WRITTEN_FOR = {
     "dynamic-network-architectures": "0.4.4",
     "torch": "2.14.1",
 }
-PROJECT = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 BOUNDS = {found.name: found.specifier for found in map(Requirement, PROJECT["dependencies"])}
 
 
@@ -45,3 +48,23 @@ def test_a_next_minor_version_of_nnunet_needs_new_bounds():
     """nnU-Net changes its inside with minor versions: nobody gets the next one before this list was gone through."""
     major, minor, _ = WRITTEN_FOR["nnunetv2"].split(".")
     assert f"{major}.{int(minor) + 1}.0" not in BOUNDS["nnunetv2"]
+
+
+def imported() -> dict[tuple[str, str], str]:
+    """The names that our code imports of these libraries, wherever that stands, each with one of our files."""
+    found = {}
+    packages = {name.replace("-", "_") for name in WRITTEN_FOR}
+    for folder in ("nnunet_ssl", "trainers", "dataset_conversion", "benchmarks"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in packages:
+                    found |= {(node.module, alias.name): str(file.relative_to(ROOT)) for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize(("module", "name"), sorted(imported()))
+def test_what_is_imported_is_there(module, name):
+    """Half of these imports stand within functions: they would fail in the midst of a command."""
+    loaded = import_module(module)
+    if not hasattr(loaded, name):
+        import_module(f"{module}.{name}")
