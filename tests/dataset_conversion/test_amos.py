@@ -63,7 +63,7 @@ def test_released_unlabeled_scans(amos, tmp_path, said):
     )
     more = amos_conversion(amos, released_unlabeled=True)
     assert more.ids("unlabeled")[206:] == ["amos_0002", "amos_0003", "amos_0500"]
-    assert more.protocol["amos unlabeled scans"] == 3
+    assert more.protocol["released unlabeled scans"] == 3
     assert f"added to the unlabeled cases of the lists (3 cases: {names}): scans without labels." in said(more)
     assert amos_conversion(amos, None, "ct", True).ids("unlabeled")[-2:] == ["amos_0002", "amos_0003"]
     source = tmp_path / "with_more"
