@@ -11,12 +11,25 @@ if TYPE_CHECKING:
     from nnunet_ssl.networks.net import Net, Output
     from nnunet_ssl.networks.teacher import Teacher
     from nnunet_ssl.task import Target, Task
+    from nnunet_ssl.training.trainer import SemiSupervisedTrainer
 
 # All that the author of a method imports; each name is fetched from its module when it is first asked for.
-__all__ = ["Labeled", "Method", "Net", "Now", "Output", "Target", "Task", "Teacher", "Unlabeled"]
+__all__ = [
+    "Labeled",
+    "Method",
+    "Net",
+    "Now",
+    "Output",
+    "SemiSupervisedTrainer",
+    "Target",
+    "Task",
+    "Teacher",
+    "Unlabeled",
+]
 _MODULES = {
     "Net": "networks.net",
     "Output": "networks.net",
+    "SemiSupervisedTrainer": "training.trainer",
     "Target": "task",
     "Task": "task",
     "Teacher": "networks.teacher",

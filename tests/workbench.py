@@ -209,7 +209,7 @@ class Dataset:
 
 def prepare(
     root: Path, configuration: str, patch: list[int], write, name: str = "Dataset007_Phantom", spacing=None, stages=3,
-    batch: int = 2, planner: type | None = None, edit=lambda plans: None,
+    batch: int = 2, planner: type | None = None, edit=lambda plans: None, plans_name: str = Dataset.plans,
 ) -> Dataset:  # fmt: skip
     """Has `write(raw_folder)` make a dataset, then runs nnU-Net's planning and both preprocessings with a tiny plan.
 
@@ -224,7 +224,7 @@ def prepare(
     from nnunet_ssl.data.splits import make_splits
     from nnunet_ssl.preparation.preprocessing import preprocess_dataset
 
-    dataset = Dataset(root, name)
+    dataset = Dataset(root, name, plans_name)
     with pytest.MonkeyPatch.context() as patched:
         for kind in ("raw", "preprocessed", "results"):
             (root / kind).mkdir(parents=True)
