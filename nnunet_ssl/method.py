@@ -72,6 +72,9 @@ class Method(nn.Module):
         views: the views of each unlabeled patch that `losses` reads, of "weak", "strong" and "target"; a constructor
             may ask for fewer. With "target", which needs `labeled_first`, at the start of each phase the student as it
             is then labels all unlabeled cases.
+        known_voxels: where pseudo-labels of whole cases may leave voxels out, `known_voxels(case, logits)` of the
+            case's id and its logits (C, *spatial) gives those that count, bool (*spatial). It changes no state, since
+            each rank labels other cases. `Unlabeled.target` has the others as not annotated.
         presets: named sets of hyperparameters that differ from the defaults, or a method where the step is another
             one; "published" is the paper's.
         task: what is known of the data set; set by the trainer before `setup`.
@@ -86,6 +89,7 @@ class Method(nn.Module):
     presets: ClassVar[Mapping[str, dict[str, Any] | type[Method]]] = {"published": {}}
     phases: tuple[float, ...] = ()
     labeled_first: bool = False
+    known_voxels: Callable[[str, Tensor], Tensor] | None = None
     task: Task
     supervised: Callable[[Output, Target], Tensor]
 

@@ -18,6 +18,7 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from batchgeneratorsv2.transforms.utils.seg_to_regions import ConvertSegmentationToRegionsTransform
 from torch import Tensor
 
 _GEOMETRY = (SpatialTransform, MirrorTransform, Convert3DTo2DTransform, Convert2DTo3DTransform)
@@ -30,13 +31,15 @@ class Views:
         transforms: what the trainer's `get_training_transforms` returned.
         views: those wanted, of "weak" (geometry), "strong" (the same geometry, then intensity) and "target" (of a
             pseudo-label, the same geometry, then all that nnU-Net does to labels).
+        unknown: the label of voxels that pseudo-labels leave out, if there is one.
 
     Raises:
         NotImplementedError: a transform is neither known geometry nor a change of intensities.
     """
 
-    def __init__(self, transforms: ComposeTransforms, views: tuple[str, ...]):
+    def __init__(self, transforms: ComposeTransforms, views: tuple[str, ...], unknown: int | None = None):
         self.views = views
+        self.unknown = unknown
         self.geometry: list[BasicTransform] = []
         self.intensity: list[BasicTransform] = []
         self.mask: MaskImageTransform | None = None
@@ -53,6 +56,8 @@ class Views:
                 self.mask = inner
             elif isinstance(inner, MoveSegAsOneHotToDataTransform):
                 self.join = inner
+            elif isinstance(inner, ConvertSegmentationToRegionsTransform):
+                self.labels.append(transform if unknown is None else _with_region(inner, unknown))
             elif isinstance(inner, SegOnlyTransform):
                 self.labels.append(transform)
             else:
@@ -76,6 +81,8 @@ class Views:
             # preprocessing leaves exact zeros outside the object; MaskImageTransform looks for labels of -1 there
             outside = -(image == 0).all(0, keepdim=True).to(torch.int16)
             outside = outside if label is None else torch.where(outside < 0, outside, label)
+            if label is not None and self.unknown is not None:  # as nnU-Net's ignore label, which holds outside, too
+                outside = torch.where(label == self.unknown, label, outside)
             # nnU-Net's order: its transform reads the first stage's segmentation from the second channel
             sample["segmentation"] = outside if self.join is None else torch.cat((outside, prediction))
         sample = _apply(self.geometry, sample)
@@ -91,6 +98,12 @@ class Views:
 
     def _finished(self, sample: dict) -> dict:
         return _apply([transform for transform in (self.mask, self.join) if transform is not None], sample)
+
+
+def _with_region(convert: ConvertSegmentationToRegionsTransform, label: int) -> ConvertSegmentationToRegionsTransform:
+    """nnU-Net's conversion with this label as the last region, where that of its ignore label stands."""
+    regions = [tuple(map(int, region)) for region in convert.regions]
+    return ConvertSegmentationToRegionsTransform([*(r for r in regions if r != (label,)), (label,)])
 
 
 def _apply(transforms: list[BasicTransform], sample: dict) -> dict:

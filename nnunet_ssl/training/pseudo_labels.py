@@ -1,6 +1,7 @@
 """Pseudo-labels of whole unlabeled cases: nnU-Net's sliding window and, where the labels allow it, its postprocessing.
 
-They lie in the fold's folder, segmentations (*spatial) of the preprocessed images, anew for each phase of a training::
+They lie in the fold's folder, segmentations (*spatial) of the preprocessed images, anew for each phase of a training.
+What a method leaves out has the number after the last label::
 
     fold_0/pseudo_labels/phase_1/CASE.b2nd
     fold_0/pseudo_labels/phase_1/nnunet_ssl_origin.json    what the network that labels was trained on
@@ -20,7 +21,9 @@ import torch
 from acvl_utils.morphology.morphology_helper import label_with_component_sizes
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.postprocessing.remove_connected_components import remove_all_but_largest_component_from_segmentation
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager, convert_labelmap_to_one_hot
+from torch import nn
 
 from nnunet_ssl.data.loader import UnlabeledPool
 from nnunet_ssl.data.origin import ORIGIN_FILE, Origin
@@ -68,6 +71,24 @@ def single_components(segmentations: Iterable[np.ndarray], labels: LabelManager)
     return [structure for structure, cases in found.items() if cases and structure not in broken]
 
 
+def unknown_label(labels: LabelManager) -> int:
+    """What stands in pseudo-labels for voxels that they leave out: nnU-Net's ignore label, also where there is none."""
+    return int(max(labels.all_labels)) + 1
+
+
+def partial_loss(trainer: nnUNetTrainer) -> nn.Module:
+    """The loss that a trainer would build if its data set had an ignore label."""
+    labels, content = trainer.label_manager, trainer.dataset_json
+    if labels.has_ignore_label:
+        return trainer.loss
+    sparse = {**content["labels"], "ignore": unknown_label(labels)}
+    trainer.label_manager = trainer.plans_manager.get_label_manager(content | {"labels": sparse})
+    try:
+        return trainer._build_loss()
+    finally:
+        trainer.label_manager = labels
+
+
 def begin_folder(folder: Path, origin: Origin) -> None:
     """An empty folder for the labels of a network of this origin; those of an earlier phase or training go."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -81,6 +102,7 @@ def label_cases(
     single: Sequence[Structure],
     folder: Path,
     between: Callable[[], None] = lambda: None,
+    known_voxels: Callable[[str, torch.Tensor], torch.Tensor] | None = None,
 ) -> None:
     """Writes the pseudo-label of each case; each file appears as a whole.
 
@@ -91,8 +113,10 @@ def label_cases(
         cases: those of the pool to label.
         single: structures of which only the largest component stays, see `single_components`.
         between: called before each case; may end the training.
+        known_voxels: see `Method`; the others get the label `unknown_label`.
 
     Raises:
+        ValueError: `known_voxels` gives something else than it must.
         InputError: the disk is full or the folder cannot be written.
     """
     labels = predictor.label_manager
@@ -106,8 +130,11 @@ def label_cases(
         with torch.inference_mode():
             logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(image)).float()
             segmentation = labels.convert_logits_to_segmentation(logits).cpu().numpy().astype(np.int16)
+            known = None if known_voxels is None else _checked(known_voxels(case, logits), case, segmentation.shape)
         for structure in single:
             segmentation = remove_all_but_largest_component_from_segmentation(segmentation, structure)
+        if known is not None:
+            segmentation[~known] = unknown_label(labels)
         aside.unlink(missing_ok=True)
         try:
             with writing(aside):
@@ -120,3 +147,11 @@ def label_cases(
                 f"{case}: its pseudo-label cannot be written to {folder} ({error.strerror}). Make room or give the "
                 "right to write; --c labels all cases again."
             ) from error
+
+
+def _checked(known: torch.Tensor, case: str, shape: tuple[int, ...]) -> np.ndarray:
+    if known.dtype != torch.bool or known.shape != shape:
+        raise ValueError(
+            f"{case}: known_voxels gives {known.dtype} of the shape {tuple(known.shape)}, not bool of {shape}."
+        )
+    return known.cpu().numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,15 @@ from nnunet_ssl.schedules import Restarted, phase_of
 from nnunet_ssl.training.configured import ConfiguredTrainer
 from nnunet_ssl.training.lineage import check_first_stage, check_pseudo_labels
 from nnunet_ssl.training.progress import ProgressLogger, epoch_means
-from nnunet_ssl.training.pseudo_labels import FOLDER, LOST, begin_folder, label_cases, single_components
+from nnunet_ssl.training.pseudo_labels import (
+    FOLDER,
+    LOST,
+    begin_folder,
+    label_cases,
+    partial_loss,
+    single_components,
+    unknown_label,
+)
 from nnunet_ssl.training.random_state import seed_everything
 from nnunet_ssl.training.task_of_trainer import kind_of, task_of
 
@@ -82,8 +91,11 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
                 f'{type(self.method).__name__} asks for the view "target" without labeled_first: before the first of '
                 "its phases there is no network that could label the unlabeled cases."
             )
+        self.method.task = self._pseudo_task = task_of(self)
         self.method.supervised = Supervised(self.loss, self.enable_deep_supervision)
-        self.method.task = task_of(self)
+        if self.method.known_voxels is not None:
+            self._pseudo_task = replace(self.method.task, ignore_label=unknown_label(self.label_manager))
+            self.method.supervised = Supervised(self.loss, self.enable_deep_supervision, partial_loss(self))
         self.method.setup(self.net, self._architecture)
         self.method.to(self.device)
         starts = {max(1, round(fraction * self.num_epochs)) for fraction in self.method.phases}
@@ -142,7 +154,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
 
     def join_streams(self, labeled: nnUNetDataLoader) -> Iterator[dict]:
         """Each training batch also carries an unlabeled one, made by the same workers, unless it is not read yet."""
-        views = Views(labeled.transforms, self.method.views)
+        views = Views(labeled.transforms, self.method.views, self._pseudo_task.ignore_label)
         pool = self._unlabeled_pool(self._labels_of(self._loaders_phase) if "target" in views.views else None)
         if self.method.labeled_first and self._loaders_phase == 0:
             return labeled
@@ -269,7 +281,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         between = (lambda: None) if self.is_ddp else self._stop_if_asked  # ranks have other numbers of cases
         with deep_supervision(network, False):
             mine = pool.identifiers[self.local_rank :: world_size()]
-            label_cases(predictor, pool, mine, single, folder, between)
+            label_cases(predictor, pool, mine, single, folder, between, self.method.known_voxels)
         if self.is_ddp:
             dist.barrier()
 
@@ -287,7 +299,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         )
         views = {view: self._to_device(batch[STREAM + view]) for view in self.method.views if STREAM + view in batch}
         if "target" in views:
-            views["target"] = target(views["target"])
+            views["target"] = self._pseudo_task.target(views["target"])
         unlabeled = Unlabeled(**views, cases=tuple(batch.get(STREAM + "cases", ())))
         step = self.current_epoch * self.num_iterations_per_epoch + self._iteration
         fraction = step / (self.num_epochs * self.num_iterations_per_epoch)

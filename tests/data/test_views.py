@@ -137,21 +137,30 @@ def test_the_weak_view_of_a_cascade_is_what_nnunet_makes_of_a_labeled_patch(patc
 @pytest.mark.parametrize("regions", [None, [(1, 2), (2,)]])
 @pytest.mark.parametrize(("patch", "dummy_2d", "mask"), KINDS)
 @pytest.mark.parametrize("cascaded", [False, True])
-def test_the_target_is_what_nnunet_makes_of_a_labeled_patch(patch, dummy_2d, mask, regions, cascaded):
-    """Bit for bit, at both scales, with nnU-Net's changes of intensity and faults taken out."""
+@pytest.mark.parametrize(("ignore_label", "unknown"), [(None, None), (None, 3), (3, 3), (3, None)])
+def test_the_target_is_what_nnunet_makes_of_a_labeled_patch(
+    patch, dummy_2d, mask, regions, cascaded, ignore_label, unknown
+):
+    """Bit for bit, at both scales, with nnU-Net's changes of intensity and faults taken out.
+
+    Unknown voxels are what nnU-Net makes of an ignore label, whether or not the data set has one.
+    """
     angle, axes = (-np.pi / 6, np.pi / 6), tuple(range(len(patch)))
     scales = [[1.0] * len(patch), [0.5] * len(patch)]
-    transforms = nnUNetTrainer.get_training_transforms(
-        patch, angle, scales, axes, dummy_2d, mask, cascaded, foreground_labels=[1, 2], regions=regions
-    )
-    views = Views(transforms, ("strong", "target"))
-    left_out = [*views.intensity, *views.faults]
+    arguments = (patch, angle, scales, axes, dummy_2d, mask, cascaded, [1, 2], regions)
+    views = Views(nnUNetTrainer.get_training_transforms(*arguments, ignore_label), ("strong", "target"), unknown)
+    transforms = nnUNetTrainer.get_training_transforms(*arguments, ignore_label or unknown)
+    sorted_out = Views(transforms, ())
+    left_out = [*sorted_out.intensity, *sorted_out.faults]
     nnunets = [t for t in transforms.transforms if all(t is not other for other in left_out)]
+    left = 0
     for seed in range(5):
         torch.manual_seed(seed)
         image, label = blocks(patch, dummy_2d)
-        image[..., :9], label[..., :9] = 0, -1  # outside of the object
         first = [label.clone()] if cascaded else []
+        image[..., :9], label[..., :9] = 0, -1  # outside of the object
+        if unknown is not None:
+            label[..., 6:12] = unknown  # in part outside
         labeled = {"image": image.clone(), "segmentation": torch.cat([label, *first])}
         torch.manual_seed(seed)
         np.random.seed(seed)
@@ -160,9 +169,12 @@ def test_the_target_is_what_nnunet_makes_of_a_labeled_patch(patch, dummy_2d, mas
         np.random.seed(seed)
         expected = ComposeTransforms(nnunets)(**labeled)["segmentation"]
         assert len(made["target"]) == len(expected) == 2
-        assert expected[0].shape == (1 if regions is None else 2, *patch)
+        marked = (ignore_label or unknown) is not None
+        assert expected[0].shape == (1 if regions is None else 2 + marked, *patch)
+        left += 0 if not marked else int((expected[0][-1] == (1 if regions else 3)).sum())
         for mine, nnunets_own in zip(made["target"], expected, strict=True):
             assert torch.equal(mine, nnunets_own)
+    assert (left > 0) == (unknown is not None)
 
 
 def test_outside_of_the_object_a_pseudo_label_is_background_where_nnunets_labels_are():
