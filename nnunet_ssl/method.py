@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor, nn
 
 from nnunet_ssl.networks.architecture import Architecture
@@ -39,11 +40,13 @@ class Labeled:
         image: (B, channels, *spatial).
         target: what the network should say, at all scales of nnU-Net's loss.
         cases: ids of the B cases that the patches come from.
+        maps: what `Method.case_maps` made, moved as the image was, (B, M, *spatial); M is 0 without it.
     """
 
     image: Tensor
     target: Target
     cases: tuple[str, ...] = ()
+    maps: Tensor = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,10 @@ class Method(nn.Module):
         known_voxels: where pseudo-labels of whole cases may leave voxels out, `known_voxels(case, logits)` of the
             case's id and its logits (C, *spatial) gives those that count, bool (*spatial). It changes no state, since
             each rank labels other cases. `Unlabeled.target` has the others as not annotated.
+        case_maps: where maps travel with the patches of labeled cases, `case_maps(case, segmentation, spacing)` of a
+            case's id, its labels (*spatial), -1 outside of the object, and the mm between voxels gives them, float
+            (M, *spatial): once per case at the start of training. `Labeled.maps` has them moved as the image is, with
+            linear interpolation, and 0 where a patch reaches beyond the case.
         presets: named sets of hyperparameters that differ from the defaults, or a method where the step is another
             one; "published" is the paper's.
         task: what is known of the data set; set by the trainer before `setup`.
@@ -90,6 +97,7 @@ class Method(nn.Module):
     phases: tuple[float, ...] = ()
     labeled_first: bool = False
     known_voxels: Callable[[str, Tensor], Tensor] | None = None
+    case_maps: Callable[[str, np.ndarray, tuple[float, ...]], np.ndarray] | None = None
     task: Task
     supervised: Callable[[Output, Target], Tensor]
 

@@ -29,6 +29,7 @@ from nnunet_ssl.data.loader import UnlabeledPool
 from nnunet_ssl.data.origin import ORIGIN_FILE, Origin
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import write_json, writing
+from nnunet_ssl.networks.net import unwrap
 
 FOLDER = "pseudo_labels"
 LOST = "the network that made them is gone; train from the start, without --c."
@@ -87,6 +88,19 @@ def partial_loss(trainer: nnUNetTrainer) -> nn.Module:
         return trainer._build_loss()
     finally:
         trainer.label_manager = labels
+
+
+def predictor_of(trainer: nnUNetTrainer) -> nnUNetPredictor:
+    """nnU-Net's predictor with the student of a trainer, which goes into evaluation."""
+    predictor = nnUNetPredictor(
+        use_mirroring=False,
+        perform_everything_on_device=trainer.device.type == "cuda",
+        device=trainer.device,
+        allow_tqdm=False,
+    )
+    network, plans = unwrap(trainer.network).eval(), (trainer.plans_manager, trainer.configuration_manager)
+    predictor.manual_initialization(network, *plans, None, trainer.dataset_json, type(trainer).__name__, None)
+    return predictor
 
 
 def begin_folder(folder: Path, origin: Origin) -> None:

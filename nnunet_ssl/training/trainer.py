@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.helpers import dummy_context
@@ -32,6 +31,7 @@ from nnunet_ssl.networks.net import Net, deep_supervision, unwrap
 from nnunet_ssl.networks.own_optimizer import MAX_GRADIENT_NORM, OwnOptimizer
 from nnunet_ssl.networks.teacher import Teacher
 from nnunet_ssl.schedules import Restarted, phase_of
+from nnunet_ssl.training import case_maps
 from nnunet_ssl.training.configured import ConfiguredTrainer
 from nnunet_ssl.training.lineage import check_first_stage, check_pseudo_labels
 from nnunet_ssl.training.progress import ProgressLogger, epoch_means
@@ -41,6 +41,7 @@ from nnunet_ssl.training.pseudo_labels import (
     begin_folder,
     label_cases,
     partial_loss,
+    predictor_of,
     single_components,
     unknown_label,
 )
@@ -155,6 +156,8 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
     def join_streams(self, labeled: nnUNetDataLoader) -> Iterator[dict]:
         """Each training batch also carries an unlabeled one, made by the same workers, unless it is not read yet."""
         views = Views(labeled.transforms, self.method.views, self._pseudo_task.ignore_label)
+        if self.method.case_maps is not None:
+            case_maps.join_maps(labeled, Path(self.output_folder) / case_maps.FOLDER)
         pool = self._unlabeled_pool(self._labels_of(self._loaders_phase) if "target" in views.views else None)
         if self.method.labeled_first and self._loaders_phase == 0:
             return labeled
@@ -221,6 +224,8 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         if not self.was_initialized:
             self.initialize()
         self._loaders_phase = 0 if self._phase_begins() else self._phase  # a phase that begins makes its own
+        if self.method.case_maps is not None:
+            case_maps.make_maps(self)
         super().on_train_start()
         if not self.resumed:
             for module in self.method.modules():
@@ -268,18 +273,9 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         pool, (dataset, _) = self._unlabeled_pool(), self.get_tr_and_val_datasets()
         single = single_components((dataset.load_case(case)[1][0] for case in dataset.identifiers), self.label_manager)
         self.print_to_log_file(f"pseudo-labels of {len(pool.identifiers)} cases; largest component alone of {single}")
-        predictor = nnUNetPredictor(
-            use_mirroring=False,
-            perform_everything_on_device=self.device.type == "cuda",
-            device=self.device,
-            allow_tqdm=False,
-        )
-        network = unwrap(self.network).eval()
-        predictor.manual_initialization(
-            network, self.plans_manager, self.configuration_manager, None, self.dataset_json, type(self).__name__, None
-        )
+        predictor = predictor_of(self)
         between = (lambda: None) if self.is_ddp else self._stop_if_asked  # ranks have other numbers of cases
-        with deep_supervision(network, False):
+        with deep_supervision(predictor.network, False):
             mine = pool.identifiers[self.local_rank :: world_size()]
             label_cases(predictor, pool, mine, single, folder, between, self.method.known_voxels)
         if self.is_ddp:
@@ -293,10 +289,9 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
 
     def train_step(self, batch: dict) -> dict[str, Tensor]:
         """One step; returns the total loss, its terms and the method's report, all still on the device."""
-        target = self.method.task.target
-        labeled = Labeled(
-            self._to_device(batch["data"]), target(self._to_device(batch["target"])), tuple(batch["keys"])
-        )
+        image, maps = self._to_device(batch["data"]).tensor_split([self.num_input_channels], 1)
+        truth = self.method.task.target(self._to_device(batch["target"]))
+        labeled = Labeled(image.contiguous(), truth, tuple(batch["keys"]), maps)
         views = {view: self._to_device(batch[STREAM + view]) for view in self.method.views if STREAM + view in batch}
         if "target" in views:
             views["target"] = self._pseudo_task.target(views["target"])
