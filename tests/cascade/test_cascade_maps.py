@@ -1,6 +1,7 @@
 """In the second stage of a cascade the maps of labeled cases come beside images that have the first stage's labels."""
 
 import json
+from dataclasses import replace
 
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args
@@ -24,7 +25,7 @@ def test_the_second_stage_has_maps_of_the_cases_whose_label_it_may_see(predicted
             return super().losses(net, labeled, unlabeled, now)
 
     trainer = get_trainer_from_args(dataset.name, SECOND, 0, TRAINER, dataset.plans, False, CPU)
-    monkeypatch.setattr(type(trainer), "method", WithMaps)
+    trainer.settings = replace(trainer.settings, chosen=WithMaps)
     trainer.run_training()
     assert made == fold_of(dataset)["train"] and len(fold_of(dataset)["unlabeled"]) == 1
     assert len(seen) == 2
@@ -32,5 +33,5 @@ def test_the_second_stage_has_maps_of_the_cases_whose_label_it_may_see(predicted
         assert labeled.image.shape[1:] == (3, 16, 16, 16)  # the image, and the first stage's two classes
         assert set(labeled.image[:, 1:].unique().tolist()) <= {0.0, 1.0}
         sure = (labeled.maps - 0.5).abs() > 0.45
-        assert labeled.maps.shape == labeled.target[0].shape
-        assert torch.equal((labeled.maps > 0.5)[sure], (labeled.target[0] == 1)[sure])
+        assert labeled.maps.shape == labeled.target.scales[0].shape
+        assert torch.equal((labeled.maps > 0.5)[sure], (labeled.target.scales[0] == 1)[sure])
