@@ -1,5 +1,7 @@
 """Schedules as pure functions of the fraction of training done, so that they survive a resume and any length."""
 
+from __future__ import annotations
+
 import bisect
 import math
 from collections.abc import Sequence
@@ -30,22 +32,37 @@ def ema_decay(step: int, limit: float) -> float:
     return min(1.0 - 1.0 / (step + 1), limit)
 
 
-def phase_of(epoch: int, starts: Sequence[int]) -> int:
-    """The phase that an epoch belongs to, when phase k begins with the epoch `starts[k - 1]`."""
-    return bisect.bisect_right(starts, epoch)
-
-
-def epoch_of_schedule(epoch: int, starts: Sequence[int], epochs: int) -> float:
-    """Where a schedule over all of training stands when each phase runs through the whole of it, in epochs.
+class Phases:
+    """The parts of a training, each of which nnU-Net's learning rate runs through as a whole.
 
     Args:
-        epoch: 0-based.
-        starts: first epoch of phase 1, 2, ..., ascending.
+        starts: first epoch of phase 1, 2, ..., ascending; phase 0 begins with the training.
         epochs: length of training.
     """
-    bounds = [0, *starts, epochs]
-    phase = phase_of(epoch, starts)
-    return (epoch - bounds[phase]) / (bounds[phase + 1] - bounds[phase]) * epochs
+
+    def __init__(self, starts: Sequence[int], epochs: int):
+        self.starts = list(starts)
+        self.epochs = epochs
+
+    @classmethod
+    def at(cls, fractions: Sequence[float], epochs: int) -> Phases:
+        """Those that begin at fractions of training: never with the first epoch, nor after the last."""
+        starts = {max(1, round(fraction * epochs)) for fraction in fractions}
+        return cls(sorted(epoch for epoch in starts if epoch < epochs), epochs)
+
+    def of(self, epoch: int) -> int:
+        """The phase that an epoch belongs to."""
+        return bisect.bisect_right(self.starts, epoch)
+
+    def begin_with(self, epoch: int) -> bool:
+        """Whether an epoch is the first of a phase other than phase 0."""
+        return epoch in self.starts
+
+    def epoch_of_schedule(self, epoch: int) -> float:
+        """Where a schedule for all of training stands when each phase runs through the whole of it, in epochs."""
+        bounds = [0, *self.starts, self.epochs]
+        phase = self.of(epoch)
+        return (epoch - bounds[phase]) / (bounds[phase + 1] - bounds[phase]) * self.epochs
 
 
 class Restarted:
@@ -53,15 +70,15 @@ class Restarted:
 
     Args:
         scheduler: nnU-Net's, for all of training.
-        starts, epochs: see `epoch_of_schedule`.
+        phases: of the training.
     """
 
-    def __init__(self, scheduler: LRScheduler, starts: Sequence[int], epochs: int):
-        self.scheduler, self.starts, self.epochs = scheduler, starts, epochs
+    def __init__(self, scheduler: LRScheduler, phases: Phases):
+        self.scheduler, self.phases = scheduler, phases
 
     def step(self, epoch: int) -> None:
         """Sets the learning rate of an epoch."""
-        self.scheduler.step(epoch_of_schedule(epoch, self.starts, self.epochs))
+        self.scheduler.step(self.phases.epoch_of_schedule(epoch))
 
 
 def polynomial_decay(fraction: float, warmup: float = 0.0) -> float:

@@ -8,11 +8,10 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.lr_scheduler.warmup import PolyLRScheduler_offset
 
 from nnunet_ssl.schedules import (
+    Phases,
     Restarted,
     ema_decay,
-    epoch_of_schedule,
     gaussian_rampup,
-    phase_of,
     polynomial_decay,
 )
 
@@ -70,14 +69,22 @@ def test_polynomial_decay_after_a_warmup_is_nnunets_for_transformers():
 
 
 def test_each_phase_runs_through_the_whole_schedule():
-    assert [phase_of(epoch, [4, 6]) for epoch in range(8)] == [0, 0, 0, 0, 1, 1, 2, 2]
-    assert [epoch_of_schedule(epoch, [4, 6], 8) for epoch in range(8)] == [0, 2, 4, 6, 0, 4, 0, 4]
-    assert [epoch_of_schedule(epoch, [], 8) for epoch in range(8)] == list(range(8))
+    phases = Phases([4, 6], 8)
+    assert [phases.of(epoch) for epoch in range(8)] == [0, 0, 0, 0, 1, 1, 2, 2]
+    assert [epoch for epoch in range(8) if phases.begin_with(epoch)] == [4, 6]
+    assert [phases.epoch_of_schedule(epoch) for epoch in range(8)] == [0, 2, 4, 6, 0, 4, 0, 4]
+    assert [Phases([], 8).epoch_of_schedule(epoch) for epoch in range(8)] == list(range(8))
+
+
+def test_phases_begin_with_whole_epochs_but_the_first_and_none_after_the_last():
+    assert Phases.at((0.5, 0.75), 8).starts == [4, 6]
+    assert Phases.at((0.01, 0.02), 8).starts == [1]
+    assert Phases.at((0.5, 0.99), 2).starts == [1] and Phases.at((0.5,), 1).starts == []
 
 
 def test_the_learning_rate_starts_anew_with_each_phase():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
-    schedule = Restarted(PolyLRScheduler(optimizer, 0.01, 8), [4], 8)
+    schedule = Restarted(PolyLRScheduler(optimizer, 0.01, 8), Phases([4], 8))
     rates = []
     for epoch in range(8):
         schedule.step(epoch)

@@ -12,6 +12,8 @@ import pytest
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 
+from nnunet_ssl.training.unlabeled_pool import unlabeled_pool
+
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 
 EPOCH = 50  # steps
@@ -69,7 +71,7 @@ def test_nothing_grows(phantom_2d_regions, tmp_path, monkeypatch, capsys, cases,
     before = set(children(os.getpid()))
     device = torch.device("cpu")
     trainer = get_trainer_from_args(dataset.name, "2d", 0, "nnUNetTrainerMeanTeacher", dataset.plans, False, device)
-    pool_of, train_step = trainer._unlabeled_pool, trainer.train_step
+    pool_of, train_step = unlabeled_pool, trainer.train_step
     seconds, looks, waited, every = [], [], {}, EPOCH * epochs // LOOKS
 
     def timed_pool(*arguments):
@@ -87,7 +89,8 @@ def test_nothing_grows(phantom_2d_regions, tmp_path, monkeypatch, capsys, cases,
             looks.append([megabytes(pid) | {"handles": handles(pid)} for pid in pids])
         return outputs
 
-    trainer._unlabeled_pool, trainer.train_step = timed_pool, step
+    monkeypatch.setattr("nnunet_ssl.training.trainer.unlabeled_pool", timed_pool)
+    trainer.train_step = step
     trainer.run_training()
 
     assert len(seconds) == EPOCH * epochs

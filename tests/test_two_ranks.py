@@ -32,6 +32,7 @@ from nnunet_ssl.errors import InputError
 from nnunet_ssl.losses.supervised import Supervised
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.networks.net import Net
+from nnunet_ssl.schedules import Phases
 from nnunet_ssl.task import Target
 from nnunet_ssl.training.trainer import SemiSupervisedTrainer
 
@@ -80,7 +81,7 @@ def trainer_of(method, net, **arguments):
     trainer = object.__new__(type("Steps", (SemiSupervisedTrainer,), {"method": method}))
     trainer.device, trainer.grad_scaler = torch.device("cpu"), None
     trainer.current_epoch, trainer.num_epochs, trainer.num_iterations_per_epoch = 0, 1, 2 * STEPS
-    trainer.phase_starts = [0]
+    trainer.phases = Phases([0], 1)
     trainer._iteration = STEPS  # ramp-ups are well on their way, and dropout that acts is no longer insisted on
     trainer.net = net
     trainer.method = method(**arguments)

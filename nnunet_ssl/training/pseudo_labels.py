@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import blosc2
 import numpy as np
@@ -23,16 +24,21 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.postprocessing.remove_connected_components import remove_all_but_largest_component_from_segmentation
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager, convert_labelmap_to_one_hot
+from torch import distributed as dist
 from torch import nn
 
 from nnunet_ssl.data.loader import UnlabeledPool
 from nnunet_ssl.data.origin import ORIGIN_FILE, Origin
+from nnunet_ssl.distributed import world_size
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import write_json, writing
-from nnunet_ssl.networks.net import unwrap
+from nnunet_ssl.networks.net import deep_supervision, unwrap
+
+if TYPE_CHECKING:
+    from nnunet_ssl.training.trainer import SemiSupervisedTrainer
 
 FOLDER = "pseudo_labels"
-LOST = "the network that made them is gone; train from the start, without --c."
+LABELS_LOST = "the network that made them is gone; train from the start, without --c."
 MAX_LOST = 0.01  # share of a structure that may lie outside its largest component in a labeled case
 Structure = int | tuple[int, ...]  # a label, or the labels of a region
 
@@ -109,13 +115,41 @@ def begin_folder(folder: Path, origin: Origin) -> None:
     write_json(origin.as_dict(), folder / ORIGIN_FILE)
 
 
+def labels_folder(trainer: SemiSupervisedTrainer, phase: int) -> Path:
+    """Where the labels for a phase lie, 1 or later."""
+    return Path(trainer.output_folder) / FOLDER / f"phase_{phase}"
+
+
+def label_unlabeled_cases(trainer: SemiSupervisedTrainer, pool: UnlabeledPool, phase: int) -> None:
+    """The student of a trainer labels all cases of its pool for a phase that begins; each rank labels its share.
+
+    A run that is stopped meanwhile labels all of them again when it goes on.
+    """
+    folder = labels_folder(trainer, phase)
+    if trainer.local_rank == 0:
+        begin_folder(folder, trainer.origin)
+    if trainer.is_ddp:
+        dist.barrier()
+    dataset, _ = trainer.get_tr_and_val_datasets()
+    segmentations = (dataset.load_case(case)[1][0] for case in dataset.identifiers)
+    single = single_components(segmentations, trainer.label_manager)
+    trainer.print_to_log_file(f"pseudo-labels of {len(pool.identifiers)} cases; largest component alone of {single}")
+    predictor = predictor_of(trainer)
+    before_each = (lambda: None) if trainer.is_ddp else trainer.stop_if_asked  # ranks have other numbers of cases
+    with deep_supervision(predictor.network, False):
+        mine = pool.identifiers[trainer.local_rank :: world_size()]
+        label_cases(predictor, pool, mine, single, folder, before_each, trainer.method.known_voxels)
+    if trainer.is_ddp:
+        dist.barrier()
+
+
 def label_cases(
     predictor: nnUNetPredictor,
     pool: UnlabeledPool,
     cases: Iterable[str],
     single: Sequence[Structure],
     folder: Path,
-    between: Callable[[], None] = lambda: None,
+    before_each: Callable[[], None] = lambda: None,
     known_voxels: Callable[[str, torch.Tensor], torch.Tensor] | None = None,
 ) -> None:
     """Writes the pseudo-label of each case; each file appears as a whole.
@@ -126,7 +160,7 @@ def label_cases(
         predictor: with the network that labels.
         cases: those of the pool to label.
         single: structures of which only the largest component stays, see `single_components`.
-        between: called before each case; may end the training.
+        before_each: called before each case; may end the training.
         known_voxels: see `Method`; the others get the label `unknown_label`.
 
     Raises:
@@ -136,7 +170,7 @@ def label_cases(
     labels = predictor.label_manager
     aside = folder / f".{os.getpid()}.partial"
     for case in cases:
-        between()
+        before_each()
         image = pool.load_image(case)[:]
         if pool.previous_stage is not None:
             first = pool.load_prediction(case, image.shape[1:])[:]

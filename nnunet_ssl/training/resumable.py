@@ -60,11 +60,9 @@ class ResumableTrainer(nnUNetTrainer):
         super().on_train_start()
         if self.local_rank == 0:
             remove_partial(self.output_folder)
-        self._train_steps = Steps(
-            self.dataloader_train, self.train_step, self._stop_if_asked, self.done_before["train"]
-        )
+        self._train_steps = Steps(self.dataloader_train, self.train_step, self.stop_if_asked, self.done_before["train"])
         self._validation_steps = Steps(
-            self.dataloader_val, self.validation_step, self._stop_if_asked, self.done_before["validation"]
+            self.dataloader_val, self.validation_step, self.stop_if_asked, self.done_before["validation"]
         )
         self.dataloader_train, self.train_step = self._train_steps, self._train_steps.step
         self.dataloader_val, self.validation_step = self._validation_steps, self._validation_steps.step
@@ -82,7 +80,7 @@ class ResumableTrainer(nnUNetTrainer):
         self.dataloader_train, self.dataloader_val = self._train_steps.loader, self._validation_steps.loader
         super().on_train_end()
 
-    def _stop_if_asked(self) -> None:
+    def stop_if_asked(self) -> None:
         if not (number := self._stop.agreed(self.device)):
             return
         done = {

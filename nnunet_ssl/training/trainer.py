@@ -15,12 +15,9 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.helpers import dummy_context
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, autocast, nn
-from torch import distributed as dist
 
-from nnunet_ssl.data.loader import STREAM, TwoStreamLoader, UnlabeledLoader, UnlabeledPool, unlabeled_files
-from nnunet_ssl.data.previous_stage import check_predicted, predictions_folder
-from nnunet_ssl.data.raw import dataset_number
-from nnunet_ssl.data.unlabeled import unlabeled_folder
+from nnunet_ssl.data.loader import STREAM, TwoStreamLoader, UnlabeledLoader
+from nnunet_ssl.data.previous_stage import check_predicted
 from nnunet_ssl.data.views import Views
 from nnunet_ssl.distributed import average_gradients, broadcast_state, world_size
 from nnunet_ssl.errors import InputError
@@ -30,23 +27,19 @@ from nnunet_ssl.networks.architecture import planned_architecture
 from nnunet_ssl.networks.net import Net, deep_supervision, unwrap
 from nnunet_ssl.networks.own_optimizer import MAX_GRADIENT_NORM, OwnOptimizer
 from nnunet_ssl.networks.teacher import Teacher
-from nnunet_ssl.schedules import Restarted, phase_of
+from nnunet_ssl.schedules import Phases, Restarted
 from nnunet_ssl.training import case_maps
 from nnunet_ssl.training.configured import ConfiguredTrainer
-from nnunet_ssl.training.lineage import check_first_stage, check_pseudo_labels
 from nnunet_ssl.training.progress import ProgressLogger, epoch_means
 from nnunet_ssl.training.pseudo_labels import (
-    FOLDER,
-    LOST,
-    begin_folder,
-    label_cases,
+    label_unlabeled_cases,
+    labels_folder,
     partial_loss,
-    predictor_of,
-    single_components,
     unknown_label,
 )
 from nnunet_ssl.training.random_state import seed_everything
 from nnunet_ssl.training.task_of_trainer import kind_of, task_of
+from nnunet_ssl.training.unlabeled_pool import unlabeled_pool
 
 
 class SemiSupervisedTrainer(ConfiguredTrainer):
@@ -85,6 +78,10 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         """
         self.build_network_architecture = self._build_student
         super().initialize()
+        if not issubclass(self.dataset_class, nnUNetDatasetBlosc2):
+            raise NotImplementedError(
+                f"{self.preprocessed_dataset_folder} holds nnU-Net's older npz files; run nnUNetv2_preprocess again."
+            )
         self.net = Net(self.network, kind_of(self.label_manager))
         self.method = self.settings.chosen(**self.hyperparameters)
         if "target" in self.method.views and not self.method.labeled_first:
@@ -99,9 +96,8 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
             self.method.supervised = Supervised(self.loss, self.enable_deep_supervision, partial_loss(self))
         self.method.setup(self.net, self._architecture)
         self.method.to(self.device)
-        starts = {max(1, round(fraction * self.num_epochs)) for fraction in self.method.phases}
-        self.phase_starts = sorted(epoch for epoch in starts if epoch < self.num_epochs)
-        self.lr_scheduler = Restarted(self.lr_scheduler, self.phase_starts, self.num_epochs)
+        self.phases = Phases.at(self.method.phases, self.num_epochs)
+        self.lr_scheduler = Restarted(self.lr_scheduler, self.phases)
         broadcast_state(self.method)
         if self.is_ddp and self.seed is not None:
             seed_everything(self.seed + 1000 * self.local_rank)  # the same start, different noise
@@ -158,51 +154,12 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         views = Views(labeled.transforms, self.method.views, self._pseudo_task.ignore_label)
         if self.method.case_maps is not None:
             case_maps.join_maps(labeled, Path(self.output_folder) / case_maps.FOLDER)
-        pool = self._unlabeled_pool(self._labels_of(self._loaders_phase) if "target" in views.views else None)
+        labels = labels_folder(self, self._loaders_phase) if "target" in views.views and self._loaders_phase else None
+        pool = unlabeled_pool(self, labels)
         if self.method.labeled_first and self._loaders_phase == 0:
             return labeled
         unlabeled = UnlabeledLoader(pool, self.unlabeled_share(), labeled, views, self.label_manager)
         return TwoStreamLoader(labeled, unlabeled)
-
-    def _unlabeled_pool(self, labels: Path | None = None) -> UnlabeledPool:
-        """The unlabeled folder and the cases whose labels this fold hides, with the pseudo-labels of a folder.
-
-        Raises:
-            InputError: there is no unlabeled case, or one of them is also labeled or validated on, or, in the second
-                stage of a cascade, the first stage has not predicted it.
-        """
-        train, val = self.do_split()
-        base = self.preprocessed_dataset_folder_base
-        cases, hidden = unlabeled_files(base, self.plans_manager, self.configuration_name, self.fold)
-        folder = unlabeled_folder(base, self.configuration_manager)
-        if not issubclass(self.dataset_class, nnUNetDatasetBlosc2):
-            raise NotImplementedError(
-                f"{self.preprocessed_dataset_folder} holds nnU-Net's older npz files; run nnUNetv2_preprocess again."
-            )
-        if twice := sorted(set(cases) & {*train, *val, *hidden}):
-            raise InputError(
-                f"{folder}: {', '.join(twice[:5])} ({len(twice)} in all) also stand among the labeled cases. Remove "
-                "their images from imagesUnlabeled and run `nnunet_ssl preprocess` again."
-            )
-        files = cases | hidden
-        predictions = None
-        if self.is_cascaded:
-            predictions = predictions_folder(self.folder_with_segs_from_previous_stage, self.fold)
-            remedy = (
-                f"run `nnunet_ssl predict_next_stage -d {dataset_number(self.plans_manager.dataset_name)} "
-                f"-tr {type(self).__name__} -p {self.plans_manager.plans_name} "
-                f"-c {self.configuration_manager.previous_stage_name} -f {self.fold}`."
-            )
-            check_predicted(predictions, files, "unlabeled", remedy)
-            arguments = (self.origin, remedy, self.accept_other_data, self.print_to_log_file)
-            self._origin = check_first_stage(predictions, *arguments)
-        self.print_to_log_file(
-            f"{len(files)} unlabeled cases: {len(cases)} of {folder.name}, {len(hidden)} with hidden labels"
-        )
-        if labels is not None:
-            check_predicted(labels, files, "unlabeled", LOST, "pseudo-label")
-            check_pseudo_labels(labels, self.origin, LOST)
-        return UnlabeledPool(files, predictions, labels)
 
     def unlabeled_share(self) -> int:
         """This rank's part of the unlabeled batch.
@@ -236,7 +193,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         if self.method.labeled_first and self._phase_begins():
             self.check_same_data()
             if "target" in self.method.views:
-                self._label_cases()
+                label_unlabeled_cases(self, unlabeled_pool(self), self._phase)
             self._renew_loaders()
         super().on_train_epoch_start()
         self.method.train()
@@ -244,14 +201,11 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
 
     @property
     def _phase(self) -> int:
-        return phase_of(self.current_epoch, self.phase_starts)
+        return self.phases.of(self.current_epoch)
 
     def _phase_begins(self) -> bool:
         """Whether the epoch at hand, of which no step is taken, is the first of a phase."""
-        return self.current_epoch in self.phase_starts and not self.done_before["train"]
-
-    def _labels_of(self, phase: int) -> Path | None:
-        return Path(self.output_folder) / FOLDER / f"phase_{phase}" if phase else None
+        return self.phases.begin_with(self.current_epoch) and not self.done_before["train"]
 
     def _renew_loaders(self) -> None:
         """They give what the phase at hand reads."""
@@ -259,27 +213,6 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         self._train_steps.end_workers()
         self._validation_steps.end_workers()
         self._train_steps.loader, self._validation_steps.loader = self.get_dataloaders()
-
-    def _label_cases(self) -> None:
-        """The student labels all unlabeled cases for the phase that begins.
-
-        A run that is stopped meanwhile labels all of them again when it goes on.
-        """
-        folder = self._labels_of(self._phase)
-        if self.local_rank == 0:
-            begin_folder(folder, self.origin)
-        if self.is_ddp:
-            dist.barrier()
-        pool, (dataset, _) = self._unlabeled_pool(), self.get_tr_and_val_datasets()
-        single = single_components((dataset.load_case(case)[1][0] for case in dataset.identifiers), self.label_manager)
-        self.print_to_log_file(f"pseudo-labels of {len(pool.identifiers)} cases; largest component alone of {single}")
-        predictor = predictor_of(self)
-        between = (lambda: None) if self.is_ddp else self._stop_if_asked  # ranks have other numbers of cases
-        with deep_supervision(predictor.network, False):
-            mine = pool.identifiers[self.local_rank :: world_size()]
-            label_cases(predictor, pool, mine, single, folder, between, self.method.known_voxels)
-        if self.is_ddp:
-            dist.barrier()
 
     def _begin_phase(self) -> None:
         for optimizer in self.optimizers:
@@ -299,7 +232,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         step = self.current_epoch * self.num_iterations_per_epoch + self._iteration
         fraction = step / (self.num_epochs * self.num_iterations_per_epoch)
         now = Now(step, self.current_epoch, fraction, self._phase)
-        if self._iteration == 0 and self.current_epoch in self.phase_starts:
+        if self._iteration == 0 and self.phases.begin_with(self.current_epoch):
             self._begin_phase()  # not before: a run that is stopped ahead of this step begins it when it goes on
 
         for optimizer in self.optimizers:

@@ -39,7 +39,7 @@ REGIONS = {"background": 0, "whole": [1, 2], "nothing": [0, 0], "core": 2, "igno
 
 
 def predictor_of(network, plans, dataset_json) -> nnUNetPredictor:
-    """By position, as `SemiSupervisedTrainer._label_cases` has it."""
+    """By position, as `training/pseudo_labels.py` has it."""
     made = nnUNetPredictor(
         use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
     )

@@ -162,7 +162,7 @@ def test_a_resume_within_a_phase_ends_with_the_same_bits(made, kind, monkeypatch
             trainer.run_training()
     resumed = made(kind, resume=True)
     resumed.load_checkpoint(f"{resumed.output_folder}/checkpoint_latest.pth")
-    assert resumed.current_epoch == 2 and resumed.phase_starts == [1]
+    assert resumed.current_epoch == 2 and resumed.phases.starts == [1]
     resumed.run_training()
     again = checkpoint(resumed)
     for part in ("network_weights", "optimizer_state"):

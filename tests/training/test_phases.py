@@ -43,7 +43,7 @@ def test_phases_restart_the_learning_rate_and_the_momentum(dataset, monkeypatch)
     monkeypatch.setenv("nnUNet_ssl_config", f"{{{settings}, rounds: 2}}")
     trainer = trainer_of(dataset, "nnUNetTrainerSelfTraining")
     trainer.initialize()
-    assert trainer.phase_starts == [2, 3]
+    assert trainer.phases.starts == [2, 3]
     seen = []
     losses = trainer.method.losses
 
@@ -88,7 +88,7 @@ def test_each_phase_has_pseudo_labels_of_the_student_as_it_was(dataset, monkeypa
     keys = []
     step = type(trainer).train_step
     monkeypatch.setattr(type(trainer), "train_step", lambda self, batch: keys.append({*batch}) or step(self, batch))
-    monkeypatch.setattr("nnunet_ssl.training.trainer.single_components", lambda *args: [])
+    monkeypatch.setattr("nnunet_ssl.training.pseudo_labels.single_components", lambda *args: [])
     at_end = {}
 
     def on_epoch_end(self):
@@ -128,7 +128,7 @@ def test_a_run_stopped_while_it_labels_does_so_again(dataset, monkeypatch):
         arguments[5]()
 
     with monkeypatch.context() as patched:
-        patched.setattr("nnunet_ssl.training.trainer.label_cases", label_cases)
+        patched.setattr("nnunet_ssl.training.pseudo_labels.label_cases", label_cases)
         with pytest.raises(SystemExit):
             trainer.run_training()
     (stopped[0] / "rest.b2nd").write_bytes(b"of a run that was cut off")
@@ -157,7 +157,7 @@ def test_no_unlabeled_patch_comes_before_it_is_read(name, dataset, monkeypatch):
     monkeypatch.setattr(base, "train_step", lambda self, batch: keys.append({*batch}) or step(self, batch))
     interrupt(trainer, 1, monkeypatch)
     first = {"data", "target", "keys"}
-    assert trainer.phase_starts == [2] and keys == [first] * 2
+    assert trainer.phases.starts == [2] and keys == [first] * 2
     resumed = resume(dataset, f"nnUNetTrainer{name}")
     resumed.run_training()
     later = first | {"unlabeled_weak", "unlabeled_strong", "unlabeled_cases"}

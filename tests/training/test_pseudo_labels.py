@@ -12,7 +12,7 @@ from workbench import file_size_limit
 from nnunet_ssl.data.loader import UnlabeledPool
 from nnunet_ssl.data.previous_stage import check_predicted
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.training.pseudo_labels import LOST, label_cases, single_components, structures
+from nnunet_ssl.training.pseudo_labels import LABELS_LOST, label_cases, single_components, structures
 
 CLASSES = LabelManager({"background": 0, "a": 1, "b": 2}, None)
 REGIONS = LabelManager({"background": 0, "both": [1, 2], "b": 2}, [1, 2])
@@ -101,7 +101,7 @@ def test_cases_are_labeled_and_loose_parts_removed(pool, tmp_path):
     label_cases(Predictor(CLASSES), pool, ["case_1"], [(1, 2), 1, 2], folder)
     assert np.array_equal(read(folder, "case_1"), TOUCHING)
     assert np.array_equal(read(folder, "case_2"), APART)
-    check_predicted(folder, pool.identifiers, "unlabeled", LOST, "pseudo-label")
+    check_predicted(folder, pool.identifiers, "unlabeled", LABELS_LOST, "pseudo-label")
 
 
 def test_in_a_cascade_the_first_stage_is_joined_one_hot(pool, tmp_path):
@@ -137,9 +137,9 @@ def test_it_ends_between_two_cases(pool, tmp_path):
         label_cases(Predictor(CLASSES), pool, pool.identifiers, [], folder, between)
     assert asked == [0, 1]
     with pytest.raises(InputError, match=r"1 unlabeled case\(s\) have no pseudo-label in .*labels \(case_2\)"):
-        check_predicted(folder, pool.identifiers, "unlabeled", LOST, "pseudo-label")
+        check_predicted(folder, pool.identifiers, "unlabeled", LABELS_LOST, "pseudo-label")
     with pytest.raises(InputError, match="2 unlabeled"):
-        check_predicted(tmp_path / "none", pool.identifiers, "unlabeled", LOST, "pseudo-label")
+        check_predicted(tmp_path / "none", pool.identifiers, "unlabeled", LABELS_LOST, "pseudo-label")
 
 
 def test_a_full_disk_names_the_case_and_leaves_no_part(pool, tmp_path):

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from nnunetv2.run.run_training import get_trainer_from_args
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetNumpy
 from workbench import another_process_holds
 
 from nnunet_ssl.errors import InputError, refusal
@@ -192,3 +195,11 @@ def test_a_rank_that_refuses_and_one_that_fails():
     assert told == "a case\nand a file"
     for other in ("KeyError: 'a'", "NotImplementedError: of nnU-Net", "nnunet_ssl.errors.InputError"):
         assert refusal(ProcessRaisedException(f"{head}{where}{other}\n")) == ""
+
+
+def test_files_of_nnunets_older_format_are_refused_at_set_up(dataset, monkeypatch):
+    module = "nnunetv2.training.nnUNetTrainer.nnUNetTrainer"
+    monkeypatch.setattr(f"{module}.infer_dataset_class", lambda folder: nnUNetDatasetNumpy)
+    arguments = (dataset.name, "3d_fullres", 0, "nnUNetTrainerMeanTeacher", dataset.plans, False, torch.device("cpu"))
+    with pytest.raises(NotImplementedError, match="older npz files; run nnUNetv2_preprocess again"):
+        get_trainer_from_args(*arguments).initialize()
