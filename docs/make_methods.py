@@ -14,7 +14,7 @@ from nnunet_ssl.report.records import SUPERVISED, read_records
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = "docs/methods"
-BEGIN, END = "<!-- methods: made by python docs/make_methods.py -->\n", "\n<!-- end of methods -->"
+BEGIN, END = "<!-- methods: made by python docs/make_methods.py -->\n\n", "\n\n<!-- end of methods -->"
 FIGURES = (
     "Final checkpoint, test cases; mean ± standard deviation over seeds. Largest component: Dice after nnU-Net's\n"
     "postprocessing; distances and the gap closed are without it."
