@@ -57,7 +57,8 @@ def test_a_method_has_a_trainer_facts_and_tests():
             f"tests/methods/test_{method.__module__.rpartition('.')[2]}.py",
         )
     ]
-    assert [file for file in sorted(needed) if not (ROOT / file).is_file()] == [], "add these files"
+    missing = [file for file in sorted(needed) if not (ROOT / file).is_file()]
+    assert not missing, f"add {', '.join(missing)}"
     assert {entry.method for entry in ENTRIES} == implemented()
 
 
@@ -159,7 +160,7 @@ def test_the_pages_are_current(make_methods):
     files = [ROOT / "README.md", *(ROOT / "docs" / "methods").glob("*.md")]
     written = {str(file.relative_to(ROOT)): file.read_text(encoding="utf-8") for file in files}
     stale = sorted(name for name in expected.keys() | written.keys() if expected.get(name) != written.get(name))
-    assert stale == [], "run: python docs/make_methods.py"
+    assert not stale, f"run python docs/make_methods.py: it makes another {', '.join(stale)}"
 
 
 def test_the_table_of_the_readme_names_trainers_papers_costs_and_who_predicts(make_methods):
