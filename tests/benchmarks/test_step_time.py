@@ -53,10 +53,10 @@ def test_a_step_makes_the_passes_of_the_facts(name, workspace, monkeypatch):
     trainer, batch = ready_trainer(name, "cpu"), make_batch(PATCH, len(FEATURES), BATCH)
     found = count_passes(trainer)
     trainer.train_step(batch)
-    of_step = dict(found)
+    of_step = dict(found)  # patches by (network, with gradient)
     found.clear()
     sum(make_passes(trainer, batch["data"], TRAINERS[name])).backward()
-    assert of_step == found
+    assert of_step == found, f"patches by network: the step has {of_step}, passes of facts.yaml have {dict(found)}"
 
 
 PLANNED = {"student", "teacher", "second"}
@@ -68,6 +68,7 @@ def test_the_cost_is_the_sum_of_the_passes(name):
     facts = FACTS[name]
     stated = float(facts.cost.split()[0])
     if {each.network for each in facts.passes} <= PLANNED and " + " not in facts.cost:
-        assert stated == pytest.approx(sum(each.cost for each in facts.passes), abs=0.04)
+        total = sum(each.cost for each in facts.passes)
+        assert stated == pytest.approx(total, abs=0.04), f"facts.yaml: cost {facts.cost}, its passes make {total:.2f}"
     else:
         assert stated >= sum(each.cost for each in facts.passes if each.network == "student")

@@ -260,11 +260,13 @@ def test_works_on_a_network_with_one_output_or_refuses_it_at_set_up(method):
 def test_the_network_of_the_facts_predicts(method):
     net, made = ready(method, 2, 3, False)
     predicting, said = made.deployed(net), facts_of(method).predicts
-    if said == "mean of both":
-        assert list(predicting.children()) == [net.module, made.twin]
-    else:
-        assert predicting is (made.teacher.module if said == "teacher" else net.module)
-    assert (said in ("mean of both", "first network")) == hasattr(made, "twin")
+    networks = {
+        "mean of both": lambda: [net.module, made.twin] == list(predicting.children()),
+        "teacher": lambda: made.teacher.module is predicting,
+        "first network": lambda: net.module is predicting and hasattr(made, "twin"),
+        "student": lambda: net.module is predicting and not hasattr(made, "twin"),
+    }
+    assert networks[said](), f"facts.yaml: predicts is {said!r}, but a {type(predicting).__name__} of another kind does"
 
 
 @ALL
