@@ -2,9 +2,9 @@
 
     python benchmarks/step_time.py [--device cuda] [--patch 32 48 64] [--features 8 16 32 64] [--batch 2] [--repeats 9]
 
-A step is `train_step` of the trainer: losses, backward, clipping, optimizer, moving averages. Its passes are the
-forwards and backwards of its networks that the paper asks for, over as many patches. Both are timed in turn, so that
-the ratio holds on a noisy machine. Peak memory is that of the GPU or, on a CPU, of the process.
+A step is `train_step` of the trainer: losses, backward, clipping, optimizer, moving averages. Its passes are those of
+the method's facts: forwards and backwards of its networks that the paper asks for, over as many patches. Both are timed
+in turn, so that the ratio holds on a noisy machine. Peak memory is that of the GPU or, on a CPU, of the process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -27,94 +27,61 @@ import torch
 from torch import Tensor, nn
 from workspace import CLASSES, make_trainer, make_workspace, versions
 
+from nnunet_ssl.catalog import PREFIX, read_catalog
 from nnunet_ssl.data.loader import STREAM
-from nnunet_ssl.training.trainer import SemiSupervisedTrainer
-
-Passes = Callable[[SemiSupervisedTrainer, Tensor], list[Tensor]]
-
-
-def learning(network: nn.Module, image: Tensor, batches: int = 1) -> Tensor:
-    """A forward over so many batches at once, as a scalar to go backward from."""
-    scales = network(torch.cat([image] * batches))
-    return sum(scale.sum() for scale in (scales if isinstance(scales, (list, tuple)) else [scales]))
+from nnunet_ssl.facts import STUDENT, Pass
+from nnunet_ssl.networks.discriminator import Discriminator
+from nnunet_ssl.networks.net import Output
+from nnunet_ssl.training.configured import ConfiguredTrainer
 
 
-@torch.no_grad()
-def looking(network: nn.Module, image: Tensor, times: int = 1) -> list[Tensor]:
-    """So many forwards of one batch that nothing learns from."""
-    for _ in range(times):
-        network(image)
-    return []
+def trainers() -> dict[str, list[Pass]]:
+    """The passes of a step, by trainer: of nnU-Net alone, and of each method."""
+    alone = {f"{PREFIX}Supervised": [Pass("learn", STUDENT, 1)]}
+    return alone | {PREFIX + entry.name: entry.facts.passes for entry in read_catalog()}
 
 
-def discriminating(trainer: SemiSupervisedTrainer, image: Tensor) -> list[Tensor]:
-    """The segmentation network, and the discriminator twice: judging unlabeled patches, then learning from all."""
-    scales = trainer.network(torch.cat([image] * 2))
-    judge, probs, images = trainer.method.evaluator, scales[0].softmax(1), torch.cat([image] * 2)
-    judged = judge(probs[: len(image)], image).sum()
-    judge.requires_grad_(True)
-    judge(probs.detach(), images).sum().backward()
-    judge.requires_grad_(False)
-    return [sum(scale.sum() for scale in scales) + judged]
+def make_passes(trainer: ConfiguredTrainer, image: Tensor, passes: Sequence[Pass]) -> list[Tensor]:
+    """Losses to go backward from, in place of the trainer's own; what teaches the student nothing is done at once.
+
+    Args:
+        trainer: ready for a step.
+        image: a batch of patches, (B, channels, *spatial).
+        passes: see `nnunet_ssl/methods/facts.yaml`; of decoders and discriminators after the student's.
+    """
+    losses, output = [], None
+    student = trainer.network if trainer.method is None else trainer.net
+    for kind, name, batches in passes:
+        network = student if name == STUDENT else getattr(trainer.method, name)
+        images = torch.cat([image] * batches)
+        if kind == "look":
+            with torch.no_grad():
+                for _ in range(batches):
+                    network(image)
+        elif isinstance(network, nn.ModuleList):  # decoders, of what the student has just encoded
+            skips = [skip[-len(images) :] for skip in output.features["skips"]]
+            losses += [total(decoder(skips)) for decoder in network]
+        elif isinstance(network, Discriminator):  # of what the student has just predicted
+            probs = output.probs[-len(images) :]
+            if kind == "trace":
+                losses.append(network(probs, images).sum())
+            else:
+                network.requires_grad_(True)
+                network(probs.detach(), images).sum().backward()
+                network.requires_grad_(False)
+        elif kind == "trace":
+            images.requires_grad_()
+            torch.autograd.grad(network(images).logits.sum(), images)
+        else:
+            output = network(images)
+            losses.append(total(output))
+    return losses
 
 
-def decoding(trainer: SemiSupervisedTrainer, image: Tensor) -> list[Tensor]:
-    """The student over both streams, its auxiliary decoders over the unlabeled one."""
-    module = trainer.net.module
-    skips = module.encoder(torch.cat([image] * 2))
-    part = [skip[len(image) :] for skip in skips]
-    return [sum(scale.sum() for scale in module.decoder(skips)), *(d(part).sum() for d in trainer.method.decoders)]
-
-
-def attacking(trainer: SemiSupervisedTrainer, image: Tensor) -> list[Tensor]:
-    """Two networks over both streams and as many adversarial images; before that one gradient on the images of each."""
-    networks = trainer.network, trainer.method.second.network
-    for network in networks:
-        images = torch.cat([image] * 2).requires_grad_()
-        torch.autograd.grad(network(images)[0].sum(), images)
-    return [learning(network, image, 4) for network in networks]
-
-
-def branching(trainer: SemiSupervisedTrainer, image: Tensor) -> list[Tensor]:
-    """One encoder pass over both streams, and every decoder on its features."""
-    module = trainer.net.module
-    skips = module.encoder(torch.cat([image] * 2))
-    return [scale.sum() for decoder in (module.decoder, *trainer.method.decoders) for scale in decoder(skips)]
-
-
-def withstanding(trainer: SemiSupervisedTrainer, image: Tensor) -> list[Tensor]:
-    """The student over both streams twice; before that one gradient on their images."""
-    images = torch.cat([image] * 2).requires_grad_()
-    torch.autograd.grad(trainer.network(images)[0].sum(), images)
-    return [learning(trainer.network, image, 2), learning(trainer.network, image, 2)]
-
-
-# The network passes that a paper asks of a step: losses to go backward from; what is without gradient is done at once.
-PASSES: dict[str, Passes] = {
-    "nnUNetTrainerSupervised": lambda t, x: [learning(t.network, x)],
-    "nnUNetTrainerMeanTeacher": lambda t, x: [learning(t.network, x, 2), *looking(t.method.teacher, x)],
-    "nnUNetTrainerUAMT": lambda t, x: [learning(t.network, x, 2), *looking(t.method.teacher, x, 9)],
-    "nnUNetTrainerCPS": lambda t, x: [learning(n, x, 2) for n in (t.network, t.method.second.network)],
-    "nnUNetTrainerDHC": lambda t, x: [learning(n, x, 2) for n in (t.network, t.method.second.network)],
-    "nnUNetTrainerEntropyMinimization": lambda t, x: [learning(t.network, x, 2)],
-    "nnUNetTrainerDAN": discriminating,
-    "nnUNetTrainerICT": lambda t, x: [learning(t.network, x, 2), *looking(t.method.teacher, x)],
-    "nnUNetTrainerURPC": lambda t, x: [learning(t.network, x, 2)],
-    "nnUNetTrainerCCT": decoding,
-    "nnUNetTrainerDCT": attacking,
-    "nnUNetTrainerRotConsistency": lambda t, x: [learning(t.network, x, 3)],
-    "nnUNetTrainerCrossTeaching": lambda t, x: [learning(n, x, 2) for n in (t.network, t.method.second.network)],
-    "nnUNetTrainerFixMatch": lambda t, x: [*looking(t.network, x), learning(t.network, x, 2)],
-    "nnUNetTrainerFixMatchCTA": lambda t, x: [*looking(t.network, x, 2), learning(t.network, x, 2)],
-    "nnUNetTrainerBCP": lambda t, x: [learning(t.network, x, 2), *looking(t.method.teacher, x)],
-    "nnUNetTrainerCutMix": lambda t, x: [learning(t.network, x, 2), *looking(t.method.teacher, x)],
-    "nnUNetTrainerSelfTraining": lambda t, x: [learning(t.network, x, 2)],
-    "nnUNetTrainerRDrop": lambda t, x: [learning(t.network, x, 4)],
-    "nnUNetTrainerSSNet": withstanding,
-    "nnUNetTrainerMCNet": branching,
-    "nnUNetTrainerMCNetPlus": branching,
-    "nnUNetTrainerMCF": lambda t, x: [learning(n, x, 2) for n in (t.network, t.method.second.network)],
-}
+def total(output: Output | list[Tensor] | Tensor) -> Tensor:
+    """A scalar of all scales that a network gives."""
+    scales = output.pyramid if isinstance(output, Output) else output
+    return sum(scale.sum() for scale in (scales if isinstance(scales, list) else [scales]))
 
 
 def main() -> None:
@@ -124,7 +91,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, nargs="+", default=[8, 16, 32, 64])
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--trainers", nargs="+", default=list(PASSES), choices=list(PASSES))
+    parser.add_argument("--trainers", nargs="+", default=list(trainers()), choices=list(trainers()))
     parser.add_argument("-o", dest="out", type=Path, help="JSON file for the figures")
     asked = parser.parse_args()
 
@@ -149,20 +116,10 @@ def main() -> None:
 
 def measure(name: str, asked: argparse.Namespace) -> dict[str, float]:
     """Medians over the repeats of a step and of its passes, in ms, and of their ratio pair by pair."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        trainer = make_trainer(name, asked.device)
-        trainer.initialize()
-        trainer.current_epoch = trainer.num_epochs - 1  # some terms begin late
-        trainer.on_train_epoch_start()
-    device = trainer.device
-    image = torch.randn(asked.batch, 1, *asked.patch)
-    target = [
-        torch.randint(0, CLASSES, (asked.batch, 1, *[size // 2**scale for size in asked.patch])).to(torch.int16)
-        for scale in range(len(asked.features) - 1)
-    ]
-    batch = {"data": image, "target": target, "keys": [], STREAM + "target": target}
-    batch |= {STREAM + view: image.clone() for view in ("weak", "strong")}
-    image = image.to(device)
+    trainer = ready_trainer(name, asked.device)
+    device, passes_asked = trainer.device, trainers()[name]
+    batch = make_batch(asked.patch, len(asked.features), asked.batch)
+    image = batch["data"].to(device)
 
     def step():
         trainer.train_step(batch)
@@ -170,7 +127,7 @@ def measure(name: str, asked: argparse.Namespace) -> dict[str, float]:
     def passes():
         trainer.optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda") if device.type == "cuda" else contextlib.nullcontext():
-            sum(PASSES[name](trainer, image)).backward()
+            sum(make_passes(trainer, image, passes_asked)).backward()
 
     with contextlib.redirect_stdout(io.StringIO()):
         for _ in range(3):
@@ -185,6 +142,27 @@ def measure(name: str, asked: argparse.Namespace) -> dict[str, float]:
         "ratio": statistics.median(pair[0] / pair[1] for pair in pairs),
         "peak_memory_mb": peak_memory_mb(device),
     }
+
+
+def ready_trainer(name: str, device: str) -> ConfiguredTrainer:
+    """A trainer on the workspace in its last epoch, for some terms begin late."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer = make_trainer(name, device)
+        trainer.initialize()
+        trainer.current_epoch = trainer.num_epochs - 1
+        trainer.on_train_epoch_start()
+    return trainer
+
+
+def make_batch(patch: Sequence[int], stages: int, size: int) -> dict:
+    """Random patches and labels of both streams, as the loaders give them."""
+    image = torch.randn(size, 1, *patch)
+    target = [
+        torch.randint(0, CLASSES, (size, 1, *[length // 2**scale for length in patch])).to(torch.int16)
+        for scale in range(stages - 1)
+    ]
+    batch = {"data": image, "target": target, "keys": [], STREAM + "target": target}
+    return batch | {STREAM + view: image.clone() for view in ("weak", "strong")}
 
 
 def peak_memory_mb(device: torch.device) -> float:

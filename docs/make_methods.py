@@ -1,4 +1,4 @@
-"""Writes the page of every method, docs/methods/NAME.md, and their index: python docs/make_methods.py"""
+"""Writes docs/methods/NAME.md for every method, their index, and README's table of them: python docs/make_methods.py"""
 
 from __future__ import annotations
 
@@ -6,23 +6,30 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_ssl.catalog import Entry, page, read_catalog, table
+from nnunet_ssl.catalog import PREFIX, Entry, page, read_catalog, table
+from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import write_text
 from nnunet_ssl.report.comparison import Group, Section, make_sections, percent
 from nnunet_ssl.report.records import SUPERVISED, read_records
 
-FOLDER = Path(__file__).resolve().parent / "methods"
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = "docs/methods"
+BEGIN, END = "<!-- methods: made by python docs/make_methods.py -->\n\n", "\n\n<!-- end of methods -->"
 FIGURES = (
     "Final checkpoint, test cases; mean ± standard deviation over seeds. Largest component: Dice after nnU-Net's\n"
     "postprocessing; distances and the gap closed are without it."
 )
 EARLIER = "earlier-published"  # a name in records
 WHAT_EARLIER_IS = f"`{EARLIER}`: the preset `published` before it was corrected, see `docs/findings.md`."
-RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+RESULTS = ROOT / "benchmarks" / "results"
+BASELINE = (
+    f"`{PREFIX}Supervised`", "nnU-Net as it is, at the length that the overrides set: the baseline for short trainings",
+    "0.5: no unlabeled patches", "student",
+)  # fmt: skip
 
 
 def pages(results: Path = RESULTS) -> dict[str, str]:
-    """The text of every page by file name."""
+    """The text of every file by its path from the root."""
     sections = make_sections(read_records([results]))
     entries = read_catalog()
     rows = [
@@ -31,7 +38,7 @@ def pages(results: Path = RESULTS) -> dict[str, str]:
             entry.facts.paper,
             entry.facts.networks,
             entry.facts.cost,
-            entry.facts.needs,
+            ", ".join(entry.facts.needs),
             entry.idea,
         )
         for entry in entries
@@ -43,7 +50,32 @@ def pages(results: Path = RESULTS) -> dict[str, str]:
         + table(("method", "paper", "networks", "cost", "needs", "idea"), rows)
         + "\n"
     )
-    return {"README.md": index} | {f"{entry.name}.md": page(entry, measured(entry, sections)) for entry in entries}
+    texts = {f"{FOLDER}/{entry.name}.md": page(entry, measured(entry, sections)) for entry in entries}
+    readme = with_table((ROOT / "README.md").read_text(encoding="utf-8"), entries)
+    return {"README.md": readme, f"{FOLDER}/README.md": index} | texts
+
+
+def with_table(readme: str, entries: Sequence[Entry]) -> str:
+    """README with the table of these methods between its two markers.
+
+    Raises:
+        InputError: a marker is not there.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise InputError(f"README.md needs the lines {BEGIN.strip()} and {END.strip()} around its table of methods.")
+    rows = [*map(row, entries), BASELINE]
+    titles = ("trainer", "method", "cost of a step", "predicts")
+    return before + begin + table(titles, rows) + end + after
+
+
+def row(entry: Entry) -> tuple[str, ...]:
+    """Of README's table; ablations stand behind the idea."""
+    plain, *others = (f"`{PREFIX}{trainer.name}`" for trainer in entry.trainers)
+    also = f". Also {', '.join(others)}" if others else ""
+    idea = f"{entry.idea.removesuffix('.')}; {entry.facts.paper}{also}"
+    return plain, idea, f"{entry.facts.cost}: {entry.facts.cost_detail}", entry.facts.predicts
 
 
 def measured(entry: Entry, sections: Sequence[Section]) -> str:
@@ -91,9 +123,9 @@ def spread(numbers: list[float], scale: float) -> str:
 def main() -> None:
     texts = pages()
     for name, text in texts.items():
-        write_text(FOLDER / name, text)
-    for file in FOLDER.glob("*.md"):
-        if file.name not in texts:
+        write_text(ROOT / name, text)
+    for file in (ROOT / FOLDER).glob("*.md"):
+        if f"{FOLDER}/{file.name}" not in texts:
             file.unlink()
 
 

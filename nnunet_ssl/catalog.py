@@ -15,65 +15,18 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.resources import files
 from itertools import groupby
 from typing import Any, NamedTuple
 
-import yaml
-
 from nnunet_ssl import trainers
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.facts import FACTS_FILE, Facts, read_facts
 from nnunet_ssl.method import Method
 from nnunet_ssl.training.settings import VARIABLE
 
 PREFIX = "nnUNetTrainer"
-FACTS_FILE = "nnunet_ssl/methods/facts.yaml"
 GREEK = "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|pi|rho|sigma|tau|phi|chi|psi|omega"
 SYMBOL = re.compile(rf"(?:((?:{GREEK}|[A-Za-z])(?:_\w+)?), )?(.*)")  # how docstrings begin: "lambda, weight of ..."
-
-
-class Figure(NamedTuple):
-    """A published result: Dice in %, distances in the unit of the source."""
-
-    data: str
-    labels: str
-    network: str | None
-    dice: float
-    hd95: float | None
-    asd: float | None
-    source: str
-
-
-@dataclass(frozen=True)
-class Facts:
-    """The entry of a method in `facts.yaml`, whose head explains the fields."""
-
-    title: str
-    authors: str
-    venue: str
-    year: int
-    networks: str
-    cost: str
-    cost_detail: str
-    changes: list[str]
-    figures: list[list]
-    needs: str = ""
-    doi: str = ""
-    arxiv: str = ""
-
-    @property
-    def citation(self) -> str:
-        """Authors, title, venue, year and identifiers in one line."""
-        identifiers = [f"doi:{self.doi}" if self.doi else "", f"arXiv:{self.arxiv}" if self.arxiv else ""]
-        return ", ".join([f"{self.authors}: {self.title}", f"{self.venue} {self.year}", *filter(None, identifiers)])
-
-    @property
-    def paper(self) -> str:
-        """First author, venue and year."""
-        names = re.split(r", | and ", self.authors)
-        first = names[0].rsplit(". ", 1)[-1]
-        who = first if len(names) == 1 else " and ".join([first, names[1].rsplit(". ", 1)[-1]])
-        return f"{who if len(names) < 3 else f'{first} et al.'}, {self.venue} {self.year}"
 
 
 class Hyperparameter(NamedTuple):
@@ -166,16 +119,11 @@ def documented_arguments(docstring: str) -> dict[str, str]:
     return found
 
 
-def read_facts() -> dict[str, dict[str, Any]]:
-    """`facts.yaml` by name of the method's class."""
-    return yaml.safe_load(files("nnunet_ssl.methods").joinpath("facts.yaml").read_text(encoding="utf-8"))
-
-
 def read_catalog() -> list[Entry]:
     """Every method that a trainer of the folder `trainers/` states, by name.
 
     Raises:
-        InputError: a method has no facts.
+        InputError: a method has no facts, or the facts no trainer.
     """
     facts = read_facts()
     found: dict[type[Method], list[Trainer]] = {}
@@ -186,10 +134,12 @@ def read_catalog() -> list[Entry]:
             found.setdefault(trainer.method, []).append(Trainer(name, inspect.getdoc(trainer), trainer.defaults))
     if missing := [method.__name__ for method in found if method.__name__ not in facts]:
         raise InputError(f"{FACTS_FILE} lacks {', '.join(missing)}: add paper, cost and the other fields.")
+    if stray := sorted(facts.keys() - {method.__name__ for method in found}):
+        raise InputError(f"{FACTS_FILE} has {', '.join(stray)}, which no trainer of trainers/ trains.")
     entries = []
     for method, its_trainers in found.items():
         its_trainers.sort(key=lambda trainer: (bool(trainer.defaults), trainer.name))
-        entries.append(Entry(method, tuple(its_trainers), Facts(**facts[method.__name__])))
+        entries.append(Entry(method, tuple(its_trainers), facts[method.__name__]))
     return sorted(entries, key=lambda entry: entry.name.lower())
 
 
@@ -226,9 +176,9 @@ def page(entry: Entry, measured: str = "") -> str:
         f"# {entry.name}",
         _escaped(entry.idea),
         f"{_escaped(facts.citation)}.",
-        f"- Networks: {facts.networks}\n"
+        f"- Networks: {facts.networks}\n- Predicts: {facts.predicts}\n"
         f"- Cost of a step: {facts.cost}, where 1 is a supervised step on the same patches; {facts.cost_detail}\n"
-        f"- Needs: {facts.needs or 'nothing beyond unlabeled scans'}",
+        f"- Needs: {', '.join(facts.needs) or 'nothing beyond unlabeled scans'}",
         "## Use",
         f"```bash\nnnUNetv2_train DATASET CONFIGURATION FOLD -tr {PREFIX}{trainer}\n"
         f"{VARIABLE}='{_example(entry)}' nnUNetv2_train DATASET CONFIGURATION FOLD -tr {PREFIX}{trainer}\n```",
@@ -298,7 +248,7 @@ def _published_step(method: type[Method]) -> str:
 def _published(facts: Facts) -> str:
     if not facts.figures:
         return "None found for this method on a public medical data set."
-    rows = [["" if cell is None else cell for cell in Figure(*figure)] for figure in facts.figures]
+    rows = [["" if cell is None else cell for cell in figure] for figure in facts.figures]
     return (
         "Other networks, protocols and test rules than nnU-Net's: compare within a source only. Distances in voxels "
         "where the source says.\n\n" + table(("data", "labels", "network", "Dice %", "HD95", "ASD", "source"), rows)

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import torch
+from battery import method_of, tiny
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
-from workbench import SMALL_TRANSFORMER
 
 CPU = torch.device("cpu")
 DONORS = ("", "Supervised", "MeanTeacher", "CPS", "DHC", "CrossTeaching")  # "": nnU-Net's own trainer
@@ -13,7 +13,7 @@ DONORS = ("", "Supervised", "MeanTeacher", "CPS", "DHC", "CrossTeaching")  # "":
 
 def trainer_of(dataset, method, patched, **settings):
     name = f"nnUNetTrainer{method}"
-    settings = settings | (SMALL_TRANSFORMER if method == "CrossTeaching" else {})
+    settings = settings | (tiny(method_of(method)) if method_of(method) else {})
     patched.setenv("nnUNet_ssl_config", json.dumps(settings))
     return get_trainer_from_args(dataset.name, "3d_fullres", 0, name, dataset.plans, device=CPU)
 

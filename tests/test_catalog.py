@@ -1,14 +1,18 @@
-"""The catalog holds every trained method in full, and the pages in docs/methods are those of the code."""
+"""The catalog holds every method in full; a method's four places are there, and what is made of them is current."""
 
 import importlib.util
+import inspect
+import pkgutil
 from pathlib import Path
 
 import pytest
 from accuracy_records import content, write
 
-from nnunet_ssl import catalog
-from nnunet_ssl.catalog import Facts, Figure, documented_arguments, find_entry, page, read_catalog, read_facts
+from nnunet_ssl import catalog, methods
+from nnunet_ssl.catalog import documented_arguments, find_entry, page, read_catalog
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.facts import read_facts
+from nnunet_ssl.method import Method
 from nnunet_ssl.report.comparison import make_sections
 from nnunet_ssl.report.records import read_records
 
@@ -33,6 +37,31 @@ def test_every_trainer_with_a_method_is_in_the_catalog_once():
     assert {"MeanTeacher", "UAMT", "CPS", "DHC"} <= set(BY_NAME)
 
 
+def implemented() -> set[type[Method]]:
+    """All methods of the folder, but for bases of several and for steps that are a preset of another."""
+    modules = [
+        importlib.import_module(f"{methods.__name__}.{each.name}") for each in pkgutil.iter_modules(methods.__path__)
+    ]
+    found = {each for module in modules for each in vars(module).values() if inspect.isclass(each)}
+    found = {each for each in found if issubclass(each, Method) and each.losses is not Method.losses}
+    return found - {preset for each in found for preset in each.presets.values() if inspect.isclass(preset)}
+
+
+def test_a_method_has_a_trainer_facts_and_tests():
+    """Its facts are asked for by `read_catalog`, its row and page by `test_the_pages_are_current`."""
+    needed = [
+        file
+        for method in implemented()
+        for file in (
+            f"trainers/nnUNetTrainer{method.__name__}.py",
+            f"tests/methods/test_{method.__module__.rpartition('.')[2]}.py",
+        )
+    ]
+    missing = [file for file in sorted(needed) if not (ROOT / file).is_file()]
+    assert not missing, f"add {', '.join(missing)}"
+    assert {entry.method for entry in ENTRIES} == implemented()
+
+
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_every_method_is_complete(entry):
     assert entry.trainers[0].name == entry.name and not entry.trainers[0].defaults
@@ -41,16 +70,6 @@ def test_every_method_is_complete(entry):
     parameters = entry.hyperparameters
     assert {h.name: h.default for h in parameters} == entry.method.hyperparameters()
     assert [h.name for h in parameters if not h.meaning] == []
-
-
-@pytest.mark.parametrize("name", read_facts())
-def test_facts_are_well_formed(name):
-    facts = Facts(**read_facts()[name])
-    assert 1990 < facts.year < 2100 and facts.title and facts.networks and facts.cost and facts.changes
-    for row in facts.figures:
-        figure = Figure(*row)
-        assert 0 < figure.dice < 100 and isinstance(figure.source, str)
-        assert all(distance is None or distance > 0 for distance in (figure.hd95, figure.asd))
 
 
 def test_hyperparameters_with_default_published_value_symbol_and_meaning():
@@ -102,7 +121,10 @@ def test_a_method_without_facts_is_named(monkeypatch):
     facts = read_facts()
     del facts["CPS"]
     monkeypatch.setattr(catalog, "read_facts", lambda: facts)
-    with pytest.raises(InputError, match="facts.yaml lacks CPS"):
+    with pytest.raises(InputError, match="facts.yaml lacks CPS: add"):
+        read_catalog()
+    facts |= {"CPS": facts["DHC"], "Elsewhere": facts["DHC"]}
+    with pytest.raises(InputError, match="facts.yaml has Elsewhere, which no trainer"):
         read_catalog()
 
 
@@ -121,21 +143,6 @@ def test_arguments_of_a_docstring():
     assert documented_arguments("None here.") == {}
 
 
-@pytest.mark.parametrize(
-    ("authors", "paper"),
-    [
-        ("A. One", "One, MICCAI 2019"),
-        ("A. One and B. C. Two", "One and Two, MICCAI 2019"),
-        ("A. van One, B. Two and C. Three", "van One et al., MICCAI 2019"),
-    ],
-)
-def test_short_citation(authors, paper):
-    fields = {"title": "", "networks": "", "cost": "", "cost_detail": "", "changes": [], "figures": []}
-    facts = Facts(authors=authors, venue="MICCAI", year=2019, doi="10.1/2", arxiv="1.2", **fields)
-    assert facts.paper == paper
-    assert facts.citation.endswith("MICCAI 2019, doi:10.1/2, arXiv:1.2")
-
-
 def test_a_page_has_formulas_hyperparameters_presets_and_figures():
     text = page(BY_NAME["CPS"])
     assert "CE(f1(x_u), y2)" in text  # as it stands in the file, not escaped
@@ -150,9 +157,23 @@ def test_a_page_has_formulas_hyperparameters_presets_and_figures():
 )
 def test_the_pages_are_current(make_methods):
     expected = make_methods.pages()
-    written = {file.name: file.read_text(encoding="utf-8") for file in (ROOT / "docs" / "methods").glob("*.md")}
+    files = [ROOT / "README.md", *(ROOT / "docs" / "methods").glob("*.md")]
+    written = {str(file.relative_to(ROOT)): file.read_text(encoding="utf-8") for file in files}
     stale = sorted(name for name in expected.keys() | written.keys() if expected.get(name) != written.get(name))
-    assert stale == [], "run: python docs/make_methods.py"
+    assert not stale, f"run python docs/make_methods.py: it makes another {', '.join(stale)}"
+
+
+def test_the_table_of_the_readme_names_trainers_papers_costs_and_who_predicts(make_methods):
+    readme = make_methods.with_table(f"before {make_methods.BEGIN}old{make_methods.END} after", ENTRIES)
+    assert readme.startswith(f"before {make_methods.BEGIN}| trainer |") and readme.endswith(" after")
+    rows = readme.splitlines()
+    [dhc] = [row for row in rows if row.startswith("| `nnUNetTrainerDHC`")]
+    assert "Wang and Li, MICCAI 2023. Also `nnUNetTrainerDHC_diffOnly`, " in dhc
+    assert "| 2: both networks on all patches; " in dhc and dhc.endswith("| mean of both |")
+    trainers = {file.stem for file in (ROOT / "trainers").glob("*.py")}
+    assert [name for name in sorted(trainers) if f"`{name}`" not in readme] == []
+    with pytest.raises(InputError, match="README.md needs the lines <!-- methods: .* and <!-- end of methods -->"):
+        make_methods.with_table("no markers", ENTRIES)
 
 
 def figures(make_methods, folder, name, *records):

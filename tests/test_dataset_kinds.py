@@ -15,6 +15,7 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 import torch
+from battery import FOUR_STAGES, TRAINERS, TWO_PATCHES, refusal, shortest
 from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
     nnUNetPlannerResEncL,
     nnUNetPlannerResEncM,
@@ -22,15 +23,13 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 from nnunetv2.inference.predict_from_raw_data import predict_entry_point
 from nnunetv2.run.run_training import run_training_entry
 from skimage import io
-from workbench import SMALL_TRANSFORMER, TWO_PHASES, Dataset, InProcess, plan_fast, prepare
+from workbench import Dataset, InProcess, plan_fast, prepare
 
-from nnunet_ssl._bootstrap import trainers_folder
 from nnunet_ssl.demo.phantom import phantom_case
 
 pytestmark = pytest.mark.slow
 
-TRAINERS = sorted(file.stem.removeprefix("nnUNetTrainer") for file in Path(trainers_folder()).glob("nnUNetTrainer*.py"))
-SHORT = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "seed": 0}
+SHORT = {"num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "seed": 0}
 LABELED, UNLABELED, TEST = 4, 3, 1
 
 
@@ -158,12 +157,7 @@ KINDS = {
     "batch of 12, unlabeled 3": Kind(batch=12, unlabeled_batch=3),
     "unlabeled 5": flat(unlabeled_batch=5, labels=NESTED),
 }
-# what a method cannot do, and its reason
-REFUSALS = {
-    ("batch of 1 and three stages", "CutMix"): "set unlabeled_batch_size to 2 or more",
-    ("batch of 1 and three stages", "ICT"): "set unlabeled_batch_size to 2 or more",
-    ("batch of 1 and three stages", "URPC"): "four stages or more",
-}
+LACKING = {"batch of 1 and three stages": (TWO_PATCHES, FOUR_STAGES)}  # what a method may need
 
 
 def matrix():
@@ -171,7 +165,7 @@ def matrix():
     for number, kind in enumerate(KINDS):
         chosen = {TRAINERS[place % len(TRAINERS)] for place in (2 * number, 2 * number + 1)}
         for trainer in TRAINERS:
-            ordinary = trainer in chosen or (kind, trainer) in REFUSALS
+            ordinary = trainer in chosen or refusal(trainer, LACKING.get(kind, ()))
             yield pytest.param(kind, trainer, id=f"{kind}-{trainer}", marks=() if ordinary else pytest.mark.long)
 
 
@@ -207,11 +201,7 @@ def command(monkeypatch):
 
 
 def settings(kind, trainer):
-    chosen = dict(SHORT)
-    if trainer == "CrossTeaching":
-        chosen |= SMALL_TRANSFORMER
-    if trainer in TWO_PHASES:
-        chosen["num_epochs"] = 2
+    chosen = SHORT | shortest(trainer)
     if kind.unlabeled_batch is not None and trainer != "Supervised":
         chosen["unlabeled_batch_size"] = kind.unlabeled_batch
     return chosen
@@ -232,13 +222,13 @@ def check_results(dataset, kind, trainer, predicted: Path):
 
 @pytest.mark.parametrize(("kind", "trainer"), matrix())
 def test_trains_and_predicts_or_says_why_not(kind, trainer, prepared, command, monkeypatch, tmp_path):
-    refusal = REFUSALS.get((kind, trainer))
+    reason = refusal(trainer, LACKING.get(kind, ()))
     dataset, kind = prepared(kind).use(monkeypatch), KINDS[kind]
     monkeypatch.setenv("nnUNet_ssl_config", json.dumps(settings(kind, trainer)))
     common = ["-tr", f"nnUNetTrainer{trainer}", "-p", dataset.plans, "-device", "cpu"]
     training = ["7", kind.configuration, "0", *common]
-    if refusal:
-        with pytest.raises(NotImplementedError, match=refusal):
+    if reason:
+        with pytest.raises(NotImplementedError, match=reason):
             command(run_training_entry, *training)
         return
     command(run_training_entry, *training)

@@ -3,21 +3,16 @@
 import json
 import multiprocessing.dummy
 import sys
-from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
 import torch
+from battery import TRAINERS, shortest
 from nnunetv2.inference.predict_from_raw_data import predict_entry_point
 from nnunetv2.run.run_training import run_training_entry
-from workbench import SMALL_TRANSFORMER, phantom
+from workbench import phantom
 
-from nnunet_ssl._bootstrap import trainers_folder
-
-TRAINERS = sorted(file.stem for file in Path(trainers_folder()).glob("nnUNetTrainer*.py"))
 SHORT = {"num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "save_every": 1, "seed": 0}
-# networks of a size for tests
-SMALL = {"nnUNetTrainerCrossTeaching": SMALL_TRANSFORMER}
 PLANS = ["-p", "nnUNetPlans_tiny", "-device", "cpu"]
 
 pytestmark = pytest.mark.slow
@@ -46,13 +41,13 @@ def command(dataset, monkeypatch):
     return call
 
 
-@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("trainer", [f"nnUNetTrainer{name}" for name in TRAINERS])
 def test_trains_two_epochs_resumes_and_predicts(dataset, command, trainer, tmp_path):
-    settings = SHORT | SMALL.get(trainer, {})
+    settings = shortest(trainer) | SHORT
     training = ["7", "3d_fullres", "0", "-tr", trainer, *PLANS]
-    command(run_training_entry, *training, num_epochs=2, **settings)
+    command(run_training_entry, *training, **settings | {"num_epochs": 2})
     fold = dataset.root / "results" / dataset.name / f"{trainer}__nnUNetPlans_tiny__3d_fullres" / "fold_0"
-    command(run_training_entry, *training, "--c", num_epochs=3, **settings)
+    command(run_training_entry, *training, "--c", **settings | {"num_epochs": 3})
     log = "".join(file.read_text(encoding="utf-8") for file in fold.glob("training_log_*.txt"))
     assert [log.count(f": Epoch {epoch} ") for epoch in range(4)] == [1, 1, 1, 0]
     checkpoint = torch.load(fold / "checkpoint_final.pth", map_location="cpu", weights_only=False)

@@ -16,17 +16,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from workbench import SMALL_TRANSFORMER, TWO_PHASES, InProcess, plan_fast
+from battery import TRAINERS, method_of, shortest
+from workbench import InProcess, plan_fast
 
-from nnunet_ssl._bootstrap import trainers_folder
 from nnunet_ssl.demo.phantom import write_phantom
 
 POISON = b"not to be opened"
 NAME = "Dataset007_Phantom"
-SHORT = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "seed": 0}
+SHORT = {"num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "seed": 0}
 FEW = ["DHC", "SelfTraining"]  # class weights from the labeled voxels; cases with hidden labels get other ones
-SMALL = {"CrossTeaching": SMALL_TRANSFORMER} | dict.fromkeys(TWO_PHASES, {"num_epochs": 2})
-ALL = sorted(file.stem.removeprefix("nnUNetTrainer") for file in Path(trainers_folder()).glob("nnUNetTrainer*.py"))
 poisoned: set[str] = set()
 
 
@@ -97,7 +95,7 @@ def road(request, tmp_path, monkeypatch):
             )
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
-    return tmp_path, call, FEW if here else ALL
+    return tmp_path, call, FEW if here else TRAINERS
 
 
 def shrink(file: Path) -> None:
@@ -116,12 +114,13 @@ def train_predict_evaluate(root: Path, call, methods: list[str], plans: str) -> 
     raw = root / "raw" / NAME
     for method in methods:
         model = ["-tr", f"nnUNetTrainer{method}", "-p", plans]
-        call("nnUNetv2_train", 7, "3d_fullres", 0, *model, "-device", "cpu", **(SHORT | SMALL.get(method, {})))
+        call("nnUNetv2_train", 7, "3d_fullres", 0, *model, "-device", "cpu", **(SHORT | shortest(method)))
         fold = root / "results" / NAME / f"nnUNetTrainer{method}__{plans}__3d_fullres" / "fold_0"
         checkpoint = torch.load(fold / "checkpoint_final.pth", map_location="cpu", weights_only=False)
         assert np.isfinite(checkpoint["logging"]["train_losses"]).all()
         assert json.loads((fold / "validation" / "summary.json").read_text(encoding="utf-8"))["metric_per_case"]
-        assert (method == "SelfTraining") == (fold / "pseudo_labels" / "phase_1").is_dir()
+        labels = "target" in getattr(method_of(method), "views", ())
+        assert labels == (fold / "pseudo_labels" / "phase_1").is_dir()
         out = root / f"predicted_{method}"
         call("nnUNetv2_predict", "-d", 7, "-i", raw / "imagesTs", "-o", out, "-c", "3d_fullres", "-f", 0, *model,
              "-device", "cpu", "--disable_tta", "-npp", 0, "-nps", 0)  # fmt: skip

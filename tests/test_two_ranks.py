@@ -11,16 +11,8 @@ from types import MethodType
 
 import pytest
 import torch
-from methods.test_contract import (
-    METHODS,
-    SMALL,
-    batches,
-    copied,
-    nnunet_loss,
-    optimizers_of,
-    quiet,
-    tensors,
-)
+from battery import METHODS, facts_of, known, quiet, tiny
+from methods.test_contract import batches, copied, nnunet_loss, optimizers_of, tensors
 from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
@@ -46,10 +38,7 @@ VARIANTS = [
     if preset == "default" or method.presets[preset]
 ]
 EACH = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: f"{variant[0].__name__}-{variant[1]}")
-# thresholds that an untrained network passes here and there, of the two ranks not equally often; real boxes
-PARTLY = {"CutMix": {"threshold": 0.45}, "FixMatch": {"threshold": 0.45}, "FixMatchCTA": {"threshold": 0.45}}
-WITHIN_A_RANK = {"BCP", "ICT"}  # they pair the patches of one rank: the joint loss is the mean over the ranks' own
-BOXES = {"BCP": {"side": 0.5}}  # where all ranks draw the same, boxes are no noise
+PARTLY = {"threshold": 0.45}  # that an untrained network passes here and there, of the two ranks not equally often
 
 
 def chosen(variant):
@@ -62,10 +51,9 @@ def settings(variant, noise):
     """Hyperparameters of a method's preset on the tiny network, without randomness where noise is "quiet"."""
     method, preset = variant
     chosen, values = method.of_preset(preset)
-    silenced = quiet(chosen) if noise == "quiet" else {}
-    name = method.__name__
-    asked = values | SMALL.get(name, {}) | PARTLY.get(name, {}) | silenced | BOXES.get(name, {})
-    return {key: value for key, value in asked.items() if key in chosen.hyperparameters()}
+    # where patches of one rank are paired, all ranks draw the same here: that is no noise
+    silenced = quiet(chosen) if noise == "quiet" and not facts_of(method).tests.pairs else {}
+    return values | tiny(chosen) | known(chosen, PARTLY) | silenced
 
 
 def smooth(network):
@@ -136,12 +124,12 @@ def train(trainer, rank=None):
     }
 
 
-def gradients_by_term(variant, network, rank=None):
+def gradients_by_term(variant, network, rank=None, noise="quiet"):
     """The gradient of each term alone in one step, on the joint batch or on one rank's half of it and averaged."""
     found, names = {}, [None]
     while names:
-        trainer = trainer_of(chosen(variant), Net(network(), kind(CHANNELS)), **settings(variant, "quiet"))
-        if rank is None and variant[0].__name__ in WITHIN_A_RANK:
+        trainer = trainer_of(chosen(variant), Net(network(), kind(CHANNELS)), **settings(variant, noise))
+        if rank is None and facts_of(variant[0]).tests.pairs:
             by_parts(trainer)
         batch = joint_batch(0) if rank is None else part_of(rank, *joint_batch(0))
         torch.manual_seed(1)
@@ -217,7 +205,7 @@ def test_training_on_two_ranks_is_training_on_the_joint_batch(ranks, variant):
     method, net = variant[0], Net(tiny_network(2, CHANNELS, seed=0), kind(CHANNELS))
     trainer = trainer_of(chosen(variant), net, **settings(variant, "quiet"))
     before = copied(dict(trainer.net.module.state_dict()))
-    if method.__name__ in WITHIN_A_RANK:
+    if facts_of(method).tests.pairs:  # the joint loss is the mean over the ranks' own
         by_parts(trainer)
     torch.manual_seed(7)
     alone, together = train(trainer), ranks(variant, "quiet")[0]
@@ -227,18 +215,22 @@ def test_training_on_two_ranks_is_training_on_the_joint_batch(ranks, variant):
             torch.testing.assert_close(theirs, mine, atol=1e-5, rtol=1e-3, msg=partial("{}: {}".format, part))
 
 
+def largest_of(gradients):
+    return max(gradient.abs().max() for gradient in gradients if gradient is not None)
+
+
 @EACH
 def test_the_gradient_of_each_term_is_that_of_the_joint_batch(ranks, variant):
     """Each alone, or nnU-Net's own loss would hide a term that is of another size on each rank."""
     first, second = ranks(variant, "terms")
-    joint = gradients_by_term(variant, partial(tiny_network, 2, CHANNELS, seed=0))
+    network = partial(tiny_network, 2, CHANNELS, seed=0)
+    joint = gradients_by_term(variant, network)
     assert joint.keys() == first.keys()
     for name, expected in joint.items():
-        largest = max(gradient.abs().max() for gradient in expected if gradient is not None)
-        if variant[0].__name__ == "RDrop" and name == "divergence":
-            assert largest == 0  # without dropout both passes are equal
+        largest = largest_of(expected)
+        if largest == 0:  # it is the randomness itself that this term is about
+            assert largest_of(gradients_by_term(variant, network, noise="noisy")[name]) > 0, name
             continue
-        assert largest > 0, name
         for mine, theirs, others in zip(expected, first[name], second[name], strict=True):
             if mine is not None:
                 assert torch.equal(theirs, others), name

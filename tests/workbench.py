@@ -27,7 +27,6 @@ from nnunet_ssl.networks.net import Output
 from nnunet_ssl.task import Target, Task
 
 SMALL_TRANSFORMER = {"width": 48, "layers": 2, "heads": 2}  # of cross teaching
-TWO_PHASES = ("BCP", "CutMix", "SelfTraining")  # trainers whose second phase needs a second epoch
 # Children that start at once are copies of a process that has only imported these. A copy of the tests' own process
 # waits for ever when it compresses while an array of blosc2 is alive here: these share threads, which are not copied.
 FORKSERVER = get_context("forkserver")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from battery import ENTRIES, shortest
 from nnunetv2.inference.predict_from_raw_data import predict_entry_point
 from nnunetv2.run.run_training import get_trainer_from_args, run_training_entry
 from two_stages import (
@@ -31,20 +32,14 @@ from two_stages import (
     setup_error,
     unlabeled_cases,
 )
-from workbench import SMALL_TRANSFORMER, TWO_PHASES, InProcess, another_process_holds, file_size_limit
+from workbench import InProcess, another_process_holds, file_size_limit
 
-from nnunet_ssl._bootstrap import trainers_folder
 from nnunet_ssl.cli import spread
 from nnunet_ssl.data.loader import UnlabeledPool
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.preparation import next_stage
 
-OWN = {"CrossTeaching": SMALL_TRANSFORMER} | dict.fromkeys(TWO_PHASES, {"num_epochs": 2})
-TRAINERS = sorted(  # without the baseline, and without ablations, whose code is that of their method
-    file.stem
-    for file in Path(trainers_folder()).glob("nnUNetTrainer*.py")
-    if file.stem != "nnUNetTrainerSupervised" and "_" not in file.stem
-)
+TRAINERS = [f"nnUNetTrainer{entry.name}" for entry in ENTRIES]  # without ablations, whose code is that of their method
 
 
 @pytest.fixture
@@ -220,8 +215,8 @@ def second_stage(predicted, command, monkeypatch):
         if not model(predicted, trainer=trainer).exists():
             for folder in ("predicted_next_stage", "fold_0/predicted_next_stage"):
                 shutil.copytree(model(predicted) / folder, model(predicted, trainer=trainer) / folder)
-        own = OWN.get(trainer.removeprefix("nnUNetTrainer"), {})
-        command(run_training_entry, "7", SECOND, "0", "-tr", trainer, *PLANS, *options, **(SHORT | own | settings))
+        settings = SHORT | shortest(trainer) | settings
+        command(run_training_entry, "7", SECOND, "0", "-tr", trainer, *PLANS, *options, **settings)
         return model(predicted, SECOND, trainer)
 
     return train
@@ -232,7 +227,7 @@ def second_stage(predicted, command, monkeypatch):
 def test_every_trainer_trains_the_second_stage(second_stage, trainer):
     fold = second_stage(trainer) / "fold_0"
     checkpoint = torch.load(fold / "checkpoint_final.pth", map_location="cpu", weights_only=False)
-    assert checkpoint["current_epoch"] == (2 if trainer.endswith(TWO_PHASES) else 1)
+    assert checkpoint["current_epoch"] == shortest(trainer)["num_epochs"]
     assert np.isfinite(checkpoint["logging"]["train_losses"]).all()
     first = next(weights for name, weights in checkpoint["network_weights"].items() if weights.ndim == 5)
     assert first.shape[1] == 1 + 2  # the image, and a channel for each foreground class

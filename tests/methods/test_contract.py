@@ -1,52 +1,28 @@
 """What every method must fulfill, in 2D and 3D, for 2 and 5 classes, softmax and regions, float32 and bfloat16."""
 
-import importlib
 import inspect
-import pkgutil
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
+from battery import METHODS, REFUSALS, UNET, facts_of, quiet, tiny
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch.utils._pytree import tree_leaves, tree_map
-from workbench import SMALL_TRANSFORMER, kind, target, task, tiny_architecture
+from workbench import kind, target, task, tiny_architecture
 
-import nnunet_ssl.methods
-from nnunet_ssl._bootstrap import trainers_folder
-from nnunet_ssl.catalog import read_facts
 from nnunet_ssl.losses.supervised import Supervised
-from nnunet_ssl.method import Labeled, Method, Now, Unlabeled
+from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.networks.net import Net
 from nnunet_ssl.networks.own_optimizer import OwnOptimizer
 
-METHODS = sorted(
-    {
-        member
-        for info in pkgutil.iter_modules(nnunet_ssl.methods.__path__)
-        for _, member in inspect.getmembers(importlib.import_module(f"nnunet_ssl.methods.{info.name}"), inspect.isclass)
-        if issubclass(member, Method)
-        and member.losses is not Method.losses  # not a base of several
-        and not member.__name__.endswith("Published")  # the presets of others
-    },
-    key=lambda method: method.__name__,
-)
 CASES = pytest.mark.parametrize(
     ("dimensions", "channels", "regions"),
     [(2, 2, False), (2, 5, False), (3, 2, False), (3, 5, False), (2, 3, True), (3, 1, True)],
 )
-# networks of a size for tests, thresholds that an untrained one can pass, dropout that acts on so few channels
-SMALL = {
-    "CrossTeaching": SMALL_TRANSFORMER,
-    "CutMix": {"threshold": 0.2},
-    "FixMatch": {"threshold": 0.4},
-    "FixMatchCTA": {"threshold": 0.4},
-    "RDrop": {"dropout": 0.2},
-}
 ALL = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 PRESETS = [
     pytest.param(*method.of_preset(name), id=f"{method.__name__}-{name}")
@@ -94,7 +70,7 @@ def batches(dimensions, channels, regions, size=2, seed=1):
 def ready(method, dimensions, channels, regions, architecture=tiny_architecture, **arguments):
     """A student and a method whose teachers and twins have other weights than the student."""
     net = Net(method.student(architecture(dimensions, channels, seed=0)), kind(channels, regions))
-    made = method(**(SMALL.get(method.__name__, {}) | arguments))
+    made = method(**(tiny(method) | arguments))
     made.supervised = Supervised(nnunet_loss(regions), deep_supervision=True)
     made.task = task(dimensions, channels, regions)
     made.setup(net, architecture(dimensions, channels, seed=5))
@@ -105,21 +81,9 @@ def ready(method, dimensions, channels, regions, architecture=tiny_architecture,
     return net, made
 
 
-# what takes the randomness out of a method, for those of its hyperparameters that it has
-QUIET = {"noise": 0.0, "dropout": 1e-9, "drop_path": 0.0, "perturb": False, "depth": 0, "cutout": 0, "volume": 0}
-QUIET |= {"side": 0, "radius": 0.0}
-
-
-def quiet(method):
-    """Hyperparameters that take all randomness out of a method."""
-    return {name: value for name, value in QUIET.items() if name in method.hyperparameters()}
-
-
 def silent(method):
     """Hyperparameters that leave the supervised loss alone, without randomness."""
-    names = method.hyperparameters()
-    weights = [name for name in names if name in ("weight", "review") or name.endswith("_weight")]
-    return quiet(method) | dict.fromkeys(weights, 0.0)
+    return quiet(method) | facts_of(method).tests.silent
 
 
 def gradients(net):
@@ -161,13 +125,9 @@ def test_losses_are_finite_and_move_the_student_only(method, dimensions, channel
             assert parameter.grad is None and not parameter.requires_grad
 
 
-# DHC weighs the classes in its supervised loss too, MC-Net's has several decoders
-OWN_SUPERVISED_LOSS = {"DHC", "MCNet", "MCNetPlus"}
-
-
 @CASES
 @pytest.mark.parametrize(
-    "method", [m for m in METHODS if m.__name__ not in OWN_SUPERVISED_LOSS], ids=lambda method: method.__name__
+    "method", [m for m in METHODS if facts_of(m).tests.silent is not None], ids=lambda method: method.__name__
 )
 def test_weight_zero_leaves_nnunets_own_gradient(method, dimensions, channels, regions):
     net, made = ready(method, dimensions, channels, regions, **silent(method))
@@ -247,7 +207,8 @@ def test_a_compiled_student_gives_the_same_losses(method, monkeypatch):
         sum(terms[-1].values()).backward()
     assert terms[0].keys() == terms[1].keys()
     for name, term in terms[0].items():
-        torch.testing.assert_close(terms[1][name], term)
+        msg = partial("{}: {} Or quiet, in the tests of facts.yaml, leaves randomness.".format, name)
+        torch.testing.assert_close(terms[1][name], term, msg=msg)
     assert gradients(net)
 
 
@@ -283,8 +244,8 @@ def test_works_on_a_residual_encoder(method):
 
 @ALL
 def test_works_on_a_network_with_one_output_or_refuses_it_at_set_up(method):
-    if "U-Net" in read_facts()[method.__name__].get("needs", ""):
-        with pytest.raises(NotImplementedError, match="U-Net"):
+    if UNET in facts_of(method).needs:
+        with pytest.raises(NotImplementedError, match=REFUSALS[UNET]):
             ready(method, 2, 3, False, architecture=plain_architecture)
     else:
         labeled, unlabeled = batches(2, 3, False)
@@ -296,9 +257,26 @@ def test_works_on_a_network_with_one_output_or_refuses_it_at_set_up(method):
 
 
 @ALL
-def test_has_a_trainer_of_its_name_a_docstring_and_a_published_preset(method):
-    trainer = Path(trainers_folder()) / f"nnUNetTrainer{method.__name__}.py"
-    assert f"method = {method.__name__}" in trainer.read_text(encoding="utf-8")
+def test_the_network_of_the_facts_predicts(method):
+    net, made = ready(method, 2, 3, False)
+    predicting, said = made.deployed(net), facts_of(method).predicts
+    networks = {
+        "mean of both": lambda: [net.module, made.twin] == list(predicting.children()),
+        "teacher": lambda: made.teacher.module is predicting,
+        "first network": lambda: net.module is predicting and hasattr(made, "twin"),
+        "student": lambda: net.module is predicting and not hasattr(made, "twin"),
+    }
+    assert networks[said](), f"facts.yaml: predicts is {said!r}, but a {type(predicting).__name__} of another kind does"
+
+
+@ALL
+def test_the_facts_name_hyperparameters_that_the_method_has(method):
+    tests = facts_of(method).tests
+    assert (tests.silent or {}).keys() | tests.quiet.keys() | tests.tiny.keys() <= method.hyperparameters().keys()
+
+
+@ALL
+def test_has_a_docstring_and_a_published_preset(method):
     assert "published" in method.presets
     for preset in method.presets:
         chosen, values = method.of_preset(preset)

@@ -6,11 +6,12 @@ from itertools import product
 
 import pytest
 import torch
-from test_contract import ALL, LATE, METHODS, batches, gradients, optimizers_of, ready, targets, tensors
+from battery import METHODS
+from test_contract import ALL, LATE, batches, gradients, optimizers_of, ready, targets, tensors
 from workbench import target
 
+from nnunet_ssl.augmentation.ct_augment import CTAugment
 from nnunet_ssl.method import Labeled, Now
-from nnunet_ssl.methods.fixmatch_cta import FixMatchCTA
 from nnunet_ssl.methods.r_drop import RDrop
 
 FORMS = {"classes": (2, 5, False), "regions": (2, 3, True), "classes 3d": (3, 5, False), "regions 3d": (3, 3, True)}
@@ -125,7 +126,8 @@ def matrix():
 def test_extreme_input(method, change, form, precision):
     net, made = ready(method, *form)
     history = train(net, made, form, change, precision)
-    if (method, change, precision) == (FixMatchCTA, INPUTS["intense"], "float16"):
+    augmented = any(isinstance(module, CTAugment) for module in made.modules())
+    if augmented and (change, precision) == (intense, "float16"):
         history = []  # CTAugment triples some images, which is more than float16 holds: the scaler skips these steps
     check(net, made, history)
 

@@ -1,0 +1,129 @@
+"""What code cannot tell about the methods: the entries of `methods/facts.yaml`, whose head explains the fields."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import yaml
+
+from nnunet_ssl.errors import InputError
+
+FACTS_FILE = "nnunet_ssl/methods/facts.yaml"
+STUDENT = "student"
+PREDICTS = (STUDENT, "first network", "teacher", "mean of both")
+PASSES = {"learn": 1 / 2, "look": 1 / 6, "trace": 1 / 3}  # cost of a batch; a backward is two forwards: input, weights
+
+
+class Figure(NamedTuple):
+    """A published result: Dice in %, distances in the unit of the source."""
+
+    data: str
+    labels: str
+    network: str | None
+    dice: float
+    hd95: float | None
+    asd: float | None
+    source: str
+
+
+class Pass(NamedTuple):
+    """Forwards of a network, over so many batches of patches."""
+
+    kind: str
+    network: str
+    batches: int
+
+    @property
+    def cost(self) -> float:
+        """In supervised steps on both kinds of patches, if the network is as large as the plan's."""
+        return PASSES[self.kind] * self.batches
+
+
+ROWS = {"passes": Pass, "figures": Figure}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the tests of all methods are told of one: hyperparameters, and whether it pairs patches of one GPU."""
+
+    silent: dict[str, Any] | None
+    quiet: dict[str, Any] = field(default_factory=dict)
+    tiny: dict[str, Any] = field(default_factory=dict)
+    pairs: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The entry of a method."""
+
+    title: str
+    authors: str
+    venue: str
+    year: int
+    networks: str
+    predicts: str
+    passes: list[Pass]
+    cost: str
+    cost_detail: str
+    changes: list[str]
+    figures: list[Figure]
+    tests: Trial
+    needs: list[str] = field(default_factory=list)
+    doi: str = ""
+    arxiv: str = ""
+
+    @property
+    def citation(self) -> str:
+        """Authors, title, venue, year and identifiers in one line."""
+        identifiers = [f"doi:{self.doi}" if self.doi else "", f"arXiv:{self.arxiv}" if self.arxiv else ""]
+        return ", ".join([f"{self.authors}: {self.title}", f"{self.venue} {self.year}", *filter(None, identifiers)])
+
+    @property
+    def paper(self) -> str:
+        """First author, venue and year."""
+        names = re.split(r", | and ", self.authors)
+        first = names[0].rsplit(". ", 1)[-1]
+        who = first if len(names) == 1 else " and ".join([first, names[1].rsplit(". ", 1)[-1]])
+        return f"{who if len(names) < 3 else f'{first} et al.'}, {self.venue} {self.year}"
+
+
+def read_facts() -> dict[str, Facts]:
+    """The entries by name of the method's class.
+
+    Raises:
+        InputError: an entry lacks a field, or has one that is unknown or has a value that is.
+    """
+    content = yaml.safe_load(files("nnunet_ssl.methods").joinpath("facts.yaml").read_text(encoding="utf-8"))
+    return {name: facts_from(name, entry) for name, entry in content.items()}
+
+
+def facts_from(name: str, entry: Mapping[str, Any]) -> Facts:
+    """The facts of a method from its entry as it stands in the file.
+
+    Raises:
+        InputError: a field is missing, unknown or has an unknown value.
+    """
+    where = f"{FACTS_FILE}, {name}"
+    _check_fields(Facts, entry, where)
+    _check_fields(Trial, entry["tests"], f"{where}, tests")
+    for rows, kind in ROWS.items():
+        if wrong := [row for row in entry[rows] if len(row) != len(kind._fields)]:
+            raise InputError(f"{where}: {rows} has {wrong[0]}, which is not [{', '.join(kind._fields)}].")
+    passes, figures = ([kind(*row) for row in entry[rows]] for rows, kind in ROWS.items())
+    if unknown := {each.kind for each in passes} - set(PASSES):
+        raise InputError(f"{where}: passes of kind {', '.join(sorted(unknown))}: there are {', '.join(PASSES)}.")
+    if entry["predicts"] not in PREDICTS:
+        raise InputError(f"{where}: predicts is {entry['predicts']!r}, not one of: {', '.join(PREDICTS)}.")
+    return Facts(**{**entry, "passes": passes, "figures": figures, "tests": Trial(**entry["tests"])})
+
+
+def _check_fields(kind: type, entry: Mapping[str, Any], where: str) -> None:
+    needed = [each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING]
+    if missing := [name for name in needed if name not in entry]:
+        raise InputError(f"{where}: lacks {', '.join(missing)}; the head of the file says what these are.")
+    if unknown := sorted(set(entry) - {each.name for each in fields(kind)}):
+        raise InputError(f"{where}: unknown {', '.join(unknown)}; the head of the file lists the fields.")

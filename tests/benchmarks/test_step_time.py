@@ -1,0 +1,74 @@
+"""The passes that the facts of a method state are those of its step, and its cost is their sum."""
+
+import json
+from collections import Counter
+
+import pytest
+import step_time
+from step_time import make_batch, make_passes, ready_trainer
+from torch import nn
+from workspace import make_workspace
+
+from nnunet_ssl.catalog import PREFIX, read_catalog
+from nnunet_ssl.networks.net import Output
+
+PATCH, FEATURES, BATCH = [16, 16, 16], [4, 6, 8, 8], 2  # four stages, as some methods need two supervised scales
+TRAINERS = step_time.trainers()
+FACTS = {PREFIX + entry.name: entry.facts for entry in read_catalog()}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patched:
+        for kind in ("raw", "preprocessed", "results"):
+            patched.setenv(f"nnUNet_{kind}", "")  # to be as it was afterwards
+        make_workspace(tmp_path_factory.mktemp("workspace") / "work", PATCH, FEATURES, BATCH)
+        yield
+
+
+def count_passes(trainer) -> Counter:
+    """Filled by all networks that run from now on: patches by name of the network, with gradient or without."""
+    found = Counter()
+
+    def watch(name, network):
+        def count(module, arguments, result):
+            first = arguments[0][0] if isinstance(arguments[0], list) else arguments[0]  # a decoder takes a list
+            scales = result.pyramid if isinstance(result, Output) else result if isinstance(result, list) else [result]
+            found[name, scales[0].requires_grad] += len(first)
+
+        network.register_forward_hook(count)
+
+    watch("student", trainer.network)
+    for name, child in trainer.method.named_children() if trainer.method else ():
+        if not type(child).__module__.startswith("nnunet_ssl.memory"):  # of features, no network of patches
+            for place, member in enumerate(child if isinstance(child, nn.ModuleList) else [child]):
+                watch(f"{name}[{place}]", member)
+    return found
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_step_makes_the_passes_of_the_facts(name, workspace, monkeypatch):
+    settings = {"seed": 0} | (FACTS[name].tests.tiny if name in FACTS else {})
+    monkeypatch.setenv("nnUNet_ssl_config", json.dumps(settings))
+    trainer, batch = ready_trainer(name, "cpu"), make_batch(PATCH, len(FEATURES), BATCH)
+    found = count_passes(trainer)
+    trainer.train_step(batch)
+    of_step = dict(found)  # patches by (network, with gradient)
+    found.clear()
+    sum(make_passes(trainer, batch["data"], TRAINERS[name])).backward()
+    assert of_step == found, f"patches by network: the step has {of_step}, passes of facts.yaml have {dict(found)}"
+
+
+PLANNED = {"student", "teacher", "second"}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_the_cost_is_the_sum_of_the_passes(name):
+    """Where all networks are as large as the plan's; else it is at least that of the student."""
+    facts = FACTS[name]
+    stated = float(facts.cost.split()[0])
+    if {each.network for each in facts.passes} <= PLANNED and " + " not in facts.cost:
+        total = sum(each.cost for each in facts.passes)
+        assert stated == pytest.approx(total, abs=0.04), f"facts.yaml: cost {facts.cost}, its passes make {total:.2f}"
+    else:
+        assert stated >= sum(each.cost for each in facts.passes if each.network == "student")
