@@ -15,13 +15,8 @@ CVPR 2023.
     x, y'' = x_in, y_in or x_out, y_out with probability p, else x_s, y'
     L = L_sup(f(x_l), y) + w(r) L_sup(f(x), y'')
 
-L_sup is nnU-Net's loss over all scales. That true labels reach into unlabeled images, and pseudo-labels into labeled
-ones, keeps the student from believing all that the teacher says. Patches as they are keep it from finding parts of a
-structure where the image as a whole has none. That the pseudo-labels begin when the learning rate has come down to zero
-keeps it from holding on to those of a network in mid-training. The student predicts.
-
-The paper's step is the preset "published", a class of its own: mixed patches alone, from one view, where labels and
-pseudo-labels have losses apart.
+L_sup is nnU-Net's loss over all scales. The student predicts. The paper's step is the preset "published", a class of
+its own (`BCPPublished`): mixed patches alone, from one view, where labels and pseudo-labels have losses apart.
 """
 
 from __future__ import annotations

@@ -9,15 +9,11 @@ Y. Ouali, C. Hudelot, M. Tami, "Semi-Supervised Semantic Segmentation with Cross
 
     L = L_sup(d_0(e(x_l)), y) + w(r) 1/K sum_k mean (softmax d_k(P_k(e(x_u))) - q)^2
 
-This is the structure of the paper and of its code: labels train the main decoder alone, unlabeled patches the auxiliary
-ones and, through them, the encoder. The networks are those of the medical code (SSL4MIS): full U-Net decoders, the
-three perturbations at every level of the encoder, w(r) to 0.1. The paper's light decoders of one feature map are more
-in number; its adversarial (VAT), cut-out and masking perturbations are left out. Its weight of 30 within a tenth of
-training is the preset "official". SSL4MIS gives labels to all decoders, L_sup being their mean, and does not detach q
-(preset "published", a class of its own, with 0.2: its 0.1 stands beside half of CE + Dice); here the auxiliary ones
-have one scale, full resolution, in that too. Both codes draw F-Drop's threshold once for the batch, we for each patch.
-The encoder runs once, on x_l and x_u together. Published in 2D only; nothing changes in 3D. For regions softmax is
-sigmoid.
+Labels train the main decoder alone, unlabeled patches the auxiliary ones and, through them, the encoder, which runs
+once, on x_l and x_u together. For regions softmax is sigmoid.
+
+In the preset "published" (`CCTPublished`) L_sup is the mean over all decoders, of which the auxiliary ones have full
+resolution alone, and q has a gradient.
 """
 
 from __future__ import annotations

@@ -7,11 +7,8 @@ X. Chen, Y. Yuan, G. Zeng, J. Wang, "Semi-Supervised Semantic Segmentation with 
 
     L = L_sup(f1(x_l), y) + L_sup(f2(x_l), y) + w(r) [CE(f1(x_u), y2) + CE(f2(x_u), y1)]
 
-CE is the mean over all voxels at full resolution, background included, without threshold. The paper also draws the
-cross term from labeled images and uses a constant weight of 1.5 and no Dice; the medical code (SSL4MIS) restricts it to
-unlabeled ones with w(r) = 0.1 exp(-5 (1 - r)^2), which all medical tables rest on and which is our default. Beside
-half of CE + Dice, as it stands there, it is 0.2 beside nnU-Net's loss (preset "published"). The preset "official" is
-the paper's. For regions y = [f > 0] per channel and CE is binary. Network 1 predicts, as in both.
+CE is the mean over all voxels at full resolution, background included, without threshold. For regions y = [f > 0] per
+channel and CE is binary. Network 1 predicts.
 """
 
 from __future__ import annotations

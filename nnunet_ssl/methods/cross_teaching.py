@@ -11,12 +11,9 @@ and Transformer", MIDL 2022.
 
     L = L_sup(f1(x_l), y) + L_sup(f2(x_l), y) + w(r) [D(p1, y2) + D(p2, y1)]
 
-Dice alone, without cross-entropy and threshold; both networks see the same input. Paper and code take a 2D Swin-UNet
-with weights from ImageNet and SGD. Ours is Primus of dynamic-network-architectures from random weights, in 2D and 3D,
-with the training that nnU-Net gives it: AdamW, linear warm-up over 5 % of training, then polynomial decay, gradient
-norm clipped to 1. Without pretrained weights f2 starts weaker than theirs; the ramp allows for it. A class that no
-pseudo-label has gives a loss near 1, which pushes its probability to 0, as in their code. For regions y = [f > 0].
-Their weight of 0.1 beside half of CE + Dice is 0.2 beside nnU-Net's loss (preset "published").
+Dice alone, without cross-entropy and threshold; both networks see the same input. The transformer is Primus of dynamic-
+network-architectures, in 2D and 3D, with the training that nnU-Net gives it: AdamW, linear warm-up over 5 % of
+training, then polynomial decay, gradient norm clipped to 1. For regions y = [f > 0].
 """
 
 from __future__ import annotations

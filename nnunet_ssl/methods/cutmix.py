@@ -12,15 +12,9 @@ perturbations", BMVC 2020.
     until the start: L = L_sup(f(x_l), y); then g <- f, and the learning rate starts anew
     L = L_sup(f(x_l), y) + w(r) sum_s w_s [mean M CE(f_s(cut(x_s)), y') + Dice_M(f_s(cut(x_s)), y')]
 
-The sum over scales s, its weights and the Dice (of the admitted voxels, M) are nnU-Net's. The box takes away the
-surroundings that the teacher saw, so that the student has to know a structure by what is left of it. That the
-pseudo-labels begin when the learning rate has come down to zero keeps it from holding on to those of a network in
-mid-training. With hard labels a voxel below tau does not count, as in FixMatch (K. Sohn et al., NeurIPS 2020) and in
-UniMatch (L. Yang et al., CVPR 2023), which brought this kind of mixing to ACDC. For regions each channel has its own y'
-and M.
-
-The paper's step is the preset "published", a class of its own: it teaches probabilities from the first step on, on the
-weak view and with a box of half the image. Its boxes and partners are as there. The teacher predicts.
+The sum over scales s, its weights and the Dice (of the admitted voxels, M) are nnU-Net's. For regions each channel has
+its own y' and M. The teacher predicts. The paper's step is the preset "published", a class of its own
+(`CutMixPublished`): it teaches probabilities from the first step on, on the weak view and with a box of half the image.
 """
 
 from __future__ import annotations

@@ -11,15 +11,7 @@ Segmentation Utilizing Unannotated Images", MICCAI 2017.
     L_e = CE(e(p_l, x_l), 1) + CE(e(p_u, x_u), 0)            step of e, p without gradient; mean over all patches
 
 The student learns to make predictions that look as if the image had been labeled. Both steps are taken in every
-iteration; L_e has no ramp. Details are those of the medical code (SSL4MIS), which all medical tables rest on, for want
-of the paper's full text, but for four things. It predicts anew for L_e, after the student's step and without dropout;
-we reuse p of the first forward, which saves one. Its targets in both losses of e are right only for as many labeled as
-unlabeled patches. Its 2D network has no activation after the stems; ours is its 3D network in both. Its pooling fits
-one patch size, ours any. For regions p is a sigmoid.
-
-The medical code's weight is 0.1 beside half of CE + Dice, 0.2 beside nnU-Net's loss (preset "published"). As e soon
-tells the two kinds of patches apart, its term grows to half of the supervised loss and costs Dice where few cases are
-labeled (docs/findings.md); the default is a tenth.
+iteration; L_e has no ramp. For regions p is a sigmoid.
 """
 
 from __future__ import annotations

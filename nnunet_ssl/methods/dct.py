@@ -12,12 +12,9 @@ Recognition 2020, after S. Qiao et al., "Deep Co-Training for Semi-Supervised Im
     JS(p, q) = H((p + q) / 2) - (H(p) + H(q)) / 2,  sg: without gradient
     v(r) = lambda_v exp(-5 (1 - (r - r_0) / (rho - r_0))^2),  0 before r_0
 
-JS and KL sum over classes and are means over patches and voxels, at full resolution. JS makes the networks agree;
-that each must see through the attacks on the other keeps them from becoming one function. Weights, ramps and epsilon
-are those of Peng's configuration for ACDC, whose epochs (20 and 50 of 120) became fractions of training. Their code
-draws labeled patches for each network apart and trains on cross-entropy alone; here both networks see the same ones
-with nnU-Net's loss. It cuts attacked images to [0, 1]; ours are z-scored and are not cut. For regions everything is
-binary per channel. Network 1 predicts. What SSL4MIS calls deep co-training is RotConsistency.
+JS and KL sum over classes and are means over patches and voxels, at full resolution. JS makes the networks agree; that
+each must see through the attacks on the other keeps them from becoming one function. For regions everything is binary
+per channel. Network 1 predicts.
 """
 
 from __future__ import annotations

@@ -7,12 +7,9 @@ et al., "ADVENT: Adversarial Entropy Minimization for Domain Adaptation in Seman
     H = mean over patches and voxels of -sum_c p_c ln p_c / ln C
     L = L_sup(f(x_l), y) + w(r) H
 
-H is 1 for a uniform and 0 for a certain prediction whatever C is. The medical code (SSL4MIS), which all medical tables
-rest on, takes it over labeled patches too and ramps w to 0.1, beside half of CE + Dice: 0.2 beside nnU-Net's loss
-(preset "published"). The paper takes unlabeled patches only, with a constant 0.001 (preset "official"; it adds 0.0002
-of an auxiliary output, which we leave out). Both add an epsilon inside the logarithm; we compute from logits, exact and
-finite. For regions H is the binary entropy per channel over ln 2. Only the ramp guards against the trivial optimum, one
-class everywhere.
+H is 1 for a uniform and 0 for a certain prediction whatever C is. It is computed from logits, exact and finite. Only
+the ramp guards against the trivial optimum, one class everywhere. For regions H is the binary entropy per channel over
+ln 2.
 """
 
 from __future__ import annotations

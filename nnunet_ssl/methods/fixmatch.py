@@ -7,20 +7,9 @@ Simplifying Semi-Supervised Learning with Consistency and Confidence", NeurIPS 2
     q = softmax f(x_w),  y' = argmax q,  M = [max q >= tau]                          without gradient
     L = L_sup(f(x_l), y) + w(r) mean M CE(f(x_s), y')
 
-The mean divides by all voxels, admitted or not, so that the term grows with confidence. tau = 0.95 is the paper's; its
-constant weight of 1 (preset "published") holds the student at the pseudo-labels of a network in mid-training, so that
-the default is the medical code's w(r) = 0.1 exp(-5 (1 - r)^2). For regions each channel has its own y', confidence
-max(p, 1 - p) and M, and CE is binary.
-
-nnU-Net's intensity changes have their own probabilities, with which a third of the strong views of images with one
-channel equal the weak ones; the paper changes every image, as FixMatchCTA does. The paper takes seven times as many
-unlabeled images (`unlabeled_batch_size` here) and predicts with a moving average of the weights, which
-`deploy_teacher` gives; the student makes the pseudo-labels either way.
-
-The medical code (SSL4MIS, preset "ssl4mis") has this form on a branch, with strong views of labeled patches, which we
-leave to nnU-Net. Its weight of 0.1 beside half of CE + Dice is 0.2 beside nnU-Net's loss; the default stays 0.1. Its
-main script thresholds 1 - min q / max q, a test of the least likely class, and trains rejected voxels as background
-instead of leaving them out. We follow the paper.
+The mean divides by all voxels, admitted or not, so that the term grows with confidence. For regions each channel has
+its own y', confidence max(p, 1 - p) and M, and CE is binary. The student makes the pseudo-labels; it predicts, too,
+unless a moving average of its weights does.
 """
 
 from __future__ import annotations

@@ -9,14 +9,7 @@ strong augmentation of D. Berthelot et al., "ReMixMatch", ICLR 2020.
 
 The strong view is made from the weak one on the device, with changes of intensity and cutout only, so geometry is
 shared. The probe's proximity is balanced over classes, or the background of a patch would hide that an organ is lost;
-voxels with the ignore label are left out. Labeled patches come with nnU-Net's own augmentation, the probe's comes on
-top. The paper probes the moving average of the weights; we probe the student, which makes the pseudo-labels.
-
-FixMatch cuts a box of half of each side out of every strong view after the policy (`cutout`, preset "published"); the
-default, which is what was measured, does not. cut = 0.8 is FixMatch's, 0.85 ReMixMatch's and that of the medical code
-(SSL4MIS, preset "ssl4mis"). That script has no threshold, one policy per epoch updated by the loss, which can turn
-rates negative, and operations that move image and label with bilinear or bicubic resampling, inventing label values, or
-erase organs from the label. We follow the papers.
+voxels with the ignore label are left out.
 """
 
 from __future__ import annotations

@@ -10,10 +10,8 @@ Semi-Supervised Learning", IJCAI 2019.
 
     L = L_sup(f(x_l), y) + w(r) mean (softmax f(x_mix) - q)^2
 
-Labeled patches are not mixed. The paper draws one m per batch and mixes logits, with partners that may be the patch
-itself; the medical code (SSL4MIS) mixes probabilities, which we follow, of the two halves of the batch. We roll,
-so that every patch is mixed and no pair is a patch with itself. Weight 0.1 and a = 0.2 are SSL4MIS's, the weight
-beside half of CE + Dice, which is 0.2 beside nnU-Net's loss (preset "published").
+Labeled patches are not mixed, and no patch with itself. The mean runs over patches, classes and voxels, at full
+resolution.
 """
 
 from __future__ import annotations

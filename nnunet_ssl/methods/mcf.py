@@ -14,7 +14,7 @@ Segmentation", CVPR 2023.
 
 Only the network that is worse at the moment learns from the unlabeled patches. All but L_sup is at full resolution;
 ignored voxels count in none of it. For regions D, R and P are per region and the Dice is that of regions. Both networks
-predict: the mean of their logits, as nnU-Net averages folds (the published code averages probabilities).
+predict: the mean of their logits.
 """
 
 from __future__ import annotations

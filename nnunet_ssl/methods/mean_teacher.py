@@ -13,10 +13,7 @@ since Yu et al., MICCAI 2019.
     g <- alpha g + (1 - alpha) f,  alpha = min(1 - 1 / (t + 1), 0.99), after step t
 
 The mean runs over samples, all classes with background, and voxels, at full resolution. L_sup is nnU-Net's own loss
-over all scales; one forward of the student serves x_l and x_u. The teacher has no dropout and is in evaluation mode
-(nnU-Net's networks have no batch statistics, so this equals the training mode of the published code). lambda = 0.1 is
-the number of the medical tables; it is about a thousand times weaker than the paper's own on CIFAR. It stands beside
-half of CE + Dice there, which is 0.2 beside nnU-Net's loss (preset "published").
+over all scales; one forward of the student serves x_l and x_u. The teacher has no dropout and is in evaluation mode.
 """
 
 from __future__ import annotations

@@ -8,18 +8,8 @@ X. Liang et al., "R-Drop: Regularized Dropout for Neural Networks", NeurIPS 2021
     L = 1/2 [L_sup(z1_l, y) + L_sup(z2_l, y)] + w(r) mean 1/2 [KL(P || Q) + KL(Q || P)]
 
 KL sums over classes, the mean runs over the unlabeled patches and their voxels, at full resolution. One forward of the
-batch beside itself makes both passes. nnU-Net's networks have no dropout: whole feature channels are dropped at two
-places in training, and never in prediction. With few labeled cases that dropout alone costs the student up to two
-points (docs/findings.md), so by default it is just enough for the passes to differ; the presets drop a fifth.
-
-The medical code (SSL4MIS, preset "published") takes KL of unlabeled patches, as we do, and ramps its weight up to 4 for
-a KL that is also a mean over classes. Its half of CE + Dice for each pass is the mean of L_sup here, so that 4 stays 4.
-It has two networks with a pass each, and compares positions along an image axis in place of classes; both we leave out.
-
-The paper is supervised: KL covers all patches, without ramp-up (preset "official", alpha = 0.3 of their image
-classifier). Their code sums both the cross-entropies and the KLs of the passes, 2 (CE + alpha KL) in means, so that
-alpha stays as it is here, but sums KL over the batch too, which has no counterpart for voxels. For regions the
-divergence is binary per channel.
+batch beside itself makes both passes. Whole feature channels are dropped at two places in training, and never in
+prediction. For regions the divergence is binary per channel.
 """
 
 from __future__ import annotations

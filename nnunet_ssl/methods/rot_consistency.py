@@ -9,12 +9,9 @@ on SSL4MIS mean this method, with one network; the deep co-training of Qiao et a
     L = L_sup(f(x_l), y) + w(r) 1/2 [mean (sg q - R p)^2 + mean (q - R sg p)^2],  sg: without gradient
 
 The means run over patches, classes and voxels, at full resolution; one forward serves x_l, x_u and R x_u. The value is
-that of the plain squared difference, its gradient the half. Without dropout a step with k = 4 adds nothing.
-SSL4MIS's weight of 0.1 beside half of CE + Dice is 0.2 beside nnU-Net's loss (preset "published").
-
-The original is in 2D with square patches. Here the plane is the last pair of axes along which nnU-Net mirrors and that
-have equal patch length and spacing, because a turn is a mirroring along both and their exchange. If there is none, the
-last pair of mirrored axes is turned by half turns only, k in {2, 4}.
+that of the plain squared difference, its gradient the half. The plane is the last pair of axes along which nnU-Net
+mirrors and that have equal patch length and spacing; if there is none, the last pair of mirrored axes is turned by half
+turns only, k in {2, 4}.
 """
 
 from __future__ import annotations

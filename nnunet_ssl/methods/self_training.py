@@ -14,11 +14,7 @@ al., "Revisiting nnU-Net for Iterative Pseudo Labeling and Efficient Sliding Win
 
 L_sup is nnU-Net's loss over all scales, f(X_u) its sliding window, and P keeps the largest component of each structure
 that is one component in every labeled case, as nnU-Net's postprocessing does. Within a round the learning rate comes
-down to zero, so it is always a network whose training is over that labels: pseudo-labels of a network in mid-training
-would hold the student at the quality that such a network has, far below that of the end.
-
-P is not in the papers. They choose the cases whose pseudo-labels change least during training (ST++) or between rounds
-(FLARE); here all count, in every round anew.
+down to zero, so it is always a network whose training is over that labels.
 """
 
 from __future__ import annotations

@@ -9,12 +9,8 @@ Atrium Segmentation", MICCAI 2019. Mean Teacher whose consistency counts only wh
     tau  = (3/4 + 1/4 exp(-5 (1 - r)^2)) ln C                      r = fraction of training done
     L_c  = sum 1[U < tau] (softmax f(x_u) - q)^2 / (C sum 1[U < tau])
 
-Paper and code differ from us in three places. Their code writes ln 2 and 2 for ln C and C, equal for two classes. Their
-V-Net has dropout in all passes of both networks; nnU-Net's networks have none, so the T passes would be equal but for
-the noise. We drop whole channels of the bottleneck and of the last decoder features, the two places of their V-Net, in
-the teacher's T passes only: the student and its supervised stream stay exactly nnU-Net's, and q is a clean target. For
-regions (sigmoid) U is the binary entropy per channel with ln 2, and the mask is per channel. Their weight of 0.1 beside
-half of CE + Dice is 0.2 beside nnU-Net's loss (preset "published").
+The T passes drop whole channels of the bottleneck and of the last decoder features; student and target pass have no
+dropout. For regions (sigmoid) U is the binary entropy per channel with ln 2, and the mask is per channel.
 """
 
 from __future__ import annotations

@@ -11,15 +11,10 @@ Target Volume of Nasopharyngeal Carcinoma Segmentation via Uncertainty Rectified
     l_s = mean w_s (p_s - m)^2 / mean w_s + mean D_s              means over patches, voxels and, of the square, classes
     L   = L_sup(f(x_l), y) + w(r) (l_1 + ... + l_S) / S
 
-Nothing is detached, neither m nor w_s. nnU-Net's outputs of deep supervision are the pyramid: those with a weight in
-its loss, at most four; their logits are interpolated linearly, by the published 2D code to the nearest voxel (preset
-"published", which also has its weight: 0.1 beside half of CE + Dice is 0.2 beside nnU-Net's loss). L_sup stays
-nnU-Net's own; the published code compares all scales with equal weights to full-resolution labels. The paper writes
-KL(p_s || m), the authors' code KL(m || p_s), which made the published tables and is ours; their logarithm of a softmax
-overflows for confident networks, ours is taken of logits. As in their 2D code, the heads below full resolution read
-perturbed features in training (noise, then F-Drop, then dropout), here in 3D too, and of unlabeled patches only: the
-labeled gradient stays nnU-Net's. Their 3D code has dropout in the decoder itself instead. For regions m, D and w are
-binary per channel, with means over channels.
+Nothing is detached, neither m nor w_s. The pyramid is nnU-Net's outputs of deep supervision that have a weight in its
+loss, at most four, interpolated linearly. In training the heads below full resolution read perturbed features of
+unlabeled patches (noise, then F-Drop, then dropout), so that the labeled gradient stays nnU-Net's. For regions m, D and
+w are binary per channel, with means over channels.
 """
 
 from __future__ import annotations
