@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ssl.conversion.cases import Case, Conversion
 from nnunet_ssl.conversion.notes import Note
 from nnunet_ssl.conversion.protocols import Labeled, choose
 from nnunet_ssl.conversion.sources import read_h5, read_volume, rescaled_h5
-from nnunet_ssl.conversion.writing import Case, Conversion
 from nnunet_ssl.data.raw import listed
 from nnunet_ssl.errors import InputError
 

@@ -8,10 +8,10 @@ Headers: trusted, and a label must stand where its image does. Orientations vary
 
 from pathlib import Path
 
+from nnunet_ssl.conversion.cases import Conversion, pair_cases
 from nnunet_ssl.conversion.notes import Note
 from nnunet_ssl.conversion.protocols import Labeled, choose
 from nnunet_ssl.conversion.sources import NIFTI, find_files, read_volume
-from nnunet_ssl.conversion.writing import Conversion, pair_cases
 from nnunet_ssl.errors import InputError
 
 ORGANS = (

@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.conversion.case_writer import Fitted
+from nnunet_ssl.conversion.cases import Case, Conversion, Fitted, pair_cases
 from nnunet_ssl.conversion.notes import Note
 from nnunet_ssl.conversion.protocols import Labeled, choose
 from nnunet_ssl.conversion.sources import NIFTI, find_files, read_volume, with_geometry
 from nnunet_ssl.conversion.spacings import PLACEHOLDER, is_placeholder
-from nnunet_ssl.conversion.writing import Case, Conversion, pair_cases
 from nnunet_ssl.errors import InputError
 
 

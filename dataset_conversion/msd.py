@@ -16,9 +16,9 @@ import numpy as np
 import SimpleITK as sitk
 from nnunetv2.dataset_conversion.convert_MSD_dataset import split_4d_nifti
 
+from nnunet_ssl.conversion.cases import Conversion, pair_cases
 from nnunet_ssl.conversion.protocols import Labeled, Lists, choose
 from nnunet_ssl.conversion.sources import REPAIR, find_files, read_volume, reason_of, require_whole, with_geometry
-from nnunet_ssl.conversion.writing import Conversion, pair_cases
 from nnunet_ssl.data.headers import nan_voxels
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import check_case_ids, is_plain_name, read_json

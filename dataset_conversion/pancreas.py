@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.conversion.case_writer import CannotTell, Fitted
+from nnunet_ssl.conversion.case_writer import CannotTell
+from nnunet_ssl.conversion.cases import Case, Conversion, Fitted, pair_cases
 from nnunet_ssl.conversion.notes import Note
 from nnunet_ssl.conversion.protocols import Labeled, choose
 from nnunet_ssl.conversion.sources import NIFTI, find_files, read_volume, reason_of, require_whole, with_geometry
-from nnunet_ssl.conversion.writing import Case, Conversion, pair_cases
 from nnunet_ssl.data.raw import listed
 from nnunet_ssl.data.space import align, grid_of_image
 from nnunet_ssl.errors import InputError

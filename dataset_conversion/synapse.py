@@ -9,9 +9,9 @@ Headers: trusted, and a label must stand where its image does.
 
 from pathlib import Path
 
+from nnunet_ssl.conversion.cases import Conversion, pair_cases
 from nnunet_ssl.conversion.protocols import Labeled, choose
 from nnunet_ssl.conversion.sources import NIFTI, find_files, read_volume
-from nnunet_ssl.conversion.writing import Conversion, pair_cases
 from nnunet_ssl.errors import InputError
 
 ORGANS = (

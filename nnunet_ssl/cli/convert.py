@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from nnunet_ssl.conversion.writing import Conversion
+    from nnunet_ssl.conversion.cases import Conversion
 
 app = typer.Typer(
     name="convert",

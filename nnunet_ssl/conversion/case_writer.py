@@ -4,11 +4,11 @@ import errno
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ssl.conversion.cases import Case, Conversion
 from nnunet_ssl.conversion.notes import Note
 from nnunet_ssl.conversion.sources import REPAIR, read_volume, with_geometry
 from nnunet_ssl.conversion.spacings import give_spacing
@@ -16,9 +16,6 @@ from nnunet_ssl.data.headers import every_reader_opens, file_fault
 from nnunet_ssl.data.space import ROUNDING, TOLERANCE, Difference, align, grid_of_image, worst
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import write_fault
-
-if TYPE_CHECKING:
-    from nnunet_ssl.conversion.writing import Case, Conversion
 
 FILE_ENDING = ".nii.gz"
 IMAGE_FOLDERS = {"labeled": "imagesTr", "unlabeled": "imagesUnlabeled", "test": "imagesTs"}
@@ -29,9 +26,6 @@ FIRST = "the case's (first) image"
 
 class CannotTell(InputError):
     """How a label is stored cannot be told from this case alone."""
-
-
-Fitted = tuple[sitk.Image, Note | None]
 
 
 @dataclass(frozen=True)

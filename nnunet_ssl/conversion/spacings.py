@@ -7,22 +7,18 @@ along those of the patient, the first voxel at 0 (or at 1). Their spacing is giv
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ssl.conversion.cases import Conversion, Spacing
 from nnunet_ssl.conversion.notes import Note
 from nnunet_ssl.data.headers import SPACING_RANGE
 from nnunet_ssl.data.raw import listed
 from nnunet_ssl.errors import InputError
 
-if TYPE_CHECKING:
-    from nnunet_ssl.conversion.writing import Conversion
-
 WITH_HEADER = (".nii", ".nii.gz", ".nrrd")
 PLACEHOLDER = "a placeholder as header (voxels of 1 mm that begin at the origin)"
-Spacing = tuple[float, float, float]
 
 
 def is_placeholder(header: sitk.Image | sitk.ImageFileReader) -> bool:

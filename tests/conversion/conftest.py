@@ -7,9 +7,9 @@ import pytest
 import SimpleITK as sitk
 from small_conversion import volume
 
+from nnunet_ssl.conversion.cases import Case, Conversion
 from nnunet_ssl.conversion.notes import Note
 from nnunet_ssl.conversion.sources import read_volume
-from nnunet_ssl.conversion.writing import Case, Conversion
 
 
 @pytest.fixture

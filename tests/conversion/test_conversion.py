@@ -11,8 +11,9 @@ from small_conversion import DIRECTION, ORIGIN, SPACING, WHOLE, files
 
 import nnunet_ssl.conversion.case_writer
 from nnunet_ssl.conversion.case_writer import CannotTell
+from nnunet_ssl.conversion.cases import Conversion
 from nnunet_ssl.conversion.notes import Note
-from nnunet_ssl.conversion.writing import Conversion, write_raw_dataset
+from nnunet_ssl.conversion.writing import write_raw_dataset
 from nnunet_ssl.errors import InputError
 
 

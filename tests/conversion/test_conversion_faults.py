@@ -14,8 +14,9 @@ from small_conversion import WHOLE, files, volume
 from workbench import another_process_holds, file_size_limit, small_disk
 
 import nnunet_ssl.conversion.case_writer
+from nnunet_ssl.conversion.cases import Case
 from nnunet_ssl.conversion.sources import read_volume
-from nnunet_ssl.conversion.writing import Case, write_raw_dataset
+from nnunet_ssl.conversion.writing import write_raw_dataset
 from nnunet_ssl.errors import InputError
 
 
@@ -172,7 +173,8 @@ def test_another_run_to_the_same_id_is_refused(raw, conversion):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from nnunet_ssl.conversion.writing import Case, Conversion, write_raw_dataset
+from nnunet_ssl.conversion.cases import Case, Conversion
+from nnunet_ssl.conversion.writing import write_raw_dataset
 from nnunet_ssl.conversion.sources import read_volume
 
 def read(path):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_ssl.conversion.cases import Case, Conversion
 from nnunet_ssl.conversion.notes import Note
 from nnunet_ssl.conversion.sources import read_volume
 from nnunet_ssl.conversion.spacings import PLACEHOLDER, is_placeholder, with_known_spacings
-from nnunet_ssl.conversion.writing import Case, Conversion
 from nnunet_ssl.errors import InputError
 
 EYE = (1, 0, 0, 0, 1, 0, 0, 0, 1)

@@ -19,8 +19,9 @@ from synapse_source import synapse  # noqa: F401
 from typer.testing import CliRunner, Result
 
 from nnunet_ssl.cli import app
+from nnunet_ssl.conversion.cases import Conversion
 from nnunet_ssl.conversion.notes import in_words
-from nnunet_ssl.conversion.writing import Conversion, write_raw_dataset
+from nnunet_ssl.conversion.writing import write_raw_dataset
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,8 @@ import SimpleITK as sitk
 from pancreas_source import LISTS, ORIGIN, SHAPE, SPACING, scan, write_series
 
 from nnunet_ssl.conversion.case_writer import CannotTell
-from nnunet_ssl.conversion.writing import Case, write_raw_dataset
+from nnunet_ssl.conversion.cases import Case
+from nnunet_ssl.conversion.writing import write_raw_dataset
 from nnunet_ssl.dataset_conversion.pancreas import (
     AS_STORED,
     BY_HEADER,
