@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_EPS = 1e-6  # inside the logarithm of `entropy`, as in the code of Yu et al.
+_EPS = 1e-6  # inside the logarithm of `entropy`, as in the code of Yu et al., and the bounds of `logits_of`
 
 
 class Kind(ABC):
@@ -66,6 +66,10 @@ class Kind(ABC):
         """Cross-entropy with labels, a voxel map; or its mean."""
 
     # ---- of probabilities or other values of each channel, (B, C, *spatial)
+
+    @abstractmethod
+    def logits_of(self, probs: Tensor) -> Tensor:
+        """Logits that give these probabilities, which are held between 1e-6 and 1 - 1e-6."""
 
     @abstractmethod
     def confidence(self, probs: Tensor) -> Tensor:
@@ -163,6 +167,9 @@ class Classes(Kind):
     def cross_entropy(self, logits: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
         return F.cross_entropy(logits.float(), labels, reduction=reduction)
 
+    def logits_of(self, probs: Tensor) -> Tensor:
+        return probs.clamp(_EPS, 1 - _EPS).log()
+
     def confidence(self, probs: Tensor) -> Tensor:
         return probs.amax(1)
 
@@ -239,6 +246,9 @@ class Regions(Kind):
 
     def cross_entropy(self, logits: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
         return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction=reduction)
+
+    def logits_of(self, probs: Tensor) -> Tensor:
+        return probs.logit(_EPS)
 
     def confidence(self, probs: Tensor) -> Tensor:
         return torch.maximum(probs, 1 - probs)

@@ -132,3 +132,11 @@ def test_targets_of_regions_carry_the_mask_of_ignored_voxels():
     assert torch.equal(made.labels, full[:, :2]) and made.annotated.tolist() == [[True, True, False]]
     assert made.resized(made.form(made.labels)).annotated.all()
     assert target(full[:, :2], 2, regions=True).annotated is None
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_logits_of_probabilities(regions):
+    probs = kind(3, regions).probs(torch.tensor([2.0, 1.0, 0.5]).view(1, 3, 1))
+    logits = kind(3, regions).logits_of(probs)
+    torch.testing.assert_close(kind(3, regions).probs(logits), probs)
+    assert kind(2, regions).logits_of(torch.tensor([0.0, 1.0])).isfinite().all()
