@@ -15,12 +15,8 @@ for two networks, as Wang and Li compare it with DHC, MICCAI 2023.
 One threshold for all would keep many pseudo-labels of frequent classes and few of rare ones. The means are over all
 voxels, admitted or not; w(r) = lambda exp(-5 (1 - r)^2). tau_n,k is never above tau_1 nor below 1/C, admits one voxel
 at least, and stays where y_n has no voxel of k; C is kept as histograms of 1000 bins. Both networks predict: the mean
-of their logits. In images the most frequent class is the easy background: rho is soon near 1, and Adsh near CPS.
-
-The paper has one network with weak and strong views and computes tau once per epoch, as here with nnU-Net's 250 steps;
-the preset "published" has its values, here for two networks. What the code of DHC computes is the preset "dhc", a class
-of its own: there not the loss is masked but the logits. For regions, our own extension, inside and outside of each are
-classes of their own.
+of their logits. In images the most frequent class is the easy background: rho is soon near 1, and Adsh near CPS. For
+regions inside and outside of each are classes of their own.
 """
 
 from __future__ import annotations

@@ -18,10 +18,8 @@ is itself unsure: of classes it has learned a part of the voxels is left out, dr
 L_cps are over all voxels, left out or not, and its weights are not divided by their sum. CE_w is, so that w scales the
 Dice there. Both networks predict: the mean of their logits.
 
-The preset "published" has the authors' values for knees, "dhc" those of DHC's code, which differ in lambda and in how
-often c is updated. A class that no labeled case has counts as one voxel; one that no labeled patch had yet has c = 0.
-The paper's third part crops patches near to rare structures: that is nnU-Net's oversampling of the foreground. For
-regions, our own extension, inside and outside of each have their own c and r, and w is that of the region.
+A class that no labeled case has counts as one voxel; one that no labeled patch had yet has c = 0. For regions inside
+and outside of each have their own c and r, and w is that of the region.
 """
 
 from __future__ import annotations

@@ -12,14 +12,10 @@ for two networks, as Wang and Li compare it with DHC, MICCAI 2023.
 
     L = L_sup(A(x_l), y) + L_sup(B(x_l), y) + w(r) [mean M_B CE(l_A, y_B) + mean M_A CE(l_B, y_A)]
 
-Means are over all voxels, admitted or not; w(r) = lambda exp(-5 (1 - r)^2). Both networks predict: the mean of their
-logits as they are. The preset "dhc" is what the code of DHC computes: its margin never reaches the loss (`margin`), and
-it has a q for each position of the patch (`by_position`). The paper has one network; "published" are its values for
-two.
-
-At tau = 1 a structure of one voxel in 10 000 gets nine logits: where false positives are too many, take the paper's
-tau = 0.4. In the logarithm q lies between 1e-6 and 1 - 1e-6, or a class that is never said would be all pseudo-labels.
-For regions, our own extension, ln q is ln q / (1 - q), and each has its own y, M and binary CE.
+Means are over all voxels, admitted or not; w(r) = lambda exp(-5 (1 - r)^2). In the logarithm q lies between 1e-6 and
+1 - 1e-6, or a class that is never said would be all pseudo-labels. At tau = 1 a structure of one voxel in 10 000 gets
+nine logits: where false positives are too many, take 0.4. For regions ln q is ln q / (1 - q), and each has its own y, M
+and binary CE. Both networks predict: the mean of their logits as they are.
 """
 
 from __future__ import annotations
