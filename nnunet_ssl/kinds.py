@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_EPS = 1e-6  # inside the logarithm of `entropy`, as in the code of Yu et al.
+_EPS = 1e-6  # inside the logarithm of `entropy`, as in the code of Yu et al., and the bounds of `logits_of`
 
 
 class Kind(ABC):
@@ -27,12 +27,14 @@ class Kind(ABC):
     Attributes:
         background: how many of the first channels are background.
         outcomes: what a voxel's label, or a region's at a voxel, can be.
+        all_outcomes: channels that `exhaustive` gives.
         entries: numbers that `count_entries` gives.
         ignore_factor: nnU-Net's cross-entropy with an ignore label, over the mean of the voxels that count.
     """
 
     background: int
     outcomes: int
+    all_outcomes: int
     entries: int
     ignore_factor: int
 
@@ -66,6 +68,10 @@ class Kind(ABC):
         """Cross-entropy with labels, a voxel map; or its mean."""
 
     # ---- of probabilities or other values of each channel, (B, C, *spatial)
+
+    @abstractmethod
+    def logits_of(self, probs: Tensor) -> Tensor:
+        """Logits that give these probabilities, which are held between 1e-6 and 1 - 1e-6."""
 
     @abstractmethod
     def confidence(self, probs: Tensor) -> Tensor:
@@ -106,6 +112,10 @@ class Kind(ABC):
         """As `count`, and for regions one entry more: the voxels in none of them."""
 
     @abstractmethod
+    def outcome_of(self, labels: Tensor) -> Tensor:
+        """The number of each label's channel in `exhaustive`, a voxel map of integers."""
+
+    @abstractmethod
     def weight_of(self, weights: Tensor, labels: Tensor) -> Tensor:
         """The weight of each label, from those of the channels (C,): a voxel map."""
 
@@ -141,7 +151,7 @@ class Classes(Kind):
 
     def __init__(self, channels: int):
         super().__init__(channels)
-        self.outcomes = self.entries = channels
+        self.outcomes = self.all_outcomes = self.entries = channels
 
     def probs(self, logits: Tensor) -> Tensor:
         return logits.float().softmax(1)
@@ -162,6 +172,9 @@ class Classes(Kind):
 
     def cross_entropy(self, logits: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
         return F.cross_entropy(logits.float(), labels, reduction=reduction)
+
+    def logits_of(self, probs: Tensor) -> Tensor:
+        return probs.clamp(_EPS, 1 - _EPS).log()
 
     def confidence(self, probs: Tensor) -> Tensor:
         return probs.amax(1)
@@ -196,6 +209,9 @@ class Classes(Kind):
     def count_entries(self, labels: Tensor) -> Tensor:
         return self.count(labels)
 
+    def outcome_of(self, labels: Tensor) -> Tensor:
+        return labels
+
     def weight_of(self, weights: Tensor, labels: Tensor) -> Tensor:
         return weights[labels]
 
@@ -217,6 +233,7 @@ class Regions(Kind):
 
     def __init__(self, channels: int):
         super().__init__(channels)
+        self.all_outcomes = 2 * channels
         self.entries = channels + 1
         self.ignore_factor = channels  # there nnU-Net sums over regions, where it takes the mean without
 
@@ -239,6 +256,9 @@ class Regions(Kind):
 
     def cross_entropy(self, logits: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
         return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction=reduction)
+
+    def logits_of(self, probs: Tensor) -> Tensor:
+        return probs.logit(_EPS)
 
     def confidence(self, probs: Tensor) -> Tensor:
         return torch.maximum(probs, 1 - probs)
@@ -267,6 +287,10 @@ class Regions(Kind):
 
     def count_entries(self, labels: Tensor) -> Tensor:
         return torch.cat([self.count(labels), (~labels.bool().any(1)).sum().view(1)])
+
+    def outcome_of(self, labels: Tensor) -> Tensor:
+        inside = on_channels(torch.arange(self.channels, device=labels.device), labels.ndim)
+        return torch.where(labels.bool(), inside, inside + self.channels)
 
     def weight_of(self, weights: Tensor, labels: Tensor) -> Tensor:
         return on_channels(weights, labels.ndim) * torch.ones_like(labels)

@@ -85,6 +85,7 @@ def test_labels_masks_and_counts_of_classes():
     assert classes.count(labels).tolist() == classes.count_entries(labels).tolist() == [1, 1, 2]
     assert classes.count(labels, labels > 1).tolist() == [0, 0, 2]
     assert classes.count(classes.common(labels, torch.tensor([[0, 2, 1, 2]]))).tolist() == [1, 0, 1]
+    assert classes.outcome_of(labels).tolist() == labels.tolist() and classes.all_outcomes == 3
     assert classes.weight_of(torch.tensor([0.5, 1.0, 4.0]), labels).tolist() == [[0.5, 4.0, 4.0, 1.0]]
     assert torch.equal(classes.of_channels(classes.as_channels(labels)), labels)
     assert classes.nearest(labels, torch.Size([2])).tolist() == [[2, 1]]
@@ -98,6 +99,7 @@ def test_labels_masks_and_counts_of_regions():
     assert regions.count_entries(labels).tolist() == [2, 1, 2]  # voxels in none
     assert regions.count(labels, torch.tensor([[[True] * 4, [False] * 4]])).tolist() == [2, 0]
     assert regions.count(regions.common(labels, labels.flip(1))).tolist() == [1, 1]
+    assert regions.outcome_of(labels)[0, :, 0].tolist() == [0, 3] and regions.all_outcomes == 4
     assert regions.weight_of(torch.tensor([0.5, 4.0]), labels)[0, :, 0].tolist() == [0.5, 4.0]
     assert regions.spread(torch.tensor([[True, False, True, False]])).shape == labels.shape
     assert regions.exhaustive(labels)[0, :, 0].tolist() == [1, 0, 0, 1]
@@ -132,3 +134,11 @@ def test_targets_of_regions_carry_the_mask_of_ignored_voxels():
     assert torch.equal(made.labels, full[:, :2]) and made.annotated.tolist() == [[True, True, False]]
     assert made.resized(made.form(made.labels)).annotated.all()
     assert target(full[:, :2], 2, regions=True).annotated is None
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_logits_of_probabilities(regions):
+    probs = kind(3, regions).probs(torch.tensor([2.0, 1.0, 0.5]).view(1, 3, 1))
+    logits = kind(3, regions).logits_of(probs)
+    torch.testing.assert_close(kind(3, regions).probs(logits), probs)
+    assert kind(2, regions).logits_of(torch.tensor([0.0, 1.0])).isfinite().all()
