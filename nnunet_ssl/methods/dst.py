@@ -103,7 +103,6 @@ class DST(Method):
         """L_wc of what f says of x_l and x_w, behind R, whose coefficient is reported."""
         coefficient = reversal_coefficient(now.fraction, self.warmup, self.reversal)
         self.report["reversal"] = coefficient
-        heads = [
-            run(self.compiled[1], reversed_gradient(each.features["head"], coefficient), each.kind) for each in main
-        ]
-        return worst_case((heads[0], heads[1]), main, self.labeled_weight, annotated)
+        features = [reversed_gradient(each.features["head"], coefficient) for each in main]
+        labeled, unlabeled = (run(self.compiled[1], each, main[0].kind) for each in features)
+        return worst_case((labeled, unlabeled), main, self.labeled_weight, annotated)
