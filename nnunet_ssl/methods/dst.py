@@ -15,14 +15,11 @@ B. Chen, J. Jiang, X. Wang, P. Wan, J. Wang, M. Long, "Debiased Self-Training fo
 
 Pseudo-labels come from h, which learns true labels alone, and train h_p, so that their errors reach the features only.
 h_w is the head that errs most among those that are right on labeled patches; through R the features learn to leave it
-no room. Both terms are means over all voxels, L_st over those that are not admitted, too. Only those that are annotated
-count in L_wc of labeled patches. For regions each channel has its own c, confidence max(p, 1 - p) and M; CE is binary
-and p that of the side that c says.
+no room. Both terms are means over all voxels, L_st over those that are not admitted, too; of labeled patches those that
+are annotated count. For regions each channel has its own c, confidence max(p, 1 - p) and M; CE is binary and p that of
+the side that c says.
 
-This is the paper's method. The preset "published" has its usual tau. Its code takes labeled images twice, the strong
-view with a tenth of the weight; nnU-Net's labeled patches are augmented strongly already. Its N is 1000 of 45000 steps.
-DHC's tables have two V-Nets with three decoders each, where the roles of the heads are changed and the pseudo decoders
-never learn: the preset "dhc", a class of its own.
+These are the roles of the paper. The preset "dhc" (`DSTDHC`) has those of DHC's code, where h_p never learns.
 """
 
 from __future__ import annotations

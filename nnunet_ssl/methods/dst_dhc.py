@@ -13,10 +13,8 @@ Image Segmentation", MICCAI 2023, in whose tables it stands.
     L_wc,n = eta_l CE(w_n(R(e_n(x_l))), c_n(x_l)) + mean -ln(1 - softmax w_n(R(e_n(x_u)))[c_n(x_u)] + 1e-6)
     L = L_sup(f_A(x_l), y) + L_sup(f_B(x_l), y) + w(r) [L_cps + L_wc,A + L_wc,B],  w(r) = lambda exp(-5 (1 - r)^2)
 
-R stands behind every scale of the encoder. L_cps is next to nothing: a decoder that has learned nothing is hardly ever
-sure. In effect these are two networks apart with a worst case each. There the mean of both networks' logits predicts,
-here network A: nnU-Net builds what predicts before any preset is known. N is 500 steps there, here as a fraction of the
-2408 of Synapse with 4 of 20 labeled. Its dropout is left out.
+R stands behind every scale of the encoder. L_cps is next to nothing, for a decoder that has learned nothing is hardly
+ever sure: in effect these are two supervised networks with a worst case each. Network A predicts.
 """
 
 from __future__ import annotations

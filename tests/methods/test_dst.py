@@ -1,5 +1,7 @@
 """DST against its closed forms and the gradients that its roles promise; DHC's roles as well."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -154,6 +156,25 @@ def test_voxels_that_are_not_annotated_do_not_count(tiny_net):
     agreement = F.cross_entropy(logits[..., 8:], seg.hard[..., 8:])
     apart = contradiction(output(method.worst_head(weak.features["head"])), weak.hard)
     torch.testing.assert_close(term, 2 * agreement + apart)
+
+
+def test_nothing_is_compiled_anew_as_the_coefficient_rises(tiny_net, monkeypatch):
+    graphs = []
+
+    def backend(graph, example):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    net, method = tiny_net(2, 3), DST()
+    net.network = torch.compile(net.network)
+    method.task, method.supervised = task(2, 3), lambda output, target: output.logits.mean()
+    method.setup(net, tiny_architecture(2, 3))
+    made = []
+    for fraction in (0.01, 0.02, 0.5):
+        method.losses(net, *batch(), Now(1, 1, fraction))
+        made.append(len(graphs))
+    assert made[0] >= 2 and made == made[:1] * 3
 
 
 def test_the_plans_own_network_predicts(tiny_net):
