@@ -70,11 +70,12 @@ def trainer_of(method, net, **arguments):
     trainer.device, trainer.grad_scaler = torch.device("cpu"), None
     trainer.current_epoch, trainer.num_epochs, trainer.num_iterations_per_epoch = 0, 1, 2 * STEPS
     trainer.phases = Phases([0], 1)
+    trainer.num_input_channels = 1
     trainer._iteration = STEPS  # ramp-ups are well on their way, and dropout that acts is no longer insisted on
     trainer.net = net
     trainer.method = method(**arguments)
     trainer.method.supervised = Supervised(nnunet_loss(False), deep_supervision=True)
-    trainer.method.task = task(2, CHANNELS)
+    trainer.method.task = trainer._pseudo_task = task(2, CHANNELS)
     trainer.method.setup(net, tiny_architecture(2, CHANNELS, seed=5))
     smooth(net.module)
     smooth(trainer.method)
