@@ -32,6 +32,20 @@ def ema_decay(step: int, limit: float) -> float:
     return min(1.0 - 1.0 / (step + 1), limit)
 
 
+def reversal_coefficient(fraction: float, length: float, limit: float) -> float:
+    """Of a reversed gradient: from 0 at 0 towards `limit`, limit (2 / (1 + exp(-fraction / length)) - 1).
+
+    Args:
+        fraction: fraction of training done.
+        length: unit of time, as a fraction of training: there it has 0.46 of the limit; 0 for a constant limit.
+        limit: what it tends to.
+
+    Source: Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 2016, with the values of Chen et al.,
+    "Debiased Self-Training for Semi-Supervised Learning", NeurIPS 2022 (their code).
+    """
+    return limit * math.tanh(fraction / (2 * length)) if length else limit
+
+
 class Phases:
     """The parts of a training, each of which nnU-Net's learning rate runs through as a whole.
 

@@ -13,6 +13,7 @@ from nnunet_ssl.schedules import (
     ema_decay,
     gaussian_rampup,
     polynomial_decay,
+    reversal_coefficient,
 )
 
 
@@ -90,3 +91,16 @@ def test_the_learning_rate_starts_anew_with_each_phase():
         schedule.step(epoch)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates[4:] == rates[:4] == [pytest.approx(0.01 * (1 - r) ** 0.9) for r in (0, 0.25, 0.5, 0.75)]
+
+
+@pytest.mark.parametrize(
+    ("step", "unit", "expected"),
+    [
+        (0, 500, 0), (1, 500, 0.0001), (100, 500, 0.009966799), (500, 500, 0.046211716), (1000, 500, 0.076159416),
+        (5000, 500, 0.099990920), (1000, 1000, 0.046211716),
+    ],
+)  # fmt: skip
+def test_reversal_coefficient_rises_from_nothing_to_its_limit(step, unit, expected):
+    steps = 45000
+    assert reversal_coefficient(step / steps, unit / steps, 0.1) == pytest.approx(expected, abs=1e-9)
+    assert reversal_coefficient(step / steps, 0, 0.1) == 0.1

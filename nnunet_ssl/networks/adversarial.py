@@ -1,8 +1,9 @@
-"""Images that are changed a little, against a network."""
+"""Against a network: images that are changed a little, and gradients that are turned round."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, autocast, nn
@@ -63,3 +64,26 @@ def unit_length(direction: Tensor) -> Tensor:
     """Each sample of a batch divided by its Euclidean length over all voxels and channels."""
     lengths = direction.flatten(1).norm(dim=1).clamp_min(1e-16)
     return direction / per_sample(lengths, direction)
+
+
+class _Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, coefficient: float) -> Tensor:
+        ctx.coefficient = coefficient
+        return features.view_as(features)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return -ctx.coefficient * gradients[0], None
+
+
+def reversed_gradient(features: Tensor, coefficient: float) -> Tensor:
+    """The same features, whose gradient is multiplied by minus the coefficient on its way back.
+
+    What reads them minimizes a loss that what makes them maximizes. Call it outside of compiled modules, where a
+    coefficient that changes with every step would have each compiled anew.
+
+    Source: Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 2016.
+    """
+    reversed_: Tensor = _Reversed.apply(features, coefficient)
+    return reversed_

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 
@@ -46,3 +48,21 @@ class BatchNorm(nn.Module):
 def projection(features: int, hidden: int, out: int, nonlin: nn.Module) -> nn.Sequential:
     """Linear, batch normalization, nonlinearity, linear: (N, features) to (N, out)."""
     return nn.Sequential(nn.Linear(features, hidden), BatchNorm(hidden), nonlin, nn.Linear(hidden, out))
+
+
+class VoxelHead(nn.Module):
+    """Two convolutions of one voxel: features (B, F, *spatial) to logits (B, C, *spatial), as a head of the network.
+
+    Args:
+        head: the network's own of full resolution, whose number of features, channels and dimensions it takes.
+        width: features in between.
+    """
+
+    def __init__(self, head: nn.Module, width: int):
+        super().__init__()
+        convolution: Any = type(head)  # of 2 or 3 dimensions
+        features, channels = cast(Any, head).in_channels, cast(Any, head).out_channels
+        self.layers = nn.Sequential(convolution(features, width, 1), nn.ReLU(), convolution(width, channels, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.layers(features)

@@ -14,6 +14,7 @@ from nnunet_ssl.networks.net import Output
 
 PATCH, FEATURES, BATCH = [16, 16, 16], [4, 6, 8, 8], 2  # four stages, as some methods need two supervised scales
 TRAINERS = step_time.trainers()
+OF_FEATURES = ("nnunet_ssl.memory", "nnunet_ssl.networks.projection")  # small, no networks of patches
 FACTS = {PREFIX + entry.name: entry.facts for entry in read_catalog()}
 
 
@@ -40,7 +41,7 @@ def count_passes(trainer) -> Counter:
 
     watch("student", trainer.network)
     for name, child in trainer.method.named_children() if trainer.method else ():
-        if not type(child).__module__.startswith("nnunet_ssl.memory"):  # of features, no network of patches
+        if not type(child).__module__.startswith(OF_FEATURES):
             for place, member in enumerate(child if isinstance(child, nn.ModuleList) else [child]):
                 watch(f"{name}[{place}]", member)
     return found

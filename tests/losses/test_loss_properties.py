@@ -26,9 +26,10 @@ from nnunet_ssl.losses.dice import soft_dice_distance, squared_dice, weighted_di
 from nnunet_ssl.losses.divergence import jensen_shannon, kl, symmetric_kl
 from nnunet_ssl.losses.sharpening import sharpened, sharpened_per_channel
 from nnunet_ssl.losses.weighted import weighted_supervised
+from nnunet_ssl.losses.worst_case import contradiction, worst_case
 from nnunet_ssl.memory.class_weights import DifficultyWeights, DistributionWeights, agreement
 from nnunet_ssl.methods.urpc import pyramid_consistency
-from nnunet_ssl.schedules import ema_decay, gaussian_rampup, polynomial_decay
+from nnunet_ssl.schedules import ema_decay, gaussian_rampup, polynomial_decay, reversal_coefficient
 
 EXTREMES = torch.tensor([0.0, 1.0, -1.0, 1e4, -1e4, 6e4, -6e4])  # float16 ends at 65504
 COVERED = set()
@@ -383,11 +384,28 @@ def test_sharpening(case):
         close(sharpened(output, 0.1).sum(1), torch.ones_like(output.probs[:, 0]))
 
 
+@covers(contradiction, worst_case)
+def test_worst_case(case):
+    first, second = case.output(case.first), case.output(case.second)
+    apart = check_finite(contradiction(first, second.hard), case.first)
+    assert 0 <= apart <= 13.8156  # -ln 1e-6
+    contrary = case.output(12e4 * (0.5 - case.onehot))
+    close(contradiction(contrary, case.labels), torch.zeros(()))
+    close(contradiction(case.output(12e4 * (case.onehot - 0.5)), case.labels), torch.tensor(13.815511))
+    both = check_finite(worst_case((first, first), (second, second), 2.0), case.first)
+    close(both, 2 * cross_entropy(first, second.hard) + apart)
+    counted = check_finite(worst_case((first, first), (second, second), 2.0, case.valid), case.first)
+    close(worst_case((first, first), (second, second), 2.0, torch.ones_like(case.valid)), both)
+    if not case.valid.any():
+        close(counted, apart)
+
+
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(fraction=FRACTIONS, later=FRACTIONS, length=FRACTIONS, step=st.integers(0, 10**9))
 def test_schedules_stay_in_range_and_move_one_way(fraction, later, length, step):
     fraction, later = sorted((fraction, later))
     assert 0.0067 < gaussian_rampup(fraction, length) <= gaussian_rampup(later, length) <= 1
+    assert 0 <= reversal_coefficient(fraction, length, 0.1) <= reversal_coefficient(later, length, 0.1) <= 0.1
     assert 0 <= ema_decay(step, length) <= ema_decay(step + 1, length) <= length
     if length < 1:
         assert 0 <= polynomial_decay(fraction, length) <= 1

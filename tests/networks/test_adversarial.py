@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nnunet_ssl.networks.adversarial import fast_gradient_sign
+from nnunet_ssl.networks.adversarial import fast_gradient_sign, reversed_gradient
 
 EPSILON = 0.03
 
@@ -72,3 +72,15 @@ def test_the_signs_survive_half_precision(tiny_net):
     assert attacked.dtype == torch.float32
     assert (attacked != image).float().mean() > 0.99
     assert ((attacked - image).sign() == (exact - image).sign()).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_reversed_gradient_leaves_values_alone_and_turns_the_gradient_round(precision):
+    x = torch.tensor([0.1, -7.0, 6e4], dtype=precision, requires_grad=True)
+    assert torch.equal(reversed_gradient(x, 0.046211716), x)
+    (gradient,) = torch.autograd.grad((3 * reversed_gradient(x, 0.046211716)).sum(), x)
+    torch.testing.assert_close(
+        gradient.float(), torch.full((3,), -0.138635), atol=1e-6, rtol=torch.finfo(precision).eps
+    )
+    (gradient,) = torch.autograd.grad(reversed_gradient(x, 0.0).sum(), x)
+    assert not gradient.any()
