@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ def contradiction(worst: Output, labels: Tensor) -> Tensor:
 
 
 def worst_case(
-    worst: tuple[Output, Output], main: tuple[Output, Output], labeled_weight: float, annotated: Tensor | None = None
+    worst: Sequence[Output], main: tuple[Output, Output], labeled_weight: float, annotated: Tensor | None = None
 ) -> Tensor:
     """The loss of a head that agrees with the main one on labeled patches and contradicts it on unlabeled ones.
 
