@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from battery import METHODS, tiny
 from gpu_rehearsal import UnknownShape, WrongDevice, gpu_rehearsal, to_gpu
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-from test_contract import ALL, PRESETS, SMALL
+from test_contract import PRESETS
 from workbench import kind, target, task, tiny_architecture
 
 from nnunet_ssl.augmentation.ct_augment import Policy
@@ -18,6 +19,8 @@ from nnunet_ssl.training.progress import epoch_means
 
 # methods whose host waits for the GPU in every step, with the reason; none does
 WAITS: dict[str, str] = {}
+# all methods, and those that are the preset of another
+STEPS = list(dict.fromkeys([*METHODS, *(preset.values[0] for preset in PRESETS)]))
 FIRST = Now(step=0, epoch=0, fraction=0.0)  # what is done once may wait
 EARLY = Now(step=1, epoch=0, fraction=0.001)
 LATE = Now(step=900, epoch=9, fraction=0.9, phase=1)
@@ -64,7 +67,7 @@ def rehearsed(method, dimensions, channels, regions, ignore, precision, **argume
     with gpu_rehearsal() as rehearsal:
         student = to_gpu(method.student(tiny_architecture(dimensions, channels, seed=0)))
         net = Net(student, kind(channels, regions))
-        made = method(**(SMALL.get(method.__name__, {}) | arguments))
+        made = method(**arguments)
         made.supervised = Supervised(nnunet_loss(regions, ignore), deep_supervision=True)
         made.task = task(dimensions, channels, regions, ignore_label=ignore, unlabeled_batch_size=3)
         made.setup(net, tiny_architecture(dimensions, channels))
@@ -91,16 +94,15 @@ def rehearsed(method, dimensions, channels, regions, ignore, precision, **argume
 
 
 @CASES
-@ALL
+@pytest.mark.parametrize("method", STEPS, ids=lambda method: method.__name__)
 def test_no_step_waits_for_the_gpu_or_leaves_it(method, dimensions, channels, regions, ignore, precision):
-    waits = rehearsed(method, dimensions, channels, regions, ignore, precision)
+    waits = rehearsed(method, dimensions, channels, regions, ignore, precision, **tiny(method))
     assert bool(waits) == (method.__name__ in WAITS), waits
 
 
-@pytest.mark.parametrize("regions", [False, True])
-@pytest.mark.parametrize(("method", "values"), PRESETS)
-def test_no_step_of_a_preset_waits_for_the_gpu_or_leaves_it(method, values, regions):
-    waits = rehearsed(method, 2, 3, regions, False, torch.float16, **values)
+@pytest.mark.parametrize(("method", "values"), [preset for preset in PRESETS if preset.values[0] in METHODS])
+def test_no_step_of_a_preset_waits_for_the_gpu_or_leaves_it(method, values):
+    waits = rehearsed(method, 2, 3, False, False, torch.float16, **(tiny(method) | values))
     assert bool(waits) == (method.__name__ in WAITS), waits
 
 
