@@ -16,7 +16,7 @@ def random_boxes(image: Tensor, lengths: Tensor) -> Tensor:
         length = lengths[:, axis]
         start = ((size + 1 - length) * torch.rand(len(image))).floor()
         place = torch.arange(size, device=image.device)
-        first, end = (edge.to(image.device)[:, None] for edge in (start, start + length))
+        first, end = (edge.to(image.device, non_blocking=True)[:, None] for edge in (start, start + length))
         shape = [len(image), 1, *(size if other == axis else 1 for other in range(len(patch)))]
         mask &= ((place >= first) & (place < end)).view(shape)
     return mask

@@ -75,5 +75,5 @@ class BCP(BCPPublished):
 
     def directions(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         from_labeled, is_in = super().directions(boxes)
-        chosen = (torch.rand(len(boxes)) < self.probability).to(boxes.device)
+        chosen = (torch.rand(len(boxes)) < self.probability).to(boxes.device, non_blocking=True)
         return from_labeled & per_sample(chosen, boxes), is_in

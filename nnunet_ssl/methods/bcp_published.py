@@ -130,7 +130,7 @@ class BCPPublished(TeacherStudent):
         """Which voxels are of labeled patches, (B, 1, *spatial), and which patches are x_in, (B,)."""
         pairs = len(boxes)
         into_labeled = pairs // 2 + (int(torch.randint(2, ())) if pairs % 2 else 0)
-        is_in = (torch.arange(pairs) < into_labeled).to(boxes.device)
+        is_in = torch.arange(pairs, device=boxes.device) < into_labeled
         return torch.where(per_sample(is_in, boxes), ~boxes, boxes), is_in
 
     def over(self, voxels: Tensor, output: Output, mixed: Mixed) -> Tensor:

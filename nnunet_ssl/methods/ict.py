@@ -55,8 +55,8 @@ class ICT(TeacherStudent):
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
         image = unlabeled.weak
         shift = int(torch.randint(1, len(image), ()))
-        m = torch.distributions.Beta(self.alpha, self.alpha).sample((len(image),)).to(image.device)
-        m = per_sample(m, image)
+        drawn = torch.distributions.Beta(self.alpha, self.alpha).sample((len(image),))
+        m = per_sample(drawn.to(image.device, non_blocking=True), image)
         seg, student = net(labeled.image, mixed(image, shift, m))
         target = mixed(self.teacher(image).probs, shift, m)
         return {
