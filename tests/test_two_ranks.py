@@ -12,7 +12,7 @@ from types import MethodType
 import pytest
 import torch
 from battery import METHODS, facts_of, known, quiet, tiny
-from methods.test_contract import batches, copied, nnunet_loss, optimizers_of, tensors
+from tiny_steps import batches, copied, nnunet_loss, optimizers_of, tensors
 from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
