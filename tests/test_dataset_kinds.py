@@ -69,7 +69,7 @@ class Kind:
     """A dataset and a plan for it. `labels` of dataset.json lack the background; `sparse` takes annotation away."""
 
     configuration: str = "3d_fullres"
-    shape: tuple[int, ...] = (20, 24, 24)
+    shape: tuple[int, ...] = (16, 24, 24)
     patch: tuple[int, ...] = (16, 16, 16)
     ending: str = ".nii.gz"
     spacing: tuple[float, ...] = (2.0, 2.0, 2.0)

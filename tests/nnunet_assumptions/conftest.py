@@ -11,7 +11,7 @@ from workbench import phantom
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """Planned by nnU-Net, with four labeled cases of two classes and five unlabeled ones, in 3D."""
-    return phantom(tmp_path_factory.mktemp("assumptions"), "3d_fullres", [16, 16, 16], shape=(20, 28, 28))
+    return phantom(tmp_path_factory.mktemp("assumptions"), "3d_fullres", [16, 16, 16], shape=(18, 24, 24))
 
 
 @pytest.fixture(scope="module")
