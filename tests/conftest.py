@@ -20,6 +20,29 @@ from nnunet_ssl.networks.net import Net
 # a shell starts what runs in the background with Ctrl-C ignored, and so would be what the tests interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# these take a minute or more each: begun last, one of them would keep a single core busy at the end
+LONGEST = (
+    "test_end_to_end.py",
+    "test_accuracy.py",
+    "test_dataset_kinds.py",
+    "test_two_ranks.py",
+    "test_every_trainer.py",
+    "test_refusals.py",
+    "test_contract.py",
+    "test_extremes.py",
+    "test_discovery.py",
+    "test_workers.py",
+    "test_cascade.py",
+    "test_kill_and_resume.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first; all others stay in their order."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
+
+
 SHARED_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 
 
@@ -44,7 +67,7 @@ def tiny_net():
 @pytest.fixture(scope="session")
 def phantom_3d(tmp_path_factory) -> Dataset:
     """Three classes in 3D, 2 folds."""
-    return phantom(tmp_path_factory.mktemp("phantom3d"), "3d_fullres", [16, 16, 16], shape=(20, 28, 28))
+    return phantom(tmp_path_factory.mktemp("phantom3d"), "3d_fullres", [16, 16, 16], shape=(18, 24, 24))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
-from workbench import InProcess, plan_fast, prepare
+from workbench import prepare
 
 import nnunet_ssl
 from nnunet_ssl.training.progress import PREFIX
@@ -68,10 +68,7 @@ def test_all_code_of_the_page_is_run_here():
 def test_its_method_is_tested_trains_and_predicts(folder):
     """With a tiny plan in place of nnU-Net's, made in this process."""
     folders, (draw, _) = DATA.splitlines()[0], DATA.split("nnUNetv2_", 1)
-    with pytest.MonkeyPatch.context() as patched:
-        plan_fast(patched)
-        patched.setattr("nnunet_ssl.pools.ProcessPoolExecutor", InProcess)
-        prepare(folder, "2d", [32, 32], lambda raw: bash(folder, draw), plans_name="nnUNetPlans")
+    prepare(folder, "2d", [32, 32], lambda raw: bash(folder, draw), plans_name="nnUNetPlans")
     assert "6 passed" in bash(folder, f"{QUICK_TEST}{folders}\n{TRY}")
     check_trained_and_predicted(folder)
 

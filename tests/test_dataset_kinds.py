@@ -23,7 +23,7 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 from nnunetv2.inference.predict_from_raw_data import predict_entry_point
 from nnunetv2.run.run_training import run_training_entry
 from skimage import io
-from workbench import Dataset, InProcess, plan_fast, prepare
+from workbench import Dataset, prepare
 
 from nnunet_ssl.demo.phantom import phantom_case
 
@@ -69,7 +69,7 @@ class Kind:
     """A dataset and a plan for it. `labels` of dataset.json lack the background; `sparse` takes annotation away."""
 
     configuration: str = "3d_fullres"
-    shape: tuple[int, ...] = (20, 24, 24)
+    shape: tuple[int, ...] = (16, 24, 24)
     patch: tuple[int, ...] = (16, 16, 16)
     ending: str = ".nii.gz"
     spacing: tuple[float, ...] = (2.0, 2.0, 2.0)
@@ -171,15 +171,12 @@ def matrix():
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Prepares a kind of dataset once, without processes."""
+    """Prepares a kind of dataset once."""
     made = {}
 
     def get(kind: str) -> Dataset:
         if kind not in made:
-            with pytest.MonkeyPatch.context() as patched:
-                plan_fast(patched)
-                patched.setattr("nnunet_ssl.pools.ProcessPoolExecutor", InProcess)
-                made[kind] = KINDS[kind].prepared(tmp_path_factory.mktemp("kind"))
+            made[kind] = KINDS[kind].prepared(tmp_path_factory.mktemp("kind"))
         return made[kind]
 
     return get

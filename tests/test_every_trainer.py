@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     """Three classes in 3D; four stages, as some methods need two supervised scales."""
-    return phantom(tmp_path_factory.mktemp("every"), "3d_fullres", [16, 16, 16], stages=4, shape=(20, 28, 28))
+    return phantom(tmp_path_factory.mktemp("every"), "3d_fullres", [16, 16, 16], stages=4, shape=(16, 24, 24))
 
 
 @pytest.fixture

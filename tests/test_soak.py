@@ -12,8 +12,6 @@ import pytest
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 
-from nnunet_ssl.training.unlabeled_pool import unlabeled_pool
-
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 
 EPOCH = 50  # steps
@@ -71,15 +69,15 @@ def test_nothing_grows(phantom_2d_regions, tmp_path, monkeypatch, capsys, cases,
     before = set(children(os.getpid()))
     device = torch.device("cpu")
     trainer = get_trainer_from_args(dataset.name, "2d", 0, "nnUNetTrainerMeanTeacher", dataset.plans, False, device)
-    pool_of, train_step = unlabeled_pool, trainer.train_step
+    join_streams, train_step = trainer.join_streams, trainer.train_step
     seconds, looks, waited, every = [], [], {}, EPOCH * epochs // LOOKS
 
-    def timed_pool(*arguments):
+    def timed(labeled):
         started = time.perf_counter()
-        pool = pool_of(*arguments)
+        both = join_streams(labeled)
         waited["pool"] = time.perf_counter() - started
-        assert len(pool.identifiers) == cases
-        return pool
+        assert len(both.unlabeled.indices) == cases
+        return both
 
     def step(batch):
         outputs = train_step(batch)
@@ -89,8 +87,7 @@ def test_nothing_grows(phantom_2d_regions, tmp_path, monkeypatch, capsys, cases,
             looks.append([megabytes(pid) | {"handles": handles(pid)} for pid in pids])
         return outputs
 
-    monkeypatch.setattr("nnunet_ssl.training.trainer.unlabeled_pool", timed_pool)
-    trainer.train_step = step
+    trainer.join_streams, trainer.train_step = timed, step
     trainer.run_training()
 
     assert len(seconds) == EPOCH * epochs

@@ -5,6 +5,7 @@ import json
 import multiprocessing.dummy
 import os
 import shutil
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from types import MethodType
@@ -12,7 +13,8 @@ from types import MethodType
 import pytest
 import torch
 from battery import METHODS, facts_of, known, quiet, tiny
-from methods.test_contract import batches, copied, nnunet_loss, optimizers_of, tensors
+from nnunetv2.run.run_training import get_trainer_from_args
+from tiny_steps import batches, copied, nnunet_loss, optimizers_of, tensors
 from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
@@ -26,7 +28,6 @@ from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.networks.net import Net
 from nnunet_ssl.schedules import Phases
 from nnunet_ssl.task import Target
-from nnunet_ssl.training.trainer import SemiSupervisedTrainer
 
 STEPS = 4
 WORLD = 2
@@ -64,14 +65,23 @@ def smooth(network):
                 setattr(module, name, torch.nn.SiLU())
 
 
-def trainer_of(method, net, **arguments):
-    """A trainer's own step, with nothing of nnU-Net's data and folders around it."""
-    trainer = object.__new__(type("Steps", (SemiSupervisedTrainer,), {"method": method}))
-    trainer.device, trainer.grad_scaler = torch.device("cpu"), None
-    trainer.current_epoch, trainer.num_epochs, trainer.num_iterations_per_epoch = 0, 1, 2 * STEPS
-    trainer.phases = Phases([0], 1)
-    trainer.num_input_channels = 1
-    trainer._iteration = STEPS  # ramp-ups are well on their way, and dropout that acts is no longer insisted on
+def set_up(dataset, results):
+    """A trainer on the CPU as nnU-Net's command makes it, by itself."""
+    with pytest.MonkeyPatch.context() as patched:
+        dataset.use(patched)
+        patched.setenv("nnUNet_results", str(results))
+        name = "nnUNetTrainerMeanTeacher"
+        trainer = get_trainer_from_args(dataset.name, "3d_fullres", 0, name, dataset.plans, device=torch.device("cpu"))
+        trainer.initialize()
+    return trainer
+
+
+def trainer_of(base, method, net, **arguments):
+    """The step of a trainer that is set up, with another student and method; nothing of its data is read."""
+    trainer = copy(base)
+    # ramp-ups are well on their way, and dropout that acts is no longer insisted on
+    trainer.current_epoch, trainer.num_epochs, trainer.num_iterations_per_epoch = 1, 2, STEPS
+    trainer.phases = Phases([0], 2)
     trainer.net = net
     trainer.method = method(**arguments)
     trainer.method.supervised = Supervised(nnunet_loss(False), deep_supervision=True)
@@ -125,11 +135,11 @@ def train(trainer, rank=None):
     }
 
 
-def gradients_by_term(variant, network, rank=None, noise="quiet"):
+def gradients_by_term(base, variant, network, rank=None, noise="quiet"):
     """The gradient of each term alone in one step, on the joint batch or on one rank's half of it and averaged."""
     found, names = {}, [None]
     while names:
-        trainer = trainer_of(chosen(variant), Net(network(), kind(CHANNELS)), **settings(variant, noise))
+        trainer = trainer_of(base, chosen(variant), Net(network(), kind(CHANNELS)), **settings(variant, noise))
         if rank is None and facts_of(variant[0]).tests.pairs:
             by_parts(trainer)
         batch = joint_batch(0) if rank is None else part_of(rank, *joint_batch(0))
@@ -142,7 +152,7 @@ def gradients_by_term(variant, network, rank=None, noise="quiet"):
             names = list(terms)
         name = names.pop()
         sum(term * (name == other) for other, term in terms.items()).backward()
-        own = trainer._method_parameters()
+        own = [parameter for parameter in trainer.method.parameters() if parameter.requires_grad]
         average_gradients(own)
         found[name] = [parameter.grad for parameter in (*trainer.net.module.parameters(), *own)]
     return found
@@ -162,17 +172,18 @@ def by_parts(trainer):
     trainer.method.losses = MethodType(joint, trainer.method)
 
 
-def train_all(rank, world, folder):
+def train_all(rank, world, folder, dataset):
     """One rank: every preset once without randomness, and once with each rank's own; then its terms one by one."""
 
     def network():
         return DistributedDataParallel(tiny_network(2, CHANNELS, seed=0))
 
+    base = set_up(dataset, folder / f"results_{rank}")
     with one_rank(rank, world, folder):
         for variant in VARIANTS:
-            torch.save(gradients_by_term(variant, network, rank), folder / file_of(variant, "terms", rank))
+            torch.save(gradients_by_term(base, variant, network, rank), folder / file_of(variant, "terms", rank))
             for noise in ("quiet", "noisy"):
-                trainer = trainer_of(chosen(variant), Net(network(), kind(CHANNELS)), **settings(variant, noise))
+                trainer = trainer_of(base, chosen(variant), Net(network(), kind(CHANNELS)), **settings(variant, noise))
                 torch.manual_seed(7 + 1000 * rank * (noise == "noisy"))
                 torch.save(train(trainer, rank), folder / file_of(variant, noise, rank))
 
@@ -182,10 +193,15 @@ def file_of(variant, noise, rank):
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def base(phantom_3d, tmp_path_factory):
+    return set_up(phantom_3d, tmp_path_factory.mktemp("alone"))
+
+
+@pytest.fixture(scope="module")
+def ranks(phantom_3d, tmp_path_factory):
     """What both ranks have after training: ranks(variant, noise)."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(train_all, (WORLD, folder), nprocs=WORLD)
+    mp.spawn(train_all, (WORLD, folder, phantom_3d), nprocs=WORLD)
 
     def results(variant, noise):
         return [torch.load(folder / file_of(variant, noise, rank), weights_only=True) for rank in range(WORLD)]
@@ -202,9 +218,9 @@ def test_ranks_stay_equal_bit_for_bit(ranks, variant, noise):
 
 
 @EACH
-def test_training_on_two_ranks_is_training_on_the_joint_batch(ranks, variant):
+def test_training_on_two_ranks_is_training_on_the_joint_batch(ranks, base, variant):
     method, net = variant[0], Net(tiny_network(2, CHANNELS, seed=0), kind(CHANNELS))
-    trainer = trainer_of(chosen(variant), net, **settings(variant, "quiet"))
+    trainer = trainer_of(base, chosen(variant), net, **settings(variant, "quiet"))
     before = copied(dict(trainer.net.module.state_dict()))
     if facts_of(method).tests.pairs:  # the joint loss is the mean over the ranks' own
         by_parts(trainer)
@@ -221,16 +237,16 @@ def largest_of(gradients):
 
 
 @EACH
-def test_the_gradient_of_each_term_is_that_of_the_joint_batch(ranks, variant):
+def test_the_gradient_of_each_term_is_that_of_the_joint_batch(ranks, base, variant):
     """Each alone, or nnU-Net's own loss would hide a term that is of another size on each rank."""
     first, second = ranks(variant, "terms")
     network = partial(tiny_network, 2, CHANNELS, seed=0)
-    joint = gradients_by_term(variant, network)
+    joint = gradients_by_term(base, variant, network)
     assert joint.keys() == first.keys()
     for name, expected in joint.items():
         largest = largest_of(expected)
         if largest == 0:  # it is the randomness itself that this term is about
-            assert largest_of(gradients_by_term(variant, network, noise="noisy")[name]) > 0, name
+            assert largest_of(gradients_by_term(base, variant, network, noise="noisy")[name]) > 0, name
             continue
         for mine, theirs, others in zip(expected, first[name], second[name], strict=True):
             if mine is not None:
@@ -239,11 +255,12 @@ def test_the_gradient_of_each_term_is_that_of_the_joint_batch(ranks, variant):
 
 
 @pytest.mark.parametrize(("size", "share"), [(2, 1), (6, 3), (1, None), (3, None)])
-def test_an_unlabeled_batch_that_ranks_cannot_share_equally_is_refused(monkeypatch, size, share):
+def test_an_unlabeled_batch_that_ranks_cannot_share_equally_is_refused(base, monkeypatch, size, share):
     """The mean over ranks of shares 2 and 1 is not the mean over their 3 patches."""
-    monkeypatch.setattr("nnunet_ssl.training.trainer.world_size", lambda: WORLD)
-    trainer = object.__new__(SemiSupervisedTrainer)
-    trainer.unlabeled_batch_size, trainer.local_rank = size, 1
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: WORLD)
+    trainer = copy(base)
+    trainer.unlabeled_batch_size = size
     if share is not None:
         assert trainer.unlabeled_share() == share
     else:

@@ -212,7 +212,8 @@ def prepare(
 ) -> Dataset:  # fmt: skip
     """Has `write(raw_folder)` make a dataset, then runs nnU-Net's planning and both preprocessings with a tiny plan.
 
-    `planner` is nnU-Net's default one if None; `edit(plans)` changes its plans before they are made tiny.
+    `planner` is nnU-Net's default one if None; `edit(plans)` changes its plans before they are made tiny. All of it in
+    this process: starting the pools takes ten times as long as their work.
     """
     from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
@@ -229,6 +230,8 @@ def prepare(
             (root / kind).mkdir(parents=True)
         dataset.use(patched)
         write(dataset.raw)
+        plan_fast(patched)
+        patched.setattr("nnunet_ssl.pools.ProcessPoolExecutor", InProcess)
         DatasetFingerprintExtractor(7, num_processes=1).run()
         planner = planner or ExperimentPlanner
         planner(7, plans_name=dataset.plans, overwrite_target_spacing=spacing).plan_experiment()

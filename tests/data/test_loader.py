@@ -1,5 +1,7 @@
 """The unlabeled stream: random patches of all cases, images only, joined to nnU-Net's batches."""
 
+from pathlib import Path
+
 import blosc2
 import numpy as np
 import pytest
@@ -20,18 +22,38 @@ class Whole:
 
 
 @pytest.fixture
-def loaders(phantom_3d):
+def labels(phantom_3d):
+    """The labels as nnU-Net's loader wants them told."""
     plans = PlansManager(str(phantom_3d.base / f"{phantom_3d.plans}.json"))
-    folder = phantom_3d.base / plans.get_configuration("3d_fullres").data_identifier
-    labels = plans.get_label_manager({"labels": {"background": 0, "a": 1, "b": 2}, "channel_names": {"0": "CT"}})
-    labeled = nnUNetDataLoader(nnUNetDatasetBlosc2(str(folder)), 2, (18, 18, 18), (16, 16, 16), labels)
-    unlabeled_folder = folder.with_name(folder.name + "_unlabeled")
-    files = {file.stem: str(file) for file in sorted(unlabeled_folder.glob("*.b2nd"))}
-    return labeled, UnlabeledLoader(UnlabeledPool(files), 3, labeled, Whole(), labels)
+    return plans.get_label_manager({"labels": {"background": 0, "a": 1, "b": 2}, "channel_names": {"0": "CT"}})
 
 
-def test_a_batch_holds_the_views_and_nothing_of_a_label(loaders):
-    _, unlabeled = loaders
+@pytest.fixture
+def labeled(phantom_3d, labels):
+    """nnU-Net's loader of the labeled cases."""
+    folder = phantom_3d.base / f"{phantom_3d.plans}_3d_fullres"
+    return nnUNetDataLoader(nnUNetDatasetBlosc2(str(folder)), 2, (18, 18, 18), (16, 16, 16), labels)
+
+
+@pytest.fixture
+def unlabeled_of(labeled, labels):
+    """Factory of loaders of a pool, three patches to a batch."""
+    return lambda pool, views: UnlabeledLoader(pool, 3, labeled, views, labels)
+
+
+@pytest.fixture
+def unlabeled(phantom_3d, unlabeled_of):
+    """The loader of the five unlabeled cases."""
+    folder = phantom_3d.base / f"{phantom_3d.plans}_3d_fullres_unlabeled"
+    return unlabeled_of(UnlabeledPool({file.stem: str(file) for file in sorted(folder.glob("*.b2nd"))}), Whole())
+
+
+def save(array: np.ndarray, file: Path) -> None:
+    file.parent.mkdir(exist_ok=True)
+    blosc2.asarray(array, urlpath=str(file))
+
+
+def test_a_batch_holds_the_views_and_nothing_of_a_label(unlabeled):
     batch = next(unlabeled)
     assert set(batch) == {"unlabeled_weak", "unlabeled_strong", "unlabeled_cases"}
     assert batch["unlabeled_weak"].shape == (3, 1, 18, 18, 18)
@@ -39,27 +61,26 @@ def test_a_batch_holds_the_views_and_nothing_of_a_label(loaders):
     assert torch.equal(batch["unlabeled_strong"], batch["unlabeled_weak"] + 1)
 
 
-def test_patches_come_from_all_cases(loaders):
-    _, unlabeled = loaders
+def test_patches_come_from_all_cases(phantom_3d, unlabeled):
     np.random.seed(0)
     drawn = {case for _ in range(40) for case in unlabeled.get_indices()}
-    assert drawn == set(unlabeled._data.identifiers)
+    assert drawn == {file.stem for file in phantom_3d.base.glob("*_unlabeled/*.b2nd")}
     assert len(drawn) == 5
 
 
-def test_patches_are_named_by_their_case(loaders):
-    _, unlabeled = loaders
-    unlabeled._random_patch = lambda case: {"image": torch.full((1, 2), float(unlabeled._data.identifiers.index(case)))}
-    unlabeled.views = lambda image: {"weak": image}
+def test_patches_are_named_by_their_case(unlabeled_of, tmp_path):
+    files = {f"case_{number}": str(tmp_path / f"case_{number}.b2nd") for number in range(1, 6)}
+    for number, file in enumerate(files.values(), 1):
+        save(np.full((1, 18, 18, 18), number, np.float32), Path(file))
+    unlabeled = unlabeled_of(UnlabeledPool(files), Whole())
     for _ in range(5):
         batch = next(unlabeled)
         assert len(batch["unlabeled_cases"]) == 3
-        numbers = [unlabeled._data.identifiers.index(case) for case in batch["unlabeled_cases"]]
-        assert batch["unlabeled_weak"][:, 0, 0].tolist() == numbers
+        values = batch["unlabeled_weak"].amax((1, 2, 3, 4)).int().tolist()
+        assert batch["unlabeled_cases"] == [f"case_{value}" for value in values]
 
 
-def test_both_streams_in_one_batch(loaders):
-    labeled, unlabeled = loaders
+def test_both_streams_in_one_batch(labeled, unlabeled):
     both = TwoStreamLoader(labeled, unlabeled)
     batch = next(both)
     assert set(batch) == {"data", "target", "keys", "unlabeled_weak", "unlabeled_strong", "unlabeled_cases"}
@@ -77,17 +98,23 @@ def test_a_damaged_case_is_named(tmp_path):
         UnlabeledPool({"case_8": str(tmp_path / "case_8.b2nd")}).load_image("case_8")
 
 
-def test_in_a_cascade_the_prediction_is_cropped_and_padded_at_the_same_place(loaders, tmp_path):
+def test_in_a_cascade_the_prediction_is_cropped_and_padded_at_the_same_place(unlabeled_of, tmp_path):
     """Images that are their own prediction plus one: equal inside of the case, 0 and -1 where the patch lies beyond."""
-    _, unlabeled = loaders
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, (14, 30, 20)).astype(np.uint8)  # thinner than a patch
-    (tmp_path / "predicted").mkdir()
-    blosc2.asarray(labels, urlpath=str(tmp_path / "predicted" / "case.b2nd"))
-    blosc2.asarray(labels[None].astype(np.float32) + 1, urlpath=str(tmp_path / "case.b2nd"))
-    unlabeled._data = UnlabeledPool({"case": str(tmp_path / "case.b2nd")}, tmp_path / "predicted")
-    for _ in range(10):
-        patch = unlabeled._random_patch("case")
+    save(labels, tmp_path / "predicted" / "case.b2nd")
+    save(labels[None].astype(np.float32) + 1, tmp_path / "case.b2nd")
+    pool, seen = UnlabeledPool({"case": str(tmp_path / "case.b2nd")}, tmp_path / "predicted"), []
+
+    def views(**patch):
+        seen.append(patch)
+        return {"weak": patch["image"]}
+
+    unlabeled = unlabeled_of(pool, views)
+    for _ in range(4):
+        next(unlabeled)
+    assert len(seen) == 12
+    for patch in seen:
         assert list(patch) == ["image", "prediction"]
         image, prediction = patch.values()
         assert image.shape == prediction.shape == (1, 18, 18, 18)
@@ -96,16 +123,16 @@ def test_in_a_cascade_the_prediction_is_cropped_and_padded_at_the_same_place(loa
         assert (prediction == -1).float().mean() >= 4 / 18
 
 
-def test_a_pseudo_label_comes_from_the_same_place_and_its_scales_are_stacked(loaders, tmp_path):
-    _, unlabeled = loaders
+def test_a_pseudo_label_comes_from_the_same_place_and_its_scales_are_stacked(unlabeled_of, tmp_path):
     labels = np.random.default_rng(0).integers(0, 3, (20, 30, 20)).astype(np.int16)
-    (tmp_path / "labels").mkdir()
-    blosc2.asarray(labels, urlpath=str(tmp_path / "labels" / "case.b2nd"))
-    blosc2.asarray(labels[None].astype(np.float32), urlpath=str(tmp_path / "case.b2nd"))
+    save(labels, tmp_path / "labels" / "case.b2nd")
+    save(labels[None].astype(np.float32), tmp_path / "case.b2nd")
     pool = UnlabeledPool({"case": str(tmp_path / "case.b2nd")}, labels=tmp_path / "labels")
-    unlabeled._data, unlabeled.indices = pool, np.array(["case"])
-    unlabeled.views = lambda image, label: {"strong": image, "target": [label, label[..., ::2]]}
-    batch = next(unlabeled)
+
+    def views(image, label):
+        return {"strong": image, "target": [label, label[..., ::2]]}
+
+    batch = next(unlabeled_of(pool, views))
     full, half = batch["unlabeled_target"]
     assert full.shape == (3, 1, 18, 18, 18) and half.shape == (3, 1, 18, 18, 9)
     inside = full >= 0

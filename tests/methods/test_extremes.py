@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 from battery import METHODS
-from test_contract import ALL, LATE, batches, gradients, optimizers_of, ready, targets, tensors
+from tiny_steps import ALL, LATE, batches, gradients, optimizers_of, ready, targets, tensors
 from workbench import target
 
 from nnunet_ssl.augmentation.ct_augment import CTAugment

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_contract import batches, gradients, optimizers_of, ready
+from tiny_steps import batches, gradients, optimizers_of, ready
 from torch._dynamo.utils import counters
 from workbench import tiny_architecture
 

@@ -7,7 +7,7 @@ from gpu_rehearsal import UnknownShape, WrongDevice, gpu_rehearsal, to_gpu
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-from test_contract import PRESETS
+from tiny_steps import PRESETS
 from workbench import kind, target, task, tiny_architecture
 
 from nnunet_ssl.augmentation.ct_augment import Policy

@@ -5,16 +5,13 @@ import json
 import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from workbench import InProcess, phantom, plan_fast
+from workbench import phantom
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """Planned by nnU-Net, with four labeled cases of two classes and five unlabeled ones, in 3D."""
-    with pytest.MonkeyPatch.context() as patched:
-        plan_fast(patched)
-        patched.setattr("nnunet_ssl.pools.ProcessPoolExecutor", InProcess)
-        return phantom(tmp_path_factory.mktemp("assumptions"), "3d_fullres", [16, 16, 16], shape=(20, 28, 28))
+    return phantom(tmp_path_factory.mktemp("assumptions"), "3d_fullres", [16, 16, 16], shape=(18, 24, 24))
 
 
 @pytest.fixture(scope="module")

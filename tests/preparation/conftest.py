@@ -11,7 +11,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from unlabeled_images import LABELED, NAME, make_image, with_geometry
-from workbench import InProcess
+from workbench import InProcess, plan_fast
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +43,7 @@ def planned(tmp_path_factory):
         for kind in ("raw", "preprocessed", "results"):
             (root / kind).mkdir(exist_ok=True)
             patch.setenv(f"nnUNet_{kind}", str(root / kind))
-        patch.setenv("nnUNet_n_proc_DA", "1")  # the planner sets this many threads and fails on 0
+        plan_fast(patch)
         DatasetFingerprintExtractor(5, num_processes=1).run()
         ExperimentPlanner(5).plan_experiment()
     plans = PlansManager(str(base / "nnUNetPlans.json"))

@@ -208,9 +208,9 @@ def test_a_resume_ends_with_the_same_bits(made, monkeypatch):
     [
         (
             lambda labels: labels,
-            r"phantom_\d+: its maps have the shape \(20, 28, 28\), and not \(M, \*\(20, 28, 28\)\)",
+            r"phantom_\d+: its maps have the shape \(18, 24, 24\), and not \(M, \*\(18, 24, 24\)\)",
         ),
-        (lambda labels: labels[None, 1:], r"phantom_\d+: its maps have the shape \(1, 19, 28, 28\)"),
+        (lambda labels: labels[None, 1:], r"phantom_\d+: its maps have the shape \(1, 17, 24, 24\)"),
         (lambda labels: np.full((1, *labels.shape), np.nan), r"phantom_\d+: its maps hold NaN or infinity"),
     ],
 )
@@ -221,7 +221,7 @@ def test_maps_of_another_form_are_an_error_that_names_the_case(made, monkeypatch
 
 
 def test_a_full_disk_names_the_case(made, monkeypatch):
-    noise = np.random.default_rng(0).normal(size=(50, 20, 28, 28))
+    noise = np.random.default_rng(0).normal(size=(50, 18, 24, 24))
     monkeypatch.setattr(WithMaps, "case_maps", lambda self, *arguments: noise)
     trainer = made()
     trainer.initialize()

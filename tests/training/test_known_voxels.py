@@ -173,6 +173,6 @@ def test_no_mask_is_an_error_that_names_the_case(made, monkeypatch):
     monkeypatch.setattr(Certain, "known_voxels", lambda self, case, logits: logits[0])
     trainer = made("phantom_3d")
     with pytest.raises(
-        ValueError, match=r"phantom_004: known_voxels gives torch.float32 .* not bool of \(20, 28, 28\)"
+        ValueError, match=r"phantom_004: known_voxels gives torch.float32 .* not bool of \(18, 24, 24\)"
     ):
         trainer.run_training()

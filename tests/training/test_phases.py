@@ -1,6 +1,7 @@
 """Phases of a training: what starts anew, and the pseudo-labels that each of them has."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import blosc2
@@ -68,7 +69,7 @@ def test_a_phase_begins_once_when_a_run_was_stopped_ahead_of_its_first_step(data
     def stop_at_its_start(self):
         super(type(self), self).on_train_epoch_start()
         if self.current_epoch == 1:
-            self._stop.number = 15
+            signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patched:
         patched.setattr(type(trainer), "on_train_epoch_start", stop_at_its_start, raising=False)
@@ -120,23 +121,25 @@ def test_each_phase_has_pseudo_labels_of_the_student_as_it_was(dataset, monkeypa
 def test_a_run_stopped_while_it_labels_does_so_again(dataset, monkeypatch):
     monkeypatch.setenv("nnUNet_ssl_config", f"{{{SHORT}, first_round: 0.4}}")
     trainer = trainer_of(dataset, "nnUNetTrainerSelfTraining")
-    stopped = []
+    folder = Path(trainer.output_folder) / "pseudo_labels" / "phase_1"
+    predict = nnUNetPredictor.predict_sliding_window_return_logits
 
-    def label_cases(*arguments):
-        stopped.append(arguments[4])
-        trainer._stop.number = 15
-        arguments[5]()
+    def stopped_at_the_third(self, image):
+        if len(list(folder.glob("*.b2nd"))) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return predict(self, image)
 
     with monkeypatch.context() as patched:
-        patched.setattr("nnunet_ssl.training.pseudo_labels.label_cases", label_cases)
+        patched.setattr(nnUNetPredictor, "predict_sliding_window_return_logits", stopped_at_the_third)
         with pytest.raises(SystemExit):
             trainer.run_training()
-    (stopped[0] / "rest.b2nd").write_bytes(b"of a run that was cut off")
+    assert len(list(folder.glob("*.b2nd"))) == 3  # the one at hand is finished
+    (folder / "rest.b2nd").write_bytes(b"of a run that was cut off")
     resumed = resume(dataset, "nnUNetTrainerSelfTraining")
     assert resumed.current_epoch == 1
     resumed.run_training()
     images = dataset.base / f"{dataset.plans}_3d_fullres_unlabeled"
-    assert {file.name for file in stopped[0].glob("*.b2nd")} == {file.name for file in images.glob("*.b2nd")}
+    assert {file.name for file in folder.glob("*.b2nd")} == {file.name for file in images.glob("*.b2nd")}
 
 
 def test_a_resume_without_the_pseudo_labels_says_so(dataset, monkeypatch):

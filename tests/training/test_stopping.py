@@ -6,7 +6,7 @@ import random
 import shutil
 import signal
 import time
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import numpy as np
@@ -264,10 +264,10 @@ def test_with_worker_processes_that_are_stopped_too(dataset, monkeypatch):
 
     def stopped(batch):
         outputs = step(batch)
-        for steps in (trainer._train_steps, trainer._validation_steps):
-            for worker in steps.loader._processes:
-                os.kill(worker.pid, signal.SIGTERM)
-                worker.join(30)
+        assert len(loaders := active_children()) == 2  # of training and validation
+        for worker in loaders:
+            os.kill(worker.pid, signal.SIGTERM)
+            worker.join(30)
         send(signal.SIGTERM)
         return outputs
 

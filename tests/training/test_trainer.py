@@ -303,11 +303,16 @@ def test_workers_make_the_views_that_the_method_at_hand_reads(dataset, monkeypat
     trainer = trainer_of(dataset, "nnUNetTrainerFixMatch")
     trainer.initialize()
     trainer.method.views = ("weak",)
-    trainer.on_train_start()
-    assert {key for key in next(trainer._train_steps.loader) if key.startswith("unlabeled_")} == {
-        "unlabeled_weak",
-        "unlabeled_cases",
-    }
+    seen = []
+
+    def step(batch):
+        seen.append({key for key in batch if key.startswith("unlabeled_")})
+        raise Interrupted
+
+    trainer.train_step = step
+    with pytest.raises(Interrupted):
+        trainer.run_training()
+    assert seen == [{"unlabeled_weak", "unlabeled_cases"}]
 
 
 def test_pseudo_labels_of_cases_before_any_network_could_make_them_are_refused(dataset, monkeypatch):
