@@ -15,8 +15,8 @@ CVPR 2023.
     x, y'' = x_in, y_in or x_out, y_out with probability p, else x_s, y'
     L = L_sup(f(x_l), y) + w(r) L_sup(f(x), y'')
 
-L_sup is nnU-Net's loss over all scales. The student predicts. The paper's step is the preset "published", a class of
-its own (`BCPPublished`): mixed patches alone, from one view, where labels and pseudo-labels have losses apart.
+L_sup is nnU-Net's loss over all scales; y' is without gradient. The student predicts. The preset "published" is a step
+of its own, `BCPPublished`.
 """
 
 from __future__ import annotations

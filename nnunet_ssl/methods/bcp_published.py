@@ -15,11 +15,7 @@ CVPR 2023.
     L = L_l + alpha L_u,  L_R = 1/2 [L_R(x_in) + L_R(x_out)],  L_R(x) = CE + Dice over the voxels of x that are R,
                                                               labeled (l) or not (u)
 
-The paper keeps the largest component of the pseudo-labels of each patch, which is wrong for structures of several parts
-and for patches that do not hold a whole image; use nnU-Net's postprocessing on the predictions. It pastes each pair one
-way, as here, with one box for all pairs of a batch, and needs an even number of pairs; here an odd one goes either way
-by chance. The paper selects the best weights of the first stage and has its own learning rates; here the last weights
-go on, with nnU-Net's schedule. The student predicts.
+y' is without gradient. The student predicts.
 """
 
 from __future__ import annotations

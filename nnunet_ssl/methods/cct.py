@@ -9,11 +9,10 @@ Y. Ouali, C. Hudelot, M. Tami, "Semi-Supervised Semantic Segmentation with Cross
 
     L = L_sup(d_0(e(x_l)), y) + w(r) 1/K sum_k mean (softmax d_k(P_k(e(x_u))) - q)^2
 
-Labels train the main decoder alone, unlabeled patches the auxiliary ones and, through them, the encoder, which runs
-once, on x_l and x_u together. For regions softmax is sigmoid.
-
-In the preset "published" (`CCTPublished`) L_sup is the mean over all decoders, of which the auxiliary ones have full
-resolution alone, and q has a gradient.
+Labels train the main decoder alone; unlabeled patches train the auxiliary decoders and, through them, the encoder. The
+encoder runs once, on x_l and x_u together. The auxiliary decoders have one scale, full resolution. For regions softmax
+is sigmoid. The preset "published" is a step of its own, `CCTPublished`: L_sup is the mean over all decoders there, and
+q has a gradient.
 """
 
 from __future__ import annotations

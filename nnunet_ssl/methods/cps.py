@@ -7,7 +7,7 @@ X. Chen, Y. Yuan, G. Zeng, J. Wang, "Semi-Supervised Semantic Segmentation with 
 
     L = L_sup(f1(x_l), y) + L_sup(f2(x_l), y) + w(r) [CE(f1(x_u), y2) + CE(f2(x_u), y1)]
 
-CE is the mean over all voxels at full resolution, background included, without threshold. For regions y = [f > 0] per
+CE is the mean over all voxels at full resolution, background included, without a threshold. For regions y = [f > 0] per
 channel and CE is binary. Network 1 predicts.
 """
 

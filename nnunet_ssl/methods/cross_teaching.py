@@ -11,9 +11,8 @@ and Transformer", MIDL 2022.
 
     L = L_sup(f1(x_l), y) + L_sup(f2(x_l), y) + w(r) [D(p1, y2) + D(p2, y1)]
 
-Dice alone, without cross-entropy and threshold; both networks see the same input. The transformer is Primus of dynamic-
-network-architectures, in 2D and 3D, with the training that nnU-Net gives it: AdamW, linear warm-up over 5 % of
-training, then polynomial decay, gradient norm clipped to 1. For regions y = [f > 0].
+The cross term is Dice alone, without cross-entropy and without a threshold; both networks see the same input. f2 has an
+optimizer and a schedule of its own. For regions y = [f > 0].
 """
 
 from __future__ import annotations

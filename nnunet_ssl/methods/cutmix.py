@@ -12,9 +12,9 @@ perturbations", BMVC 2020.
     until the start: L = L_sup(f(x_l), y); then g <- f, and the learning rate starts anew
     L = L_sup(f(x_l), y) + w(r) sum_s w_s [mean M CE(f_s(cut(x_s)), y') + Dice_M(f_s(cut(x_s)), y')]
 
-The sum over scales s, its weights and the Dice (of the admitted voxels, M) are nnU-Net's. For regions each channel has
-its own y' and M. The teacher predicts. The paper's step is the preset "published", a class of its own
-(`CutMixPublished`): it teaches probabilities from the first step on, on the weak view and with a box of half the image.
+The sum over scales s, its weights and the Dice (of the admitted voxels, M) are nnU-Net's; y' is without gradient, and a
+voxel below tau does not count. For regions each channel has its own y' and M. The teacher predicts. The preset
+"published" is a step of its own, `CutMixPublished`.
 """
 
 from __future__ import annotations

@@ -11,13 +11,8 @@ perturbations", BMVC 2020.
 
     L = L_sup(f(x_l), y) + w(r) mean M  mean |softmax f(cut(x_u)) - q|^2
 
-The square sums over channels, and the share of admitted voxels weights the whole batch. The box takes away the
-surroundings that the teacher saw, so that the student has to know a structure by what is left of it. For regions each
-channel has its own M.
-
-The paper's partner is a patch of a second batch; here it is the next one of the batch. Its boxes are drawn in 2D: one
-side is v^u of the image's, the other v^(1 - u), with u uniform. In 3D the exponents are uniform among those that add to
-1. The teacher predicts, as it makes the better labels.
+The square sums over channels, and the share of admitted voxels, mean M, weights the whole batch; q is without gradient.
+For regions each channel has its own M. The teacher predicts.
 """
 
 from __future__ import annotations

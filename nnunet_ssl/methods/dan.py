@@ -11,7 +11,7 @@ Segmentation Utilizing Unannotated Images", MICCAI 2017.
     L_e = CE(e(p_l, x_l), 1) + CE(e(p_u, x_u), 0)            step of e, p without gradient; mean over all patches
 
 The student learns to make predictions that look as if the image had been labeled. Both steps are taken in every
-iteration; L_e has no ramp. For regions p is a sigmoid.
+iteration, on the p of one forward; L_e has no ramp-up. For regions p is a sigmoid.
 """
 
 from __future__ import annotations

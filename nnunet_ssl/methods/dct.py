@@ -12,9 +12,9 @@ Recognition 2020, after S. Qiao et al., "Deep Co-Training for Semi-Supervised Im
     JS(p, q) = H((p + q) / 2) - (H(p) + H(q)) / 2,  sg: without gradient
     v(r) = lambda_v exp(-5 (1 - (r - r_0) / (rho - r_0))^2),  0 before r_0
 
-JS and KL sum over classes and are means over patches and voxels, at full resolution. JS makes the networks agree; that
-each must see through the attacks on the other keeps them from becoming one function. For regions everything is binary
-per channel. Network 1 predicts.
+JS and KL sum over classes and are means over patches and voxels, at full resolution. JS makes the networks agree. Each
+has to see through the attacks on the other, which keeps them from becoming one function. For regions everything is
+binary per channel. Network 1 predicts.
 """
 
 from __future__ import annotations

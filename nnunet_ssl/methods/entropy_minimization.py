@@ -7,9 +7,8 @@ et al., "ADVENT: Adversarial Entropy Minimization for Domain Adaptation in Seman
     H = mean over patches and voxels of -sum_c p_c ln p_c / ln C
     L = L_sup(f(x_l), y) + w(r) H
 
-H is 1 for a uniform and 0 for a certain prediction whatever C is. It is computed from logits, exact and finite. Only
-the ramp guards against the trivial optimum, one class everywhere. For regions H is the binary entropy per channel over
-ln 2.
+H is 1 for a uniform and 0 for a certain prediction. For regions H is the binary entropy per channel over ln 2. Only the
+ramp-up guards against the trivial optimum, one class everywhere.
 """
 
 from __future__ import annotations

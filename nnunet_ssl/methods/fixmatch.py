@@ -8,8 +8,8 @@ Simplifying Semi-Supervised Learning with Consistency and Confidence", NeurIPS 2
     L = L_sup(f(x_l), y) + w(r) mean M CE(f(x_s), y')
 
 The mean divides by all voxels, admitted or not, so that the term grows with confidence. For regions each channel has
-its own y', confidence max(p, 1 - p) and M, and CE is binary. The student makes the pseudo-labels; it predicts, too,
-unless a moving average of its weights does.
+its own y', confidence max(p, 1 - p) and M, and CE is binary. The student makes the pseudo-labels and predicts; with
+`deploy_teacher` a moving average of its weights predicts.
 """
 
 from __future__ import annotations

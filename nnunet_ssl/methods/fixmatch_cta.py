@@ -7,9 +7,10 @@ strong augmentation of D. Berthelot et al., "ReMixMatch", ICLR 2020.
     probe                    f(policy'(x_l)) against y, without gradient, updates those strengths in each step
     L                        as in FixMatch, with the paper's constant weight of 1
 
-The strong view is made from the weak one on the device, with changes of intensity and cutout only, so geometry is
-shared. The probe's proximity is balanced over classes, or the background of a patch would hide that an organ is lost;
-voxels with the ignore label are left out.
+The strong view is made from the weak one on the device, with changes of intensity and cutout only, so that the geometry
+is shared. Labeled patches come with nnU-Net's own augmentation; the probe's policy comes on top. How near the probe's
+prediction is to y is balanced over classes, or the background of a patch would hide that an organ is lost; voxels with
+the ignore label are left out.
 """
 
 from __future__ import annotations

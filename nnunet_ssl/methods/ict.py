@@ -10,8 +10,8 @@ Semi-Supervised Learning", IJCAI 2019.
 
     L = L_sup(f(x_l), y) + w(r) mean (softmax f(x_mix) - q)^2
 
-Labeled patches are not mixed, and no patch with itself. The mean runs over patches, classes and voxels, at full
-resolution.
+The mean runs over patches, classes and voxels, at full resolution. No patch is its own partner. Labeled patches are not
+mixed.
 """
 
 from __future__ import annotations

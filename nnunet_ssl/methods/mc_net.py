@@ -11,8 +11,9 @@ medical image segmentation", Medical Image Analysis 81, 2022 (MC-Net+).
 
     L = lambda_s sum_i L_sup(d_i(e(x_l)), y) + w(r) sum_{i != j} mean (p_i - s(p_j))^2
 
-The gradient also runs through s(p_j), as in the published code; `detach_targets` stops it. L_sup is nnU-Net's over all
-scales of every decoder, the consistency is of full resolution. For regions softmax is sigmoid.
+The gradient also runs through s(p_j); `detach_targets` stops it. L_sup is nnU-Net's over all scales of every decoder,
+the consistency is of full resolution. The convolution of a further decoder has one voxel and comes before the
+interpolation. For regions softmax is sigmoid.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ since Yu et al., MICCAI 2019.
     g <- alpha g + (1 - alpha) f,  alpha = min(1 - 1 / (t + 1), 0.99), after step t
 
 The mean runs over samples, all classes with background, and voxels, at full resolution. L_sup is nnU-Net's own loss
-over all scales; one forward of the student serves x_l and x_u. The teacher has no dropout and is in evaluation mode.
+over all scales; one forward of the student serves x_l and x_u. The teacher is without gradient and in evaluation mode.
+The student predicts.
 """
 
 from __future__ import annotations

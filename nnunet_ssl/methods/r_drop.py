@@ -8,8 +8,8 @@ X. Liang et al., "R-Drop: Regularized Dropout for Neural Networks", NeurIPS 2021
     L = 1/2 [L_sup(z1_l, y) + L_sup(z2_l, y)] + w(r) mean 1/2 [KL(P || Q) + KL(Q || P)]
 
 KL sums over classes, the mean runs over the unlabeled patches and their voxels, at full resolution. One forward of the
-batch beside itself makes both passes. Whole feature channels are dropped at two places in training, and never in
-prediction. For regions the divergence is binary per channel.
+batch beside itself makes both passes. Dropout is of whole feature channels at two places, in training only. For regions
+the divergence is binary per channel.
 """
 
 from __future__ import annotations

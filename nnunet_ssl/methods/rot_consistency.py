@@ -1,7 +1,6 @@
 """Rotation consistency: what SSL4MIS calls "deep co-training".
 
-X. Luo, "SSL4MIS", github.com/HiLab-git/SSL4MIS, 2020, train_deep_co_training_2D.py. Rows named DCT in tables that rest
-on SSL4MIS mean this method, with one network; the deep co-training of Qiao et al., ECCV 2018, is DCT.
+X. Luo, "SSL4MIS", github.com/HiLab-git/SSL4MIS, 2020, train_deep_co_training_2D.py.
 
     R             turn of a patch by k quarter turns in a plane, k uniform in 1..4 (4: none), one k per step
     p = softmax f(x_u),  q = softmax f(R x_u)
@@ -9,9 +8,10 @@ on SSL4MIS mean this method, with one network; the deep co-training of Qiao et a
     L = L_sup(f(x_l), y) + w(r) 1/2 [mean (sg q - R p)^2 + mean (q - R sg p)^2],  sg: without gradient
 
 The means run over patches, classes and voxels, at full resolution; one forward serves x_l, x_u and R x_u. The value is
-that of the plain squared difference, its gradient the half. The plane is the last pair of axes along which nnU-Net
-mirrors and that have equal patch length and spacing; if there is none, the last pair of mirrored axes is turned by half
-turns only, k in {2, 4}.
+that of the plain squared difference, its gradient the half. Without dropout a step with k = 4 adds nothing. The plane
+is the last pair of axes along which nnU-Net mirrors and that have equal patch length and spacing, because a turn is a
+mirroring along both and their exchange. If there is none, the last pair of mirrored axes is turned by half turns only,
+k in {2, 4}.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ al., "Revisiting nnU-Net for Iterative Pseudo Labeling and Efficient Sliding Win
 
 L_sup is nnU-Net's loss over all scales, f(X_u) its sliding window, and P keeps the largest component of each structure
 that is one component in every labeled case, as nnU-Net's postprocessing does. Within a round the learning rate comes
-down to zero, so it is always a network whose training is over that labels.
+down to zero, so that the network which makes the pseudo-labels has always finished its training.
 """
 
 from __future__ import annotations

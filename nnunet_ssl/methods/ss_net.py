@@ -15,9 +15,8 @@ Segmentation", MICCAI 2022.
     L_con(y)      1/C sum_c sum_v a_v mean_{k in K_c} (1 - cos(u_v, k)) over the voxels v of class c in y
     L = L_sup(f(x_l), y) + w(r) [D(softmax f(x + d), sg p) + beta (L_con(y) + L_con(y_u))]
 
-sg: without gradient. The contrastive terms train f, too; their means over voxels and vectors are taken in closed form,
-of at most `max_voxels` voxels of each class, drawn at random. epsilon grows with the square root of the number of
-voxels. For regions y_u = [f > 0].
+sg: without gradient. The contrastive terms train f, too. Their means over voxels and vectors are taken in closed form,
+of at most `max_voxels` voxels of each class, drawn at random. For regions y_u = [f > 0].
 """
 
 from __future__ import annotations

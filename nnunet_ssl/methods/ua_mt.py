@@ -9,8 +9,9 @@ Atrium Segmentation", MICCAI 2019. Mean Teacher whose consistency counts only wh
     tau  = (3/4 + 1/4 exp(-5 (1 - r)^2)) ln C                      r = fraction of training done
     L_c  = sum 1[U < tau] (softmax f(x_u) - q)^2 / (C sum 1[U < tau])
 
-The T passes drop whole channels of the bottleneck and of the last decoder features; student and target pass have no
-dropout. For regions (sigmoid) U is the binary entropy per channel with ln 2, and the mask is per channel.
+L_c takes the place of the mean in Mean Teacher; q and m are without gradient. Dropout is of whole channels of the
+bottleneck and of the last decoder features, in the teacher's T passes only. For regions (sigmoid) U is the binary
+entropy per channel with ln 2, and the mask is per channel.
 """
 
 from __future__ import annotations

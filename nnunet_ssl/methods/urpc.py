@@ -11,10 +11,10 @@ Target Volume of Nasopharyngeal Carcinoma Segmentation via Uncertainty Rectified
     l_s = mean w_s (p_s - m)^2 / mean w_s + mean D_s              means over patches, voxels and, of the square, classes
     L   = L_sup(f(x_l), y) + w(r) (l_1 + ... + l_S) / S
 
-Nothing is detached, neither m nor w_s. The pyramid is nnU-Net's outputs of deep supervision that have a weight in its
-loss, at most four, interpolated linearly. In training the heads below full resolution read perturbed features of
-unlabeled patches (noise, then F-Drop, then dropout), so that the labeled gradient stays nnU-Net's. For regions m, D and
-w are binary per channel, with means over channels.
+Nothing is detached, neither m nor w_s. The scales are nnU-Net's outputs of deep supervision that have a weight in its
+loss, at most four; L_sup is nnU-Net's own. In training the heads below full resolution read perturbed features (noise,
+then F-Drop, then dropout) of unlabeled patches only. For regions m, D and w are binary per channel, with means over
+channels.
 """
 
 from __future__ import annotations
