@@ -189,7 +189,7 @@ def page(entry: Entry, measured: str = "") -> str:
         "## Hyperparameters",
         _hyperparameter_table(entry.hyperparameters),
         _choices(entry),
-        _published_step(entry.published_step) if entry.published_step else "",
+        _published_step(entry) if entry.published_step else "",
         "## Published figures",
         _published(facts),
         measured,
@@ -238,11 +238,13 @@ def _hyperparameter_table(parameters: Sequence[Hyperparameter]) -> str:
     return table(("name", "default", "published", "symbol", "meaning"), rows)
 
 
-def _published_step(method: type[Method]) -> str:
+def _published_step(entry: Entry) -> str:
     """What the preset "published" does where its step is another one."""
+    method = entry.published_step
     rows = [(f"`{h.name}`", value_text(h.default), h.symbol, _escaped(h.meaning)) for h in hyperparameters(method)]
-    parts = ["## As published", formula_text(box(method)), table(("name", "published", "symbol", "meaning"), rows)]
-    return "\n\n".join(parts)
+    formula = formula_text(box(method)) if box(method) != entry.formula else ""  # a file may hold both steps
+    parts = ["## As published", formula, table(("name", "published", "symbol", "meaning"), rows)]
+    return "\n\n".join(filter(None, parts))
 
 
 def _published(facts: Facts) -> str:

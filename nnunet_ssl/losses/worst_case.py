@@ -30,7 +30,7 @@ def contradiction(worst: Output, labels: Tensor) -> Tensor:
 
 
 def worst_case(
-    worst: Sequence[Output], main: tuple[Output, Output], labeled_weight: float, annotated: Tensor | None = None
+    worst: Sequence[Output], main: Sequence[Output], labeled_weight: float, annotated: Tensor | None = None
 ) -> Tensor:
     """The loss of a head that agrees with the main one on labeled patches and contradicts it on unlabeled ones.
 
