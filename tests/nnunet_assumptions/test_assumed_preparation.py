@@ -186,10 +186,10 @@ def test_preprocessing_reads_and_writes_by_these_functions(dataset, plans, datas
     """`_preprocess_case` is `run_case_save` without the segmentation: reading, `run_case_npy`, float32, `save_case`."""
     manager, saved = PlansManager(plans), []
     configuration = manager.get_configuration("3d_fullres")
-    data = np.ones((1, 20, 28, 28), np.float64)
+    data = np.ones((1, 18, 24, 24), np.float64)
 
     def run_case_npy(self, image, segmentation, properties, *others):
-        assert image.dtype == np.float32 and image.shape == (1, 20, 28, 28)
+        assert image.dtype == np.float32 and image.shape == (1, 18, 24, 24)
         return data, np.zeros((1, 1, 1, 1), np.int8), properties
 
     monkeypatch.setattr(DefaultPreprocessor, "run_case_npy", run_case_npy)
