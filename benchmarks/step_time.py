@@ -91,7 +91,8 @@ def main() -> None:
     parser.add_argument("--features", type=int, nargs="+", default=[8, 16, 32, 64])
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--trainers", nargs="+", default=list(trainers()), choices=list(trainers()))
+    known = list(trainers())
+    parser.add_argument("--trainers", nargs="+", default=known, choices=known)
     parser.add_argument("-o", dest="out", type=Path, help="JSON file for the figures")
     asked = parser.parse_args()
 

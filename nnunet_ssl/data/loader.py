@@ -54,6 +54,15 @@ def unlabeled_files(
     return {c: str(folder / f"{c}.b2nd") for c in cases}, {c: str(nnunets / f"{c}.b2nd") for c in hidden}
 
 
+def open_array(file: str) -> blosc2.NDArray:
+    """A preprocessed file, of which only what is cut is read, by the thread that asks.
+
+    Raises:
+        OSError, RuntimeError: it is gone or damaged.
+    """
+    return blosc2.open(file, mode="r", dparams={"nthreads": 1}, **({} if os.name == "nt" else {"mmap_mode": "r"}))
+
+
 class UnlabeledPool:
     """Preprocessed images by case id. It knows image files only: no segmentation, no class locations.
 
@@ -69,7 +78,6 @@ class UnlabeledPool:
         self.labels = labels
         self.identifiers = list(files)
         blosc2.set_nthreads(1)
-        self._mmap = {} if os.name == "nt" else {"mmap_mode": "r"}
 
     def load_image(self, case: str) -> blosc2.NDArray:
         """The image (channels, *spatial), read lazily.
@@ -103,7 +111,7 @@ class UnlabeledPool:
 
     def _open(self, case: str, file: str, command: str) -> blosc2.NDArray:
         try:
-            return blosc2.open(file, mode="r", dparams={"nthreads": 1}, **self._mmap)
+            return open_array(file)
         except (OSError, RuntimeError) as error:
             reason = f"cannot be read ({error}); delete it and" if os.path.exists(file) else "is gone; bring it back or"
             raise InputError(f"unlabeled case {case}: {file} {reason} run `{command}` again.") from error

@@ -27,5 +27,10 @@ def cross_entropy(output: Output, labels: Tensor, weights: Tensor | None = None,
     losses = kind.cross_entropy(logits, labels)
     voxels = losses.new_ones(()).expand_as(losses) if weights is None else kind.weight_of(weights, labels)
     voxels = voxels if valid is None else voxels * kind.spread(valid)
-    mean = (voxels * losses).sum() / mean_over_ranks(voxels.sum()).clamp_min(1e-8)
+    mean = weighted_mean(losses, voxels)
     return mean if valid is None else kind.ignore_factor * mean
+
+
+def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
+    """sum w l / sum w over the voxels of all ranks, of weights without gradient; 0 where they are all 0."""
+    return (weights * losses).sum() / mean_over_ranks(weights.sum()).clamp_min(1e-8)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nnunet_ssl.distributed import mean_over_ranks
+from nnunet_ssl.losses.cross_entropy import weighted_mean
 from nnunet_ssl.networks.net import Output
 
 _EPS = 1e-6  # bounds the contradiction at 13.8 per voxel, as in the published code
@@ -45,5 +45,4 @@ def worst_case(
     losses = worst[0].kind.cross_entropy(worst[0].logits, main[0].hard)
     counted = losses.new_ones(()).expand_as(losses)
     counted = counted if annotated is None else counted * worst[0].kind.spread(annotated)
-    agreement = (counted * losses).sum() / mean_over_ranks(counted.sum()).clamp_min(1e-8)
-    return labeled_weight * agreement + contradiction(worst[1], main[1].hard)
+    return labeled_weight * weighted_mean(losses, counted) + contradiction(worst[1], main[1].hard)

@@ -5,6 +5,7 @@ H. Wang and X. Li, "DHC: Dual-debiased Heterogeneous Co-training Framework", MIC
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from nnunet_ssl.task import Target
 EPS = 1e-8
 
 
-class ClassWeights(nn.Module):
+class ClassWeights(nn.Module, ABC):
     """Weights of classes relative to the largest.
 
     The published code divides by the largest of all classes. A class that no label has can only be guessed, wrongly: it
@@ -43,6 +44,7 @@ class ClassWeights(nn.Module):
     def start(self, voxel_counts: Callable[[], Tensor]) -> None:
         """Before the first step: may take `Task.voxel_counts` of the labeled training cases."""
 
+    @abstractmethod
     def update(self, on_labeled: Tensor, on_unlabeled: Tensor, target: Target) -> Tensor:
         """Takes what a network says of this rank's patches; returns w (C,).
 
@@ -51,7 +53,6 @@ class ClassWeights(nn.Module):
             on_unlabeled: hard labels for the unlabeled patches.
             target: what the labeled patches should be.
         """
-        raise NotImplementedError
 
     def relative(self, value: Tensor) -> Tensor:
         """C value / its largest of the classes seen, at most C, (classes,)."""

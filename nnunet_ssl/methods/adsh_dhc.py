@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from nnunet_ssl.losses.cross_entropy import cross_entropy
 from nnunet_ssl.memory.adaptive_thresholds import AdaptiveThresholds, ScoreThresholds
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
-from nnunet_ssl.methods.pairs import AveragedPair
+from nnunet_ssl.methods.families import AveragedPair
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net, Output
 

@@ -33,7 +33,7 @@ from nnunet_ssl.losses.confidence import admitted_cross_entropy
 from nnunet_ssl.losses.weighted import weighted_supervised
 from nnunet_ssl.memory.class_confidence import ClassConfidence
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
-from nnunet_ssl.methods.pairs import AveragedPair
+from nnunet_ssl.methods.families import AveragedPair
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net, Output
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nnunet_ssl.losses.cross_entropy import cross_entropy
@@ -42,9 +41,7 @@ class CPS(TwoNetworks):
         self.labeled_too = labeled_too
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
-        sizes = [len(labeled.image), len(unlabeled.weak)]
-        images = torch.cat((labeled.image, unlabeled.weak))
-        first, second = net(images), self.second(images)
+        first, second, sizes = self.both(net, labeled, unlabeled)
         (seg1, cross1), (seg2, cross2) = first.split(sizes), second.split(sizes)
         if self.labeled_too:
             cross1, cross2 = first, second

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from nnunet_ssl.losses.confidence import admitted_cross_entropy, admitted_shares
 from nnunet_ssl.memory.prior import Prior
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
-from nnunet_ssl.methods.pairs import AveragedPair
+from nnunet_ssl.methods.families import AveragedPair
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.net import Net, Output
 

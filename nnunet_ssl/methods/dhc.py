@@ -32,14 +32,13 @@ from nnunet_ssl.losses.cross_entropy import cross_entropy
 from nnunet_ssl.losses.weighted import weighted_supervised
 from nnunet_ssl.memory.class_weights import ClassWeights, DifficultyWeights, DistributionWeights
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
-from nnunet_ssl.methods.families import TwoNetworks
+from nnunet_ssl.methods.families import AveragedPair
 from nnunet_ssl.networks.architecture import Architecture
-from nnunet_ssl.networks.average import Average
 from nnunet_ssl.networks.net import Net, Output
 from nnunet_ssl.task import Target
 
 
-class DHC(TwoNetworks):
+class DHC(AveragedPair):
     """Two networks that teach each other, one debiased by difficulty, the other by class distribution.
 
     Args:
@@ -79,10 +78,6 @@ class DHC(TwoNetworks):
         self.momentum = momentum
         self.absent = absent
 
-    @classmethod
-    def model(cls, architecture: Architecture) -> nn.Module:
-        return Average(architecture(), architecture())
-
     def setup(self, net: Net, new_net: Architecture) -> None:
         super().setup(net, new_net)
         names = ("difficulty", "distribution") if self.weighting == "both" else (self.weighting,) * 2
@@ -95,9 +90,7 @@ class DHC(TwoNetworks):
         return DistributionWeights(self.task.kind, self.momentum, skip)
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
-        sizes = [len(labeled.image), len(unlabeled.weak)]
-        images = torch.cat((labeled.image, unlabeled.weak))
-        a, b = net(images), self.second(images)
+        a, b, sizes = self.both(net, labeled, unlabeled)
         w_a, w_b = self.updated_weights((a, b), sizes, labeled.target, now)
         cross = cross_entropy(a, b.hard, w_a) + cross_entropy(b, a.hard, w_b)
         return {
@@ -119,6 +112,3 @@ class DHC(TwoNetworks):
             for name, value in zip(self.task.channels, found[-1], strict=True):
                 self.report[f"class_weight_{network}[{name}]"] = value
         return found
-
-    def deployed(self, net: Net) -> nn.Module:
-        return Average(net.module, self.twin)

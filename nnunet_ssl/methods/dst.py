@@ -68,12 +68,13 @@ class DST(Method):
         width: int = 64,
     ):
         super().__init__()
-        for name, value, low, high in (
-            ("threshold", threshold, 0, 1), ("weight", weight, 0, float("inf")),
-            ("worst_weight", worst_weight, 0, float("inf")), ("labeled_weight", labeled_weight, 0, float("inf")),
-            ("reversal", reversal, 0, float("inf")), ("warmup", warmup, 0, 1), ("width", width, 1, float("inf")),
-        ):  # fmt: skip
-            check_range(name, value, low, high)
+        check_range("threshold", threshold, 0, 1)
+        check_range("weight", weight, 0)
+        check_range("worst_weight", worst_weight, 0)
+        check_range("labeled_weight", labeled_weight, 0)
+        check_range("reversal", reversal, 0)
+        check_range("warmup", warmup, 0, 1)
+        check_range("width", width, 1)
         self.threshold, self.weight, self.worst_weight = threshold, weight, worst_weight
         self.labeled_weight, self.reversal, self.warmup, self.width = labeled_weight, reversal, warmup, width
 

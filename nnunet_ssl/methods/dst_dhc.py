@@ -69,21 +69,19 @@ class DSTDHC(TwoNetworks):
 
     def setup(self, net: Net, new_net: Architecture) -> None:
         super().setup(net, new_net)
-        self.networks = net, self.second
         self.pseudo: Any = nn.ModuleList(further_decoder(new_net()).requires_grad_(False) for _ in "AB")
         self.worst: Any = nn.ModuleList(further_decoder(new_net()) for _ in "AB")
         self.decoders = [[net.compiled(each) for each in pair] for pair in zip(self.pseudo, self.worst, strict=True)]
-        for each in self.networks:
+        for each in (net, self.second):
             each.tap("skips")
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
-        sizes, x = [len(labeled.image), len(unlabeled.weak)], torch.cat((labeled.image, unlabeled.weak))
-        a, b = mains = [network(x) for network in self.networks]
+        a, b, sizes = self.both(net, labeled, unlabeled)
         weight, c = self.ramped_weight(now), reversal_coefficient(now.fraction, self.warmup, self.reversal)
-        pseudo_a, pseudo_b = (self.pseudo_labels_of(n, main) for n, main in enumerate(mains))
+        pseudo_a, pseudo_b = (self.pseudo_labels_of(n, main) for n, main in enumerate((a, b)))
         cross = admitted_cross_entropy(a, *pseudo_b) + admitted_cross_entropy(b, *pseudo_a)
         worst, supervised = [], []
-        for main, (_, decoder) in zip(mains, self.decoders, strict=True):
+        for main, (_, decoder) in zip((a, b), self.decoders, strict=True):
             skips = [reversed_gradient(skip, c) for skip in main.features["skips"]]
             heads, parts = run(decoder, skips, main.kind).split(sizes), main.split(sizes)
             worst.append(worst_case(heads, parts, self.labeled_weight, labeled.target.annotated))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from nnunet_ssl.method import Method, Now, check_range
+from nnunet_ssl.method import Labeled, Method, Now, Unlabeled, check_range
 from nnunet_ssl.networks.architecture import Architecture
+from nnunet_ssl.networks.average import Average
 from nnunet_ssl.networks.net import Net, Output
 from nnunet_ssl.networks.teacher import Teacher
 from nnunet_ssl.schedules import gaussian_rampup
@@ -82,8 +84,24 @@ class TwoNetworks(RampedMethod):
         self.twin = new_net()
         self.second = net.alike(self.twin)
 
+    def both(self, net: Net, labeled: Labeled, unlabeled: Unlabeled) -> tuple[Output, Output, list[int]]:
+        """What both networks say of [x_l; x_u], and how many patches x_l and x_u have."""
+        images = torch.cat((labeled.image, unlabeled.weak))
+        return net(images), self.second(images), [len(labeled.image), len(unlabeled.weak)]
+
     def pseudo_labels(self, first: Output, second: Output) -> tuple[Tensor, Tensor]:
         """y1 and y2, the hard labels of both networks; reports the share of voxels on which they agree."""
         y1, y2 = first.hard, second.hard
         self.report["agreement"] = (y1 == y2).float().mean()
         return y1, y2
+
+
+class AveragedPair(TwoNetworks):
+    """Two networks of one architecture; the mean of their logits predicts."""
+
+    @classmethod
+    def model(cls, architecture: Architecture) -> nn.Module:
+        return Average(architecture(), architecture())
+
+    def deployed(self, net: Net) -> nn.Module:
+        return Average(net.module, self.twin)

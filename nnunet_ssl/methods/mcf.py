@@ -27,14 +27,14 @@ from torch import Tensor, nn
 from nnunet_ssl.distributed import mean_over_ranks, sum_over_ranks
 from nnunet_ssl.losses.sharpening import sharpened
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
-from nnunet_ssl.methods.families import TwoNetworks
+from nnunet_ssl.methods.families import AveragedPair
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.average import Average
 from nnunet_ssl.networks.net import Net, Output
 from nnunet_ssl.task import Target
 
 
-class MCF(TwoNetworks):
+class MCF(AveragedPair):
     """Two networks of different form; where they differ labels count more, and the worse learns from the better.
 
     Args:
@@ -105,6 +105,3 @@ class MCF(TwoNetworks):
     def distance(self, learner: Output, teacher: Output) -> Tensor:
         """mean (p_bad - P)^2."""
         return (learner.probs - sharpened(teacher, self.temperature).detach()).square().mean()
-
-    def deployed(self, net: Net) -> nn.Module:
-        return Average(net.module, self.twin)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nnunet_ssl.kinds import per_sample
+
 
 def feature_noise(features: Tensor, amount: float = 0.3) -> Tensor:
     """F-Noise: x (1 + n), n ~ U(-amount, amount), one map of noise for all samples of the batch."""
@@ -34,4 +36,4 @@ def below(features: Tensor, u: Tensor) -> Tensor:
     """Voxels (B, 1, *spatial) whose mean over channels is below u (B,) times the sample's largest."""
     attention = features.mean(1, keepdim=True)
     largest = attention.flatten(1).amax(1)
-    return attention < (u * largest).view(-1, *[1] * (features.ndim - 1))
+    return attention < per_sample(u * largest, features)

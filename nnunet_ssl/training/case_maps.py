@@ -10,7 +10,6 @@ their `regression_target`: moved as the image is, with linear interpolation, and
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from torch import Tensor
 from torch import distributed as dist
 
+from nnunet_ssl.data.loader import open_array
 from nnunet_ssl.distributed import world_size
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import writing
@@ -104,7 +104,6 @@ class CasesWithMaps:
         self.dataset = dataset
         self.folder = folder
         self.identifiers = dataset.identifiers
-        self._mmap = {} if os.name == "nt" else {"mmap_mode": "r"}
 
     def load_case(self, case: str) -> tuple[Any, ...]:
         """As nnU-Net's; the image is (channels + M, *spatial)."""
@@ -119,7 +118,7 @@ class CasesWithMaps:
         """
         file = str(self.folder / f"{case}.b2nd")
         try:
-            return blosc2.open(file, mode="r", dparams={"nthreads": 1}, **self._mmap)
+            return open_array(file)
         except (OSError, RuntimeError) as error:
             raise InputError(
                 f"labeled case {case}: {file} is gone or cannot be read ({error}); --c makes all maps anew."
