@@ -256,6 +256,8 @@ def reversed_rates(counts: Tensor, alpha: float) -> Tensor:
         counts: N, voxels of each class, (C,), float.
         alpha: the larger, the closer to 1.
     """
+    if not len(counts):
+        return counts
     rates = ((counts + EPS) / (counts.max() + EPS)) ** (1 / alpha)
     order = rates.argsort(descending=True, stable=True)
     return torch.empty_like(rates).index_copy_(0, order, rates[order.flip(0)])
