@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ class AveragedPair(TwoNetworks):
         return Average(net.module, self.twin)
 
 
-class WeightedPair(AveragedPair):
+class WeightedPair(AveragedPair, ABC):
     """Cross pseudo supervision of two networks, each with class weights w_A, w_B of its own in all of its losses.
 
         L_n = CE_wn(n(x_l), y) - mean_{k>=1} wn_k dice_k,  n = A, B     over all scales with nnU-Net's scale weights
@@ -44,9 +45,9 @@ class WeightedPair(AveragedPair):
     weights are updated before the losses of the same step, with what the network says in it.
     """
 
+    @abstractmethod
     def class_weights(self, network: str) -> ClassWeights:
         """Those of a network, "A" or "B", as they are before training."""
-        raise NotImplementedError
 
     def setup(self, net: Net, new_net: Architecture) -> None:
         super().setup(net, new_net)
