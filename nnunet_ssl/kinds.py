@@ -64,6 +64,10 @@ class Kind(ABC):
         """Entropy in nats without epsilon, (B, 1, *spatial) or (B, C, *spatial): exact for sure predictions, too."""
 
     @abstractmethod
+    def doubt(self, logits: Tensor) -> Tensor:
+        """ln (1 - p) / p of the hard label's p, a voxel map: the surer the lower, also where p is 1 in float32."""
+
+    @abstractmethod
     def cross_entropy(self, logits: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
         """Cross-entropy with labels, a voxel map; or its mean."""
 
@@ -108,8 +112,12 @@ class Kind(ABC):
         """Voxels of each channel over the batch, (C,); of those that count, a bool voxel map, or of all."""
 
     @abstractmethod
-    def count_entries(self, labels: Tensor) -> Tensor:
-        """As `count`, and for regions one entry more: the voxels in none of them."""
+    def count_entries(self, labels: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Voxels of each channel, and for regions one entry more, in none of them; of a mask (B, *spatial), or all."""
+
+    @abstractmethod
+    def entry_of(self, labels: Tensor, rank: Tensor) -> Tensor:
+        """The entry of each voxel (B, *spatial): its class, or of the regions that it is in that of largest rank."""
 
     @abstractmethod
     def outcome_of(self, labels: Tensor) -> Tensor:
@@ -170,6 +178,11 @@ class Classes(Kind):
         log_probs = logits.float().log_softmax(1)
         return -(log_probs.exp() * log_probs).sum(1, keepdim=True)
 
+    def doubt(self, logits: Tensor) -> Tensor:
+        logits = logits.detach().float()
+        largest = logits.argmax(1, keepdim=True)
+        return (logits.scatter(1, largest, -math.inf).logsumexp(1, keepdim=True) - logits.gather(1, largest))[:, 0]
+
     def cross_entropy(self, logits: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
         return F.cross_entropy(logits.float(), labels, reduction=reduction)
 
@@ -206,8 +219,11 @@ class Classes(Kind):
         labels = labels if counted is None else torch.where(counted, labels, -1)
         return torch.histc(labels.double(), self.channels, -0.5, self.channels - 0.5)
 
-    def count_entries(self, labels: Tensor) -> Tensor:
-        return self.count(labels)
+    def count_entries(self, labels: Tensor, valid: Tensor | None = None) -> Tensor:
+        return self.count(labels, valid)
+
+    def entry_of(self, labels: Tensor, rank: Tensor) -> Tensor:
+        return labels
 
     def outcome_of(self, labels: Tensor) -> Tensor:
         return labels
@@ -254,6 +270,9 @@ class Regions(Kind):
         logits = logits.float()
         return F.binary_cross_entropy_with_logits(logits, logits.sigmoid(), reduction="none")
 
+    def doubt(self, logits: Tensor) -> Tensor:
+        return -logits.detach().float().abs()
+
     def cross_entropy(self, logits: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
         return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction=reduction)
 
@@ -285,8 +304,16 @@ class Regions(Kind):
         inside = labels.bool() if counted is None else labels.bool() & counted
         return inside.sum((0, *range(2, inside.ndim)))
 
-    def count_entries(self, labels: Tensor) -> Tensor:
-        return torch.cat([self.count(labels), (~labels.bool().any(1)).sum().view(1)])
+    def count_entries(self, labels: Tensor, valid: Tensor | None = None) -> Tensor:
+        in_none = ~labels.bool().any(1)
+        if valid is None:
+            return torch.cat([self.count(labels), in_none.sum().view(1)])
+        return torch.cat([self.count(labels, valid[:, None]), (in_none & valid).sum().view(1)])
+
+    def entry_of(self, labels: Tensor, rank: Tensor) -> Tensor:
+        inside = labels.bool()
+        ranks = torch.where(inside, on_channels(rank[: self.channels], labels.ndim), -math.inf)
+        return torch.where(inside.any(1), ranks.argmax(1), self.channels)
 
     def outcome_of(self, labels: Tensor) -> Tensor:
         inside = on_channels(torch.arange(self.channels, device=labels.device), labels.ndim)

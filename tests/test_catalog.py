@@ -43,7 +43,11 @@ def implemented() -> set[type[Method]]:
         importlib.import_module(f"{methods.__name__}.{each.name}") for each in pkgutil.iter_modules(methods.__path__)
     ]
     found = {each for module in modules for each in vars(module).values() if inspect.isclass(each)}
-    found = {each for each in found if issubclass(each, Method) and each.losses is not Method.losses}
+    found = {
+        each
+        for each in found
+        if issubclass(each, Method) and each.losses is not Method.losses and not inspect.isabstract(each)
+    }
     return found - {preset for each in found for preset in each.presets.values() if inspect.isclass(preset)}
 
 

@@ -83,7 +83,8 @@ def test_labels_masks_and_counts_of_classes():
     assert classes.masks(labels).int().tolist() == [[[1, 0, 0, 0], [0, 0, 0, 1], [0, 1, 1, 0]]]
     assert torch.equal(classes.masks(labels, 1), classes.masks(labels)[:, 1:])
     assert classes.count(labels).tolist() == classes.count_entries(labels).tolist() == [1, 1, 2]
-    assert classes.count(labels, labels > 1).tolist() == [0, 0, 2]
+    assert classes.count(labels, labels > 1).tolist() == classes.count_entries(labels, labels > 1).tolist() == [0, 0, 2]
+    assert torch.equal(classes.entry_of(labels, torch.tensor([3.0, 2.0, 1.0])), labels)
     assert classes.count(classes.common(labels, torch.tensor([[0, 2, 1, 2]]))).tolist() == [1, 0, 1]
     assert classes.outcome_of(labels).tolist() == labels.tolist() and classes.all_outcomes == 3
     assert classes.weight_of(torch.tensor([0.5, 1.0, 4.0]), labels).tolist() == [[0.5, 4.0, 4.0, 1.0]]
@@ -97,6 +98,9 @@ def test_labels_masks_and_counts_of_regions():
     assert torch.equal(regions.masks(labels), labels.bool()) and regions.background == 0
     assert regions.count(labels).tolist() == [2, 1]
     assert regions.count_entries(labels).tolist() == [2, 1, 2]  # voxels in none
+    assert regions.count_entries(labels, torch.tensor([[True, False, True, False]])).tolist() == [1, 0, 1]
+    assert regions.entry_of(labels, torch.tensor([0.5, 1.0, 0.1])).tolist() == [[0, 1, 2, 2]]
+    assert regions.entry_of(labels, torch.tensor([1.0, 0.5, 0.1])).tolist() == [[0, 0, 2, 2]]
     assert regions.count(labels, torch.tensor([[[True] * 4, [False] * 4]])).tolist() == [2, 0]
     assert regions.count(regions.common(labels, labels.flip(1))).tolist() == [1, 1]
     assert regions.outcome_of(labels)[0, :, 0].tolist() == [0, 3] and regions.all_outcomes == 4
@@ -116,6 +120,23 @@ def test_the_hard_label_is_the_likeliest_and_confidence_its_probability(regions)
     probs, labels = found.probs(logits), found.hard(logits)
     both = found.masks(labels) * probs + (~found.masks(labels) * (1 - probs) if regions else 0)
     torch.testing.assert_close(found.confidence(probs), both if regions else both.sum(1))
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_doubt_is_the_odds_against_the_hard_label(regions):
+    torch.manual_seed(0)
+    found, logits = kind(3, regions), 3 * torch.randn(2, 3, 5)
+    confidence = found.confidence(found.probs(logits))
+    torch.testing.assert_close(found.doubt(logits), (1 - confidence).log() - confidence.log(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_doubt_tells_voxels_apart_that_are_certain_in_float32(regions):
+    logits = torch.tensor([[40.0, 0.0], [90.0, 0.0], [60000.0, -60000.0]]).T[None]
+    found = kind(2, regions)
+    assert (found.confidence(found.probs(logits))[:, :1] == 1).all()
+    doubt = found.doubt(logits[:, :1] if regions else logits).flatten()
+    assert doubt.tolist() == ([-40, -90, -60000] if regions else [-40, -90, -120000])
 
 
 def test_targets_say_what_is_annotated_and_come_to_all_scales():

@@ -1,6 +1,7 @@
 """Class weights that follow training: state in buffers, the same on every rank.
 
-H. Wang and X. Li, "DHC: Dual-debiased Heterogeneous Co-training Framework", MICCAI 2023; formulas of their code.
+H. Wang and X. Li, "DHC: Dual-debiased Heterogeneous Co-training Framework", MICCAI 2023; formulas of their code, which
+also weighs classes as it understands CReST (Wei et al., CVPR 2021) and SimiS (Chen et al., arXiv 2211.11086).
 """
 
 from __future__ import annotations
@@ -20,26 +21,7 @@ EPS = 1e-8
 
 
 class ClassWeights(nn.Module, ABC):
-    """Weights of classes relative to the largest.
-
-    The published code divides by the largest of all classes. A class that no label has can only be guessed, wrongly: it
-    has the largest weight for good, up to four times that of any other. So the others are divided by their own largest,
-    and it weighs as much as the one that has it. A checkpoint from before that goes on as it was trained.
-
-    Args:
-        classes: how many.
-        skip_absent: see above; otherwise all classes count.
-
-    Attributes:
-        seen: the classes that count, (classes,).
-    """
-
-    seen: Tensor
-
-    def __init__(self, classes: int, skip_absent: bool):
-        super().__init__()
-        self.skip_absent = skip_absent
-        self.register_buffer("seen", torch.ones(classes, dtype=torch.bool))
+    """Weights of classes that a network has for its own losses."""
 
     def start(self, voxel_counts: Callable[[], Tensor]) -> None:
         """Before the first step: may take `Task.voxel_counts` of the labeled training cases."""
@@ -54,6 +36,30 @@ class ClassWeights(nn.Module, ABC):
             target: what the labeled patches should be.
         """
 
+
+class RelativeWeights(ClassWeights):
+    """Weights of classes relative to the largest.
+
+    The published code divides by the largest of all classes. A class that no label has can only be guessed, wrongly: it
+    has the largest weight for good, up to four times that of any other. So the others are divided by their own largest,
+    and it weighs as much as the one that has it. A checkpoint from before that goes on as it was trained.
+
+    Args:
+        classes: how many.
+        skip_absent: see above; otherwise all classes count.
+        other: arguments of a further base.
+
+    Attributes:
+        seen: the classes that count, (classes,).
+    """
+
+    seen: Tensor
+
+    def __init__(self, classes: int, skip_absent: bool, **other: Any):
+        super().__init__(**other)
+        self.skip_absent = skip_absent
+        self.register_buffer("seen", torch.ones(classes, dtype=torch.bool))
+
     def relative(self, value: Tensor) -> Tensor:
         """C value / its largest of the classes seen, at most C, (classes,)."""
         largest = torch.where(self.seen, value, 0).max()
@@ -64,7 +70,47 @@ class ClassWeights(nn.Module, ABC):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-class DifficultyWeights(ClassWeights):
+class CountedWeights(ClassWeights):
+    """Weights by the numbers N_k of voxels of the classes, averaged: w <- m w + (1 - m) w_now(N).
+
+    The labeled training cases give the first, the pseudo-labels of unlabeled patches all others.
+
+    Args:
+        kind: classes, or regions: they have one entry more, for voxels in none, which takes the background's part.
+        momentum: m.
+
+    Attributes:
+        average: w, (entries,).
+    """
+
+    average: Tensor
+
+    def __init__(self, kind: Kind, momentum: float):
+        super().__init__()
+        self.kind = kind
+        self.momentum = momentum
+        self.register_buffer("average", torch.ones(kind.entries))
+
+    @torch.no_grad()
+    def start(self, voxel_counts: Callable[[], Tensor]) -> None:
+        self.average.copy_(self.current(voxel_counts().to(self.average)))
+
+    @torch.no_grad()
+    def update(self, on_labeled: Tensor, on_unlabeled: Tensor, target: Target) -> Tensor:
+        self.take(self.kind.count_entries(on_unlabeled))
+        return self.average[: self.kind.channels].clone()
+
+    def take(self, counts: Tensor) -> None:
+        """Averages with w_now of this rank's counts (entries,)."""
+        current = self.current(sum_over_ranks(counts.float()))
+        self.average.copy_(self.momentum * self.average + (1 - self.momentum) * current)
+
+    @abstractmethod
+    def current(self, counts: Tensor) -> Tensor:
+        """w_now of counts (entries,), float."""
+
+
+class DifficultyWeights(RelativeWeights):
     """DiffDW: classes weigh more the slower their Dice on labeled patches rises, and the lower it is.
 
         lam_k  Dice of class k over the batch;  d_k = lam_k - lam_k(before);  r_k = ln(lam_k / lam_k(before))
@@ -125,45 +171,97 @@ class DifficultyWeights(ClassWeights):
         return self.relative(((self.unlearned + EPS) / (self.learned + EPS)) ** self.alpha * self.gap)
 
 
-class DistributionWeights(ClassWeights):
+class DistributionWeights(RelativeWeights, CountedWeights):
     """DistDW: classes weigh more the rarer they are among the pseudo-labels.
 
-        N_k  voxels of class k;  w_now = C ln P_k / max ln P,  P_k = max N / N_k;  w <- m w + (1 - m) w_now
+        w_now = C ln P_k / max ln P,  P_k = max N / N_k
 
     Args:
-        kind: classes, or regions: they have one entry more, for voxels in none, which takes the background's part.
-        momentum: m.
+        kind, momentum: as in `CountedWeights`.
         skip_absent: leave the classes that the labeled training cases lack out of max ln P, as the published code does
             not.
     """
 
-    average: Tensor
-
     def __init__(self, kind: Kind, momentum: float = 0.99, skip_absent: bool = True):
-        super().__init__(kind.entries, skip_absent)
-        self.kind = kind
-        self.momentum = momentum
-        self.register_buffer("average", torch.ones(kind.entries))
+        super().__init__(kind.entries, skip_absent, kind=kind, momentum=momentum)
 
     @torch.no_grad()
     def start(self, voxel_counts: Callable[[], Tensor]) -> None:
-        """Starts from the labeled training cases."""
         counts = voxel_counts()
         if self.skip_absent:
             self.seen.copy_(counts > 0)
-        self.average.copy_(self.current(counts.to(self.average)))
-
-    @torch.no_grad()
-    def update(self, on_labeled: Tensor, on_unlabeled: Tensor, target: Target) -> Tensor:
-        current = self.current(sum_over_ranks(self.kind.count_entries(on_unlabeled).float()))
-        self.average.copy_(self.momentum * self.average + (1 - self.momentum) * current)
-        return self.average[: self.kind.channels].clone()
+        super().start(lambda: counts)
 
     def current(self, counts: Tensor) -> Tensor:
         """w_now; the present average where all counts are equal and nothing can be told."""
         rarity = ((counts.max() + EPS) / (counts + EPS)).log()
         known = (rarity * self.seen).max() > 0
         return torch.where(known, self.relative(rarity), self.average)
+
+
+class DifferenceWeights(CountedWeights):
+    """SimiS in DHC's code: classes weigh more the further their share lies below that of the most frequent one.
+
+        w_now = C (max P - P_k),  P_k = N_k / sum N
+
+    N is of the labeled patches, too. w is C at first, and the labeled training cases enter it as a step does.
+
+    Args:
+        kind, momentum: as in `CountedWeights`.
+        floor: no weight is given as less than C times this.
+    """
+
+    def __init__(self, kind: Kind, momentum: float = 0.99, floor: float = 0.0):
+        super().__init__(kind, momentum)
+        self.floor = floor
+        self.average.fill_(kind.entries)
+
+    @torch.no_grad()
+    def start(self, voxel_counts: Callable[[], Tensor]) -> None:
+        current = self.current(voxel_counts().to(self.average))
+        self.average.copy_(self.momentum * self.average + (1 - self.momentum) * current)
+
+    @torch.no_grad()
+    def update(self, on_labeled: Tensor, on_unlabeled: Tensor, target: Target) -> Tensor:
+        counts = self.kind.count_entries
+        self.take(counts(on_labeled, target.annotated) + counts(on_unlabeled))
+        return self.average[: self.kind.channels].clamp_min(self.floor * self.kind.entries)
+
+    def current(self, counts: Tensor) -> Tensor:
+        share = (counts + EPS) / (counts.sum() + EPS)
+        return len(counts) * (share.max() - share)
+
+
+class ReversedWeights(CountedWeights):
+    """CReST in DHC's code: w_now are the rates of `reversed_rates`, so that the rarest class weighs 1.
+
+    Args:
+        kind, momentum: as in `CountedWeights`.
+        alpha: of the rates.
+    """
+
+    def __init__(self, kind: Kind, momentum: float = 0.99, alpha: float = 3.0):
+        super().__init__(kind, momentum)
+        self.alpha = alpha
+
+    def current(self, counts: Tensor) -> Tensor:
+        return reversed_rates(counts, self.alpha)
+
+
+def reversed_rates(counts: Tensor, alpha: float) -> Tensor:
+    """(N_{C+1-c} / N_1)^(1/alpha) of the c-th most frequent of C classes: 1 for the rarest, (C,) in the order given.
+
+    Of classes that are equally frequent the first counts as more frequent.
+
+    Args:
+        counts: N, voxels of each class, (C,), float.
+        alpha: the larger, the closer to 1.
+    """
+    if not len(counts):
+        return counts
+    rates = ((counts + EPS) / (counts.max() + EPS)) ** (1 / alpha)
+    order = rates.argsort(descending=True, stable=True)
+    return torch.empty_like(rates).index_copy_(0, order, rates[order.flip(0)])
 
 
 def agreement(prediction: Tensor, target: Target) -> tuple[Tensor, Tensor, Tensor]:

@@ -25,20 +25,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from nnunet_ssl.losses.cross_entropy import cross_entropy
-from nnunet_ssl.losses.weighted import weighted_supervised
 from nnunet_ssl.memory.class_weights import ClassWeights, DifficultyWeights, DistributionWeights
-from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
-from nnunet_ssl.methods.families import AveragedPair
-from nnunet_ssl.networks.architecture import Architecture
-from nnunet_ssl.networks.net import Net, Output
-from nnunet_ssl.task import Target
+from nnunet_ssl.method import check_range
+from nnunet_ssl.methods.families import WeightedPair
 
 
-class DHC(AveragedPair):
+class DHC(WeightedPair):
     """Two networks that teach each other, one debiased by difficulty, the other by class distribution.
 
     Args:
@@ -78,37 +70,8 @@ class DHC(AveragedPair):
         self.momentum = momentum
         self.absent = absent
 
-    def setup(self, net: Net, new_net: Architecture) -> None:
-        super().setup(net, new_net)
-        names = ("difficulty", "distribution") if self.weighting == "both" else (self.weighting,) * 2
-        self.debiasing: Any = nn.ModuleList(map(self._weights, names))
-
-    def _weights(self, name: str) -> ClassWeights:
+    def class_weights(self, network: str) -> ClassWeights:
         skip = self.absent == "skip"
-        if name == "difficulty":
+        if self.weighting == "difficulty" or (self.weighting == "both" and network == "A"):
             return DifficultyWeights(self.task.kind, self.accumulation, self.alpha, skip)
         return DistributionWeights(self.task.kind, self.momentum, skip)
-
-    def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
-        a, b, sizes = self.both(net, labeled, unlabeled)
-        w_a, w_b = self.updated_weights((a, b), sizes, labeled.target, now)
-        cross = cross_entropy(a, b.hard, w_a) + cross_entropy(b, a.hard, w_b)
-        return {
-            "supervised": weighted_supervised(a.split(sizes)[0], labeled.target, w_a, self.task),
-            "supervised_twin": weighted_supervised(b.split(sizes)[0], labeled.target, w_b, self.task),
-            "cross": self.ramped_weight(now) * cross,
-        }
-
-    @torch.no_grad()
-    def updated_weights(
-        self, outputs: tuple[Output, Output], sizes: list[int], target: Target, now: Now
-    ) -> list[Tensor]:
-        """w_A and w_B after both networks' outputs for [x_l; x_u], also reported; sizes are those of x_l and x_u."""
-        found = []
-        for network, weights, output in zip("AB", self.debiasing, outputs, strict=True):
-            if now.step == 0:
-                weights.start(self.task.voxel_counts)
-            found.append(weights.update(*output.hard.split(sizes), target))
-            for name, value in zip(self.task.channels, found[-1], strict=True):
-                self.report[f"class_weight_{network}[{name}]"] = value
-        return found

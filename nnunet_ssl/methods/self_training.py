@@ -39,7 +39,7 @@ class SelfTraining(Method):
         ValueError: a value is out of range.
     """
 
-    views = ("strong", "target")
+    views: tuple[str, ...] = ("strong", "target")
     labeled_first = True
 
     def __init__(self, rounds: int = 1, first_round: float = 0.5, weight: float = 1.0):

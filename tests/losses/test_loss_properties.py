@@ -27,7 +27,13 @@ from nnunet_ssl.losses.divergence import jensen_shannon, kl, symmetric_kl
 from nnunet_ssl.losses.sharpening import sharpened, sharpened_per_channel
 from nnunet_ssl.losses.weighted import weighted_supervised
 from nnunet_ssl.losses.worst_case import contradiction, worst_case
-from nnunet_ssl.memory.class_weights import DifficultyWeights, DistributionWeights, agreement
+from nnunet_ssl.memory.class_weights import (
+    DifferenceWeights,
+    DifficultyWeights,
+    DistributionWeights,
+    ReversedWeights,
+    agreement,
+)
 from nnunet_ssl.methods.urpc import pyramid_consistency
 from nnunet_ssl.schedules import ema_decay, gaussian_rampup, polynomial_decay, reversal_coefficient
 
@@ -256,13 +262,14 @@ def test_class_weights(case):
     first, second = (case.output(z).hard for z in (case.first, case.second))
     for skip in (True, False):
         difficulty = DifficultyWeights(case.kind, skip_absent=skip)
-        distribution = DistributionWeights(case.kind)
+        counted = [made(case.kind) for made in (DistributionWeights, DifferenceWeights, ReversedWeights)]
         for labels in (case.labels, first, second, case.labels):
             known = case.target(labels)
             w = difficulty.update(first, first, known)
             assert torch.isfinite(w).all() and w.min() >= 0 and w.max() <= channels * (1 + 1e-6)
-            w = distribution.update(first, labels, known)
-            assert torch.isfinite(w).all() and w.min() >= 0 and w.max() <= (channels + case.regions) * (1 + 1e-6)
+            for weights in counted:
+                w = weights.update(first, labels, known)
+                assert torch.isfinite(w).all() and w.min() >= 0 and w.max() <= (channels + case.regions) * (1 + 1e-6)
     assert all(torch.isfinite(buffer).all() for buffer in difficulty.state_dict().values())
 
 

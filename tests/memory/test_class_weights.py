@@ -4,7 +4,14 @@ import pytest
 import torch
 from workbench import kind, target
 
-from nnunet_ssl.memory.class_weights import DifficultyWeights, DistributionWeights, agreement
+from nnunet_ssl.memory.class_weights import (
+    DifferenceWeights,
+    DifficultyWeights,
+    DistributionWeights,
+    ReversedWeights,
+    agreement,
+    reversed_rates,
+)
 
 
 def close(actual, expected, tolerance=2e-6):
@@ -140,3 +147,109 @@ def test_agreement_of_regions():
     regions = torch.tensor([[[1.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]])
     overlap, predicted, labeled = agreement(regions, target(torch.ones(1, 2, 4), 2, regions=True))
     assert overlap.tolist() == predicted.tolist() == [2, 1] and labeled.tolist() == [4, 4]
+
+
+# ---------------------------------------------------------------------- below the most frequent class
+
+
+def said(weights, labeled, unlabeled, **target_settings):
+    """The weights after a step with so many voxels of each class in labeled and in unlabeled patches."""
+    on_labeled = counted(*labeled)
+    truth = target(torch.zeros_like(on_labeled)[:, None], len(labeled), **target_settings)
+    return weights.update(on_labeled, counted(*unlabeled), truth)
+
+
+def test_difference_of_counts_and_its_start():
+    counts = torch.tensor([900.0, 70.0, 20.0, 10.0])
+    weights = DifferenceWeights(kind(4))
+    close(weights.current(counts), (0.0, 3.32, 3.52, 3.56))
+    assert weights.average.tolist() == [4, 4, 4, 4]
+    weights.start(lambda: counts.double())
+    close(weights.average, (3.96, 3.9932, 3.9952, 3.9956))
+
+
+def test_difference_after_a_hundred_steps():
+    weights = DifferenceWeights(kind(4))
+    weights.start(lambda: torch.tensor([900.0, 70.0, 20.0, 10.0]))
+    for _ in range(100):
+        result = said(weights, (400, 30, 15, 5), (500, 40, 5, 5))  # together 900, 70, 20, 10
+    close(result, (1.449489, 3.566417, 3.693942, 3.719443), 1e-5)
+
+
+@pytest.mark.parametrize("counts", [(7, 5, 0, 0), (1, 3, 900, 2), (0, 0, 0, 5), (1, 1, 1, 1)])
+def test_the_most_frequent_class_differs_by_nothing(counts):
+    current = DifferenceWeights(kind(4)).current(torch.tensor(counts).float())
+    assert current[torch.tensor(counts).argmax()] == 0 and (current >= 0).all() and (current <= 4).all()
+    assert current.any() == (len(set(counts)) > 1)
+
+
+def test_differences_stay_between_floor_and_the_number_of_classes():
+    weights, published = DifferenceWeights(kind(4), momentum=0.5, floor=0.01), DifferenceWeights(kind(4), momentum=0.5)
+    for _ in range(200):
+        results = [said(each, (9, 1, 0, 0), (9, 1, 0, 0)) for each in (weights, published)]
+        assert all((each >= 0).all() and (each <= 4).all() for each in results)
+    close(results[0], (0.04, 3.2, 3.6, 3.6))
+    close(results[1], (0.0, 3.2, 3.6, 3.6))
+    assert results[1][0] == 0  # in float32, as published
+
+
+def test_differences_leave_out_what_is_not_annotated():
+    weights, sparse = (DifferenceWeights(kind(2), momentum=0.0) for _ in range(2))
+    unlabeled, on_labeled = counted(2, 2), torch.tensor([[0, 0, 0, 1]])
+    truth = torch.tensor([[[2, 2, 0, 0]]])  # label 2 is to be ignored
+    close(weights.update(on_labeled, unlabeled, target(truth.clamp_max(0), 2)), (0.0, 2 * (5 - 3) / 8))
+    close(sparse.update(on_labeled, unlabeled, target(truth, 2, ignore=2)), (0.0, 0.0))
+
+
+def test_differences_of_regions_are_to_the_voxels_in_none():
+    weights = DifferenceWeights(kind(2, True), momentum=0.0)
+    inside = torch.tensor([[[1.0, 1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0]]])  # 2, 1 and 3 in none
+    truth = target(torch.zeros_like(inside), 2, regions=True)
+    close(weights.update(inside, inside, truth), (3 * (3 - 2) / 6, 3 * (3 - 1) / 6))
+
+
+# ---------------------------------------------------------------------- rates in reverse
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ((1000.0, 125.0, 8.0, 1.0), (0.1, 0.2, 0.5, 1.0)),
+        ((1000.0, 125.0, 0.0, 1.0), (0.000215, 0.1, 1.0, 0.5)),
+        ((1000.0, 0.0, 0.0, 1.0), (0.000215, 0.1, 1.0, 0.000215)),  # equally absent: the later one is the rarer
+        ((1.0, 8.0, 1000.0, 125.0), (1.0, 0.5, 0.1, 0.2)),
+        ((3.0, 3.0, 3.0), (1.0, 1.0, 1.0)),
+    ],
+)
+def test_rates_in_reverse(counts, expected):
+    close(reversed_rates(torch.tensor(counts), 3.0), expected)
+    assert reversed_rates(torch.tensor(counts), 3.0).max() == 1
+    close(ReversedWeights(kind(len(counts))).current(torch.tensor(counts)), expected)
+
+
+def test_rates_are_those_of_the_classes_in_another_order_whatever_the_size_of_the_patch():
+    counts = torch.tensor([5000.0, 30.0, 700.0, 2.0, 90.0])
+    rates = reversed_rates(counts, 3.0)
+    torch.testing.assert_close(rates.sort().values, ((counts / 5000) ** (1 / 3)).sort().values)
+    assert rates.argmax() == 3 and rates.argmin() == 0
+    torch.testing.assert_close(reversed_rates(1000 * counts, 3.0), rates, atol=1e-6, rtol=0)
+
+
+def test_rates_of_nothing():
+    assert reversed_rates(torch.zeros(0), 3.0).tolist() == []
+
+
+def test_reversed_weights_start_from_the_labels_and_move_slowly():
+    weights = ReversedWeights(kind(4))
+    weights.start(lambda: torch.tensor([1000.0, 125.0, 8.0, 1.0], dtype=torch.float64))
+    close(weights.average, (0.1, 0.2, 0.5, 1.0))
+    close(seen(weights, 8, 64, 1, 0), (0.099 + 0.0025, 0.198, 0.495 + 0.005, 1.0), 2e-5)  # now 1/4, 5e-4, 1/2, 1
+
+
+@pytest.mark.parametrize("made", [DistributionWeights, DifferenceWeights, ReversedWeights])
+def test_weights_of_regions_are_one_fewer_than_their_entries(made):
+    weights = made(kind(2, True))
+    weights.start(lambda: torch.tensor([100.0, 10.0, 1000.0]))
+    assert len(weights.average) == 3
+    regions = torch.zeros(1, 2, 4, 4)
+    assert weights.update(regions, regions, target(regions, 2, regions=True)).shape == (2,)
