@@ -21,7 +21,7 @@ from nnunet_ssl.losses.confidence import (
     admitted_supervised,
 )
 from nnunet_ssl.losses.consistency import masked_mse
-from nnunet_ssl.losses.cross_entropy import cross_entropy
+from nnunet_ssl.losses.cross_entropy import cross_entropy, weighted_mean
 from nnunet_ssl.losses.dice import soft_dice_distance, squared_dice, weighted_dice
 from nnunet_ssl.losses.divergence import jensen_shannon, kl, symmetric_kl
 from nnunet_ssl.losses.sharpening import sharpened, sharpened_per_channel
@@ -70,6 +70,16 @@ def test_cross_entropy(case):
         assert weighted == 0
     perfect = 12e4 * (case.onehot - 0.5)
     assert cross_entropy(case.output(perfect), case.labels) == 0
+
+
+@covers(weighted_mean)
+def test_weighted_mean(case):
+    losses, weights = case.first.float().sigmoid(), 1 + case.second.detach().float().sigmoid()
+    mean = check_finite(weighted_mean(losses, weights), case.first)
+    assert losses.min() - 1e-5 <= mean <= losses.max() + 1e-5
+    close(weighted_mean(losses, 3 * weights), mean)
+    close(weighted_mean(losses, torch.ones_like(losses)), losses.mean())
+    assert weighted_mean(losses, torch.zeros_like(losses)) == 0
 
 
 @covers()
