@@ -30,11 +30,10 @@ from records import commit, make_table, read_measures, read_training, versions
 from rich.console import Console
 from rows import PRESETS, Row, definition, length, make_rows, record_file, recorded, shown
 from steps import digest_of, run_command
-from suites import SUITES, Suite, edit_plans, fold_of, make_folds
+from suites import DRAWN, SUITES, Suite, edit_plans, fold_of, make_folds
 
 from nnunet_ssl.data.origin import read_origin
 from nnunet_ssl.data.raw import listed
-from nnunet_ssl.demo.phantom import write_phantom
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import read_json, write_json
 from nnunet_ssl.locks import locked
@@ -152,7 +151,7 @@ def prepare(workspace: Workspace, source: Path | None) -> None:
         InputError: a step fails, or the folder holds another definition of the suite or another source.
     """
     suite, marker = workspace.suite, workspace.root / "suite.json"
-    if source and suite.data == "phantom":
+    if source and suite.data in DRAWN:
         raise InputError(f"--source: {suite.name} makes its own data.")
     source = source or SHARED_DATA / suite.data
     content = {"definition": definition(suite), "labeled": [*suite.labeled], "source": str(source.resolve())}
@@ -183,8 +182,8 @@ def prepare(workspace: Workspace, source: Path | None) -> None:
 def make_raw(workspace: Workspace, source: Path) -> None:
     """The raw dataset: all training cases labeled, and the test cases."""
     suite = workspace.suite
-    if suite.data == "phantom":
-        write_phantom(workspace.raw, labeled=suite.units, unlabeled=0, test=suite.test, **dict(suite.phantom))
+    if suite.data in DRAWN:
+        DRAWN[suite.data](workspace.raw, labeled=suite.units, test=suite.test, **dict(suite.phantom))
         return
     workspace.run(
         f"conversion of {suite.data}",
@@ -195,13 +194,13 @@ def make_raw(workspace: Workspace, source: Path) -> None:
 
 
 def training_cases(workspace: Workspace) -> list[str]:
-    """All training cases in the order of the protocol; a phantom's in the order of their numbers.
+    """All training cases in the order of the protocol; drawn ones in the order of their numbers.
 
     Raises:
         InputError: their number is not the suite's.
     """
     suite = workspace.suite
-    if suite.data == "phantom":
+    if suite.data in DRAWN:
         cases = sorted(file.name.removesuffix(".nii.gz") for file in (workspace.raw / "labelsTr").glob("*.nii.gz"))
     else:
         cases = json.loads((workspace.raw / "conversion.json").read_text(encoding="utf-8"))["labeled"]

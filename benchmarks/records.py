@@ -87,32 +87,40 @@ def versions() -> dict[str, str]:
 def make_table(section: Section) -> Table:
     """Means over the seeds, the standard deviation (n - 1) of Dice; the upper bound is the last row.
 
-    "Largest comp." is Dice after nnU-Net's postprocessing; gap and distances are without it.
+    "Largest comp." is Dice after nnU-Net's postprocessing; gap and distances are without it. A suite that names rare
+    classes has their mean Dice and the share of them that is found at all in place of these and of the memory.
     """
+    rare = section.definition.get("rare", ())
     table = Table(title=f"{section.title}, test cases", box=SIMPLE)
-    titles = ("method", "labeled", "seeds", "Dice", "largest comp.", "HD95 mm", "gap closed", "training s", "peak MB")
-    for column in titles:
-        table.add_column(column, justify="left" if column == "method" else "right")
+    usual = ("largest comp.", "HD95 mm", "gap closed", "training s", "peak MB")
+    measures = ("rare", "found", "closed", "training s") if rare else usual
+    for column in ("method", "labeled", "seeds", "Dice", *measures):
+        table.add_column(column, no_wrap=column == "Dice", justify="left" if column == "method" else "right")
     for comparison in section.comparisons:
         if comparison.lower:
-            table.add_row(*_cells(comparison.lower))
+            table.add_row(*_cells(comparison.lower, rare))
         for row in comparison.rows:
-            table.add_row(*_cells(row.group, row.closed))
+            table.add_row(*_cells(row.group, rare, row.closed))
     if upper := section.comparisons[-1].upper:
-        table.add_row(*_cells(upper))
+        table.add_row(*_cells(upper, rare))
     return table
 
 
-def _cells(group: Group, closed: float | None = None) -> tuple[str, ...]:
+def _cells(group: Group, rare: Sequence[str], closed: float | None = None) -> tuple[str, ...]:
+    gap = "-" if closed is None else percent(closed)
+    seconds, memory = (_cell(next(iter(of.values()), None), ".0f") for of in (group.seconds, group.memory))
+    if rare:
+        found = group.found(rare)
+        measures = (_cell(group.dice_of(rare), ".4f"), "-" if found is None else percent(found), gap, seconds)
+    else:
+        distance = _cell(group.metric("hd95_mm"), ".2f")
+        measures = (_cell(group.postprocessed, ".4f"), distance, gap, seconds, memory)
     return (
         group.label,
         str(group.first.labeled),
         str(group.seeds),
         f"{group.dice:.4f}" + ("" if group.spread is None else f" ± {group.spread:.4f}"),
-        _cell(group.postprocessed, ".4f"),
-        _cell(group.metric("hd95_mm"), ".2f"),
-        "-" if closed is None else percent(closed),
-        *(_cell(next(iter(of.values()), None), ".0f") for of in (group.seconds, group.memory)),
+        *measures,
     )
 
 

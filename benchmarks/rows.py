@@ -112,4 +112,5 @@ def recorded(row: Row, suite: Suite, out: Path) -> dict[str, Any] | None:
 def definition(suite: Suite) -> dict[str, Any]:
     """What every record of a suite rests on, as JSON gives it back: not which numbers there are, and the length."""
     others = ("labeled", "iterations", "iterations_per_epoch")
+    others += () if suite.rare else ("rare",)  # the records of older suites do not have it
     return json.loads(json.dumps({key: value for key, value in asdict(suite).items() if key not in others}))

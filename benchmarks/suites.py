@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from abdomen import ORGANS, write_abdomen
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
+from nnunet_ssl.demo.phantom import write_phantom
 from nnunet_ssl.report.records import ALL
 
 SMALLEST_FEATURE_MAP = 4  # voxels along an axis, as in nnU-Net's planner
+
+# Data that the benchmark draws itself: called with a folder, `labeled`, `test` and the suite's own arguments.
+DRAWN: dict[str, Callable[..., None]] = {"phantom": partial(write_phantom, unlabeled=0), "abdomen": write_abdomen}
 
 
 @dataclass(frozen=True)
@@ -17,7 +23,7 @@ class Suite:
     """One benchmark: everything that its figures depend on, but for the method.
 
     Attributes:
-        data: the converter of `nnunet_ssl convert`, or "phantom".
+        data: the converter of `nnunet_ssl convert`, or one of `DRAWN`.
         spacing: mm (z, y, x) that the images are resampled to; None for what nnU-Net chooses.
         features: width of each stage of the U-Net; its depth is at most this.
         patch: voxels, in nnU-Net's order of axes.
@@ -26,8 +32,9 @@ class Suite:
         labeled: numbers of labeled units that the suite is for, ascending.
         units: training units in all: the labels of the upper bound.
         cases_per_unit: images of a unit, such as the two frames of a patient.
-        phantom: arguments of `write_phantom` beyond the numbers of cases.
-        test: test cases of a phantom; converters know theirs.
+        phantom: arguments of the function in `DRAWN` beyond the numbers of cases.
+        test: test cases of drawn data; converters know theirs.
+        rare: the classes with the fewest voxels in the test labels, which the table shows beside the mean.
     """
 
     name: str
@@ -45,6 +52,7 @@ class Suite:
     cases_per_unit: int = 1
     phantom: tuple[tuple[str, object], ...] = ()
     test: int = 0
+    rare: tuple[str, ...] = ()
 
 
 LA = {"data": "la", "classes": ("left_atrium",), "configuration": "3d_fullres", "labeled": (4, 8, 16), "units": 80}
@@ -97,6 +105,14 @@ SUITES = {
             spacing=None, features=(8, 16, 32, 64), patch=(32, 48, 48), batch=2, iterations=1000,
             iterations_per_epoch=50, labeled=(2, 4), units=28, test=8,
             phantom=(("shape", (40, 48, 48)), ("seed", 1), ("variation", 2.0)),
+        ),
+        # Many classes, some of them tiny: voxels of 6 mm, of which an adrenal gland has some 25 and the liver 7700. The
+        # patch is 96 x 192 x 192 mm: it shows a kidney beside the spine and the great vessels, and thus its side.
+        Suite(
+            name="organs", data="abdomen", classes=ORGANS, configuration="3d_fullres", spacing=None,
+            features=(8, 16, 32, 64), patch=(16, 32, 32), batch=2, iterations=4000, iterations_per_epoch=100,
+            labeled=(2, 4), units=28, test=10, phantom=(("shape", (32, 48, 56)), ("seed", 1), ("variation", 1.0)),
+            rare=("right_adrenal_gland", "left_adrenal_gland", "esophagus", "gallbladder", "portal_and_splenic_vein"),
         ),
         Suite(
             **LA, name="la", spacing=None, features=(32, 64, 128, 256, 320), patch=(80, 112, 112), batch=2,

@@ -8,6 +8,7 @@ the image, unlabeled.
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -60,24 +61,49 @@ def write_phantom(
         raise ValueError(f"no such phantom: {classes=}, {regions=}, {shape=}, {channels=}")
     if not 0 <= variation <= 2:
         raise ValueError(f"{variation=} is out of range: it must lie in [0, 2]")
+    ending = ".nii.gz" if len(shape) == 3 else ".png"
+
+    def draw(number: int) -> tuple[np.ndarray, np.ndarray]:
+        return phantom_case(shape, classes=classes, channels=channels, variation=variation, seed=(seed, number))
+
+    parts = {"Tr": labeled, "Unlabeled": unlabeled, "Ts": test}
+    spacing = (SPACING_MM,) * len(shape)
+    write_cases(folder, "phantom", parts, draw, dataset_json(classes, channels, regions, labeled, ending), spacing)
+
+
+def write_cases(
+    folder: Path,
+    name: str,
+    parts: dict[str, int],
+    draw: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    dataset: dict,
+    spacing: tuple[float, ...],
+) -> None:
+    """Writes a drawn dataset to ``folder`` (new or empty): all of it or nothing.
+
+    Args:
+        name: the cases are called ``name_000`` and so on.
+        parts: cases of ``Tr``, ``Unlabeled`` and ``Ts``, which are numbered on in this order.
+        draw: gives the image ``(C, *spatial)`` and the label map ``(*spatial)`` of a number.
+        dataset: the content of ``dataset.json``.
+        spacing: mm, in the order of the arrays' axes.
+
+    Raises InputError if ``folder`` holds something already.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not empty: the phantom needs a new folder.")
-    ending = ".nii.gz" if len(shape) == 3 else ".png"
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    parts = [("Tr", labeled), ("Unlabeled", unlabeled), ("Ts", test)]
-    names = [part for part, count in parts for _ in range(count)]
-    for part, _ in parts:
+    partial, ending = folder.with_name(f".{folder.name}.{os.getpid()}.partial"), dataset["file_ending"]
+    for part in parts:
         (partial / f"images{part}").mkdir(parents=True)
         if part != "Unlabeled":
             (partial / f"labels{part}").mkdir()
-    for number, part in enumerate(names):
-        image, label = phantom_case(shape, classes=classes, channels=channels, variation=variation, seed=(seed, number))
-        case = f"phantom_{number:03d}"
+    for number, part in enumerate(part for part, count in parts.items() for _ in range(count)):
+        image, label = draw(number)
+        case = f"{name}_{number:03d}"
         for channel, values in enumerate(image):
-            _write(values, partial / f"images{part}" / f"{case}_{channel:04d}{ending}")
+            _write(values, partial / f"images{part}" / f"{case}_{channel:04d}{ending}", spacing)
         if part != "Unlabeled":
-            _write(label, partial / f"labels{part}" / f"{case}{ending}")
-    dataset = dataset_json(classes, channels, regions, labeled, ending)
+            _write(label, partial / f"labels{part}" / f"{case}{ending}", spacing)
     (partial / "dataset.json").write_text(json.dumps(dataset, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, folder)
 
@@ -122,7 +148,7 @@ def dataset_json(classes: int, channels: int, regions: bool, labeled: int, endin
     return dataset
 
 
-def _smooth_field(shape: tuple[int, ...], nodes: int, rng: np.random.Generator) -> np.ndarray:
+def smooth_field(shape: tuple[int, ...], nodes: int, rng: np.random.Generator) -> np.ndarray:
     """A smooth random field ``(*spatial)``: a cubic spline through ``nodes`` standard normal values per axis."""
     field = rng.normal(size=(nodes,) * len(shape))
     for axis, n in enumerate(shape):
@@ -130,7 +156,8 @@ def _smooth_field(shape: tuple[int, ...], nodes: int, rng: np.random.Generator) 
     return field
 
 
-def _random_rotation(dimensions: int, degrees: float, rng: np.random.Generator) -> np.ndarray:
+def random_rotation(dimensions: int, degrees: float, rng: np.random.Generator) -> np.ndarray:
+    """A rotation matrix: a uniform angle of at most ``degrees`` in each plane of two axes."""
     rotation = np.eye(dimensions)
     for i in range(dimensions):
         for j in range(i + 1, dimensions):
@@ -148,10 +175,10 @@ def _draw_tissues(
     dimensions = len(shape)
     axes = [(np.arange(n) + 0.5) / n * 2 - 1 for n in shape]
     points = np.stack(np.meshgrid(*axes, indexing="ij"))  # -1 .. 1 along every axis
-    rotation = _random_rotation(dimensions, 15 * variation, rng)
+    rotation = random_rotation(dimensions, 15 * variation, rng)
     points = np.tensordot(rotation, points, axes=1) / (0.98 + variation * rng.uniform(-0.10, 0.10))
     points += variation * rng.uniform(-0.08, 0.08, size=(dimensions,) + (1,) * dimensions)
-    points += variation * 0.07 * np.stack([_smooth_field(shape, 4, rng) for _ in range(dimensions)])
+    points += variation * 0.07 * np.stack([smooth_field(shape, 4, rng) for _ in range(dimensions)])
 
     def ellipsoid(center: tuple[float, ...], radii: tuple[float, ...]) -> np.ndarray:
         """Mask; center and radii are given as (z, y, x), of which 2D takes the last two."""
@@ -198,14 +225,14 @@ def _render(
     for mask, like in distractors:
         image[mask] = values[like] + rng.normal(scale=0.03)
     image = gaussian_filter(image, 0.7)
-    image *= np.exp(variation * 0.12 * _smooth_field(tissue.shape, 3, rng))
+    image *= np.exp(variation * 0.12 * smooth_field(tissue.shape, 3, rng))
     noise = rng.normal(scale=0.05, size=(2, *tissue.shape))
     image = np.hypot(image + noise[0], noise[1])  # Rician, as in magnitude MR
     gain = rng.uniform(0.75, 1.0)
     return np.clip(215 * gain * image, 0, 255).astype(np.uint8)
 
 
-def _write(array: np.ndarray, file: Path) -> None:
+def _write(array: np.ndarray, file: Path, spacing: tuple[float, ...]) -> None:
     image = sitk.GetImageFromArray(array)
-    image.SetSpacing((SPACING_MM,) * array.ndim)
+    image.SetSpacing(spacing[::-1])
     sitk.WriteImage(image, str(file))

@@ -75,6 +75,16 @@ class Group:
         values = [r.metrics[name]["per_class"][of_class] if of_class else r.metrics[name]["mean"] for r in self.records]
         return _mean(values)
 
+    def dice_of(self, classes: Sequence[str]) -> float | None:
+        """Mean Dice over some classes and the seeds; None if the test cases have none of them."""
+        return _mean([self.metric("dice", name) for name in classes])
+
+    def found(self, classes: Sequence[str]) -> float | None:
+        """Share, over cases, these classes and seeds, of what is there that a prediction hits with a voxel or more."""
+        cases = [case for record in self.records for case in record.metrics["dice"]["per_case"].values()]
+        values = [case[name] for case in cases for name in classes if case[name] is not None]
+        return _mean([float(value > 0) for value in values])
+
     @property
     def missed(self) -> int:
         """How often a prediction lacks a class that is there, over cases, classes and seeds: it has no distance."""

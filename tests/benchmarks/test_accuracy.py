@@ -104,7 +104,7 @@ def test_classes_are_those_of_the_data():
 @pytest.mark.parametrize("suite", suites.SUITES.values(), ids=lambda suite: suite.name)
 def test_plans_have_the_patch_and_strides_that_fit_it(suite):
     dimensions = len(suite.patch)
-    spacing = {"la": [0.625] * 3, "acdc": [1.5] * 2, "phantom": [2.0] * 3}[suite.data]
+    spacing = {"la": [0.625] * 3, "acdc": [1.5] * 2, "phantom": [2.0] * 3, "abdomen": [6.0] * 3}[suite.data]
     before = {
         "plans_name": "nnUNetPlans",
         "configurations": {
@@ -230,6 +230,38 @@ def test_table_has_means_over_seeds_and_shares_of_the_gap(tmp_path):
         ["CPS", "(published)", "1", "1", "0.6800", "-", "6.80", "−20%", "150", "-"],
         ["supervised", "all", "2", "0.9200", "±", "0.0000", "-", "9.20", "-", "60", "7"],
     ]
+
+
+def test_table_of_a_suite_that_names_rare_classes(tmp_path):
+    """Their mean Dice, and the share of those there are that a prediction hits; 13 classes add no column."""
+    rare, classes = ("node", "vein"), ("liver", "node", "vein", *(f"organ {i}" for i in range(10)))
+    common = dict.fromkeys(classes, 0.8)
+    cases = {
+        "a": common | {"node": 0.0, "vein": 0.4}, "b": common | {"node": None, "vein": 0.2},
+        "c": common | {"node": 0.3, "vein": 0.0},
+    }  # fmt: skip
+    definition = {"name": "tiny", "rare": list(rare)}
+    folder = write(
+        tmp_path,
+        content("supervised", 1, 0, per_case=cases, definition=definition),
+        content("EntropyMinimization", 1, 0, per_case=cases, definition=definition),
+        content("EntropyMinimization", 1, 1, per_case=cases | {"c": common}, definition=definition),
+    )  # fmt: skip
+    [section] = make_sections(read_records([folder]))
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(records.make_table(section))
+    head, _, *lines = [line.split() for line in capture.get().splitlines() if line.strip()][1:]
+    assert " ".join(head) == "method labeled seeds Dice rare found closed training s"
+    assert [line[0] for line in lines] == ["supervised", "EntropyMinimization"]
+    assert lines[0][4:6] == ["0.1750", "60%"]  # (0 + 0.3) / 2 and (0.4 + 0.2 + 0) / 3; 3 of 5
+    # The second seed has 0.4 for the node and 1.4 / 3 for the vein, and misses the node of a alone: 7 of 10.
+    assert lines[1][6:8] == [f"{(0.175 + (0.4 + 1.4 / 3) / 2) / 2:.4f}", "70%"]
+
+
+def test_rare_classes_are_a_part_of_the_definition_only_where_there_are_some():
+    assert "rare" not in accuracy.definition(suites.SUITES["phantom"])  # nor is it in the records of before
+    assert accuracy.definition(suites.SUITES["organs"])["rare"] == list(suites.SUITES["organs"].rare)
 
 
 def test_a_record_of_other_overrides_or_another_suite_is_no_record_of_the_row(tmp_path):
