@@ -52,7 +52,9 @@ def make_rows(suite: Suite, asked: argparse.Namespace) -> list[Row]:
     own, _ = parse_overrides(asked.config)
     fixed = length(suite, iterations) | ({} if asked.preset == "default" else {"preset": asked.preset})
     if both := [key for key in own if key in {*fixed, "preset", "seed"}]:
-        raise InputError(f"--config sets {both[0]}, which --iterations, --preset and --seeds decide: leave it out.")
+        raise InputError(
+            f"--config sets {both[0]}, which suite, --iterations, --preset and --seeds decide: leave it out."
+        )
     methods = [BASELINE, *(method for method in dict.fromkeys(asked.methods) if method != BASELINE)]
     overrides = overrides_by_method(methods, json.dumps(fixed | own))
     rows = []
@@ -69,12 +71,16 @@ def make_rows(suite: Suite, asked: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def length(suite: Suite, iterations: int) -> dict[str, int]:
-    """The overrides for a number of iterations. Raises InputError if it is not a number of whole epochs."""
+def length(suite: Suite, iterations: int) -> dict[str, int | float]:
+    """The overrides for a number of iterations, and the suite's learning rate.
+
+    Raises InputError if it is not a number of whole epochs.
+    """
     per_epoch = min(iterations, suite.iterations_per_epoch)
     if iterations < 1 or iterations % per_epoch:
         raise InputError(f"--iterations {iterations}: give a multiple of {suite.iterations_per_epoch}.")
-    return {
+    rate = {} if suite.initial_lr is None else {"initial_lr": suite.initial_lr}
+    return rate | {
         "num_epochs": iterations // per_epoch,
         "num_iterations_per_epoch": per_epoch,
         "num_val_iterations_per_epoch": 2,
@@ -112,5 +118,5 @@ def recorded(row: Row, suite: Suite, out: Path) -> dict[str, Any] | None:
 def definition(suite: Suite) -> dict[str, Any]:
     """What every record of a suite rests on, as JSON gives it back: not which numbers there are, and the length."""
     others = ("labeled", "iterations", "iterations_per_epoch")
-    others += () if suite.rare else ("rare",)  # the records of older suites do not have it
+    others += tuple(key for key in ("initial_lr", "rare") if not getattr(suite, key))  # older records have neither
     return json.loads(json.dumps({key: value for key, value in asdict(suite).items() if key not in others}))

@@ -42,8 +42,9 @@ class Group:
 
     @property
     def settings(self) -> str:
-        """Its overrides but for the length of training, "" for none."""
-        own = {key: value for key, value in self.first.overrides.items() if key not in LENGTH}
+        """Its overrides but for the length of training and what all of its suite have, "" for none."""
+        overrides, of_suite = self.first.overrides, self.first.definition
+        own = {k: value for k, value in overrides.items() if k not in LENGTH and of_suite.get(k) != value}
         return mapping_text(own) if own else ""
 
     @property

@@ -260,8 +260,23 @@ def test_table_of_a_suite_that_names_rare_classes(tmp_path):
 
 
 def test_rare_classes_are_a_part_of_the_definition_only_where_there_are_some():
-    assert "rare" not in accuracy.definition(suites.SUITES["phantom"])  # nor is it in the records of before
+    assert not {"rare", "initial_lr"} & set(accuracy.definition(suites.SUITES["phantom"]))
     assert accuracy.definition(suites.SUITES["organs"])["rare"] == list(suites.SUITES["organs"].rare)
+
+
+def test_a_suite_with_a_learning_rate_of_its_own(tmp_path):
+    """Every row has it, the baseline too; no label tells it and nobody sets another."""
+    suite = dataclasses.replace(TINY, initial_lr=0.03)
+    rows = accuracy.make_rows(suite, asked(tmp_path, methods=["CPS"]))
+    assert [row.overrides["initial_lr"] for row in rows] == [0.03] * 3
+    assert all("initial_lr" not in row.overrides for row in accuracy.make_rows(TINY, asked(tmp_path)))
+    assert "initial_lr" not in accuracy.command_of(rows[1], accuracy.Workspace(suite, tmp_path, "cpu"))
+    with pytest.raises(InputError, match="--config sets initial_lr, which suite"):
+        accuracy.make_rows(suite, asked(tmp_path, config="{initial_lr: 0.1}"))
+    definition, overrides = accuracy.definition(suite), rows[1].overrides
+    folder = write(tmp_path, content("CPS", 1, 0, definition=definition, overrides=overrides | {"weight": 0.5}))
+    [group] = make_sections(read_records([folder]))[0].comparisons[0].methods
+    assert group.label == "CPS {weight: 0.5}"
 
 
 def test_a_record_of_other_overrides_or_another_suite_is_no_record_of_the_row(tmp_path):
