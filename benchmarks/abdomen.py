@@ -27,8 +27,8 @@ ORGANS = (
     "inferior_vena_cava", "portal_and_splenic_vein", "pancreas", "right_adrenal_gland", "left_adrenal_gland",
 )  # fmt: skip
 # Mean value of each organ, in their order, and of what lies around them.
-_ORGAN_VALUES = (0.66, 0.78, 0.78, 0.30, 0.50, 0.57, 0.44, 0.88, 0.72, 0.76, 0.50, 0.62, 0.62)
-_AIR, _FAT, _MUSCLE, _BOWEL, _BONE, _LUNG = 0.02, 0.18, 0.46, 0.42, 1.05, 0.06
+_ORGAN_VALUES = (0.68, 0.78, 0.78, 0.10, 0.62, 0.56, 0.44, 0.92, 0.80, 0.86, 0.60, 0.72, 0.72)
+_AIR, _FAT, _MUSCLE, _BOWEL, _BONE, _LUNG = 0.02, 0.22, 0.46, 0.42, 1.05, 0.06
 
 
 def write_abdomen(
@@ -141,7 +141,7 @@ def _surroundings(pen: _Pen) -> tuple[np.ndarray, np.ndarray]:
     for _ in range(rng.integers(8, 15)):
         center = (rng.uniform(-80, 80), rng.uniform(-30, 50), rng.uniform(-95, 95))
         small = pen.ellipsoid(center, tuple(rng.uniform(4, 11, size=3)), turn=90, shift=0)
-        values[small & cavity] = rng.choice((0.50, 0.62, 0.74))
+        values[small & cavity] = rng.choice((0.50, 0.62, 0.72, 0.86))
     dome = 84 - (x / 90) ** 2 * 20 - np.clip(y, 0, None) * 0.35 + pen.variation * rng.uniform(-8, 8)
     lung = cavity & (z > dome) & (np.abs(x) > 32)
     values[lung] = _LUNG
@@ -198,5 +198,5 @@ def _render(around: np.ndarray, label: np.ndarray, variation: float, rng: np.ran
     image += 0.03 * gaussian_filter(rng.normal(size=image.shape), 1.2) * 6 * (image > 0.1)
     image = gaussian_filter(image, 0.55)
     image *= np.exp(variation * 0.06 * smooth_field(image.shape, 3, rng))
-    image += rng.normal(scale=0.03, size=image.shape)
+    image += rng.normal(scale=0.025, size=image.shape)
     return np.clip(215 * rng.uniform(0.85, 1.0) * image, 0, 255).astype(np.uint8)
