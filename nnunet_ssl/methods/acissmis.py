@@ -1,4 +1,4 @@
-"""Addressing class imbalance in semi-supervised medical image segmentation (ACISSMIS).
+"""Addressing class imbalance in semi-supervised image segmentation (ACISSMIS).
 
 H. Basak, S. Ghosal, R. Sarkar, "Addressing Class Imbalance in Semi-supervised Image Segmentation: A Study on Cardiac
 MRI", MICCAI 2022; formulas from DHC's code. Classes that score low on labeled patches are sampled more.
