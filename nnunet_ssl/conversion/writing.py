@@ -61,8 +61,8 @@ def write_raw_dataset(
 
     Raises:
         InputError: a folder of nnU-Net is unset; the id is taken by a dataset that is not this conversion or has other
-            folds, or another process converts to it; the spacing of scans is unknown; the machine lacks something; or cases are bad (all
-            of them are looked at, ten are named).
+            folds, or another process converts to it; the spacing of scans is unknown; the machine lacks something; or
+            cases are bad (all of them are looked at, ten are named).
     """
     if not 1 <= dataset_id <= 999:
         raise InputError(f"Dataset id {dataset_id}: nnU-Net's ids go from 1 to 999.")
