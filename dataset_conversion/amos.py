@@ -2,6 +2,7 @@
 
 Read is ``amos22/`` as released, with ``imagesTr``, ``labelsTr``, ``imagesVa``, ``labelsVa`` and ``imagesTs``, all
 ``amos_0001.nii.gz``. The readme of the release says that numbers below 500 are CT and the others MR.
+The validation cases of the lists are those of fold 0, the only one.
 
 Headers: trusted, and a label must stand where its image does. Orientations vary, so nnU-Net is told to turn the scans.
 """
@@ -45,7 +46,8 @@ def amos_conversion(
     def wanted(name: str) -> bool:
         return modality == "both" or modality == ("ct" if int(name.removeprefix("amos_")) < 500 else "mr")
 
-    choice = choose("amos", labeled, default="dhc-5", keep=wanted, because=f"not {modality.upper()}")
+    because = f"not {modality.upper()}"
+    choice = choose("amos", labeled, default="dhc-5", keep=wanted, because=because, validate=True)
     choice.require(images, source)
     parts, notes = choice.parts, list(choice.notes)
     folders = {name: path.parent.name for name, path in images.items()}

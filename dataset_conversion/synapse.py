@@ -2,7 +2,7 @@
 
 Read are ``RawData/Training/img/img0001.nii.gz`` with ``RawData/Training/label/label0001.nii.gz``, as downloaded, and
 ``imagesTr/img0001.nii.gz`` with ``labelsTr/label0001.nii.gz``. The scans of the challenge's test part have no labels
-and are in no list.
+and are in no list. The validation cases of the lists are those of fold 0, the only one.
 
 Headers: trusted, and a label must stand where its image does.
 """
@@ -35,7 +35,7 @@ def synapse_conversion(source: Path, labeled: Labeled = None) -> Conversion:
     labels = find_files(source, rf"label(sTr)?/(label|img)(?P<id>\d{{4}}){NIFTI}")
     if not images:
         raise InputError(f"No Synapse scans in {source}: expected img/img0001.nii.gz or imagesTr/img0001.nii.gz.")
-    choice = choose("synapse", labeled, default="genericssl-20")
+    choice = choose("synapse", labeled, default="genericssl-20", validate=True)
     choice.require(images, source)
     return Conversion(
         converter="synapse",

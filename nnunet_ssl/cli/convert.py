@@ -185,6 +185,7 @@ def pancreas(
 
 def _write(conversion: "Conversion", dataset_id: int, name: str, **writing: Any) -> None:
     from nnunet_ssl.conversion.notes import in_words
+    from nnunet_ssl.conversion.protocols import PARTS
     from nnunet_ssl.conversion.writing import write_raw_dataset
     from nnunet_ssl.files import read_json
 
@@ -194,8 +195,10 @@ def _write(conversion: "Conversion", dataset_id: int, name: str, **writing: Any)
         print(f"{folder} is already there: same source, same options. Nothing was written.")
         return
     content = read_json(record, "run again")
-    counts = ", ".join(f"{len(content[part])} {part}" for part in ("labeled", "unlabeled", "test"))
+    counts = ", ".join(f"{len(content[part])} {part}" for part in PARTS if part in content)
     print(f"{folder}: {counts} cases.")
+    if "validation" in content:
+        print("Fold 0 trains on the labeled cases and validates on the validation cases; the protocol has no other.")
     for note in content["notes"]:
         print(f"Note: {in_words(note)}")
     print(f"Next: nnUNetv2_plan_and_preprocess -d {dataset_id} --verify_dataset_integrity")

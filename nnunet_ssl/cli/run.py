@@ -26,6 +26,9 @@ def run(
         list[str] | None, typer.Option(help="Seeds, such as 0,1,2; each has its own folder nnUNet_results/seed_SEED.")
     ] = None,
     baseline: Annotated[bool, typer.Option("--baseline", help="Also nnU-Net alone: nnUNetTrainerSupervised.")] = False,
+    test: Annotated[
+        bool, typer.Option("--test", help="Also predict imagesTs with the final checkpoints, and measure by labelsTs.")
+    ] = False,
     plans: Annotated[str, typer.Option("-p", "--plans", help="Name of the plans.")] = "nnUNetPlans",
     device: Annotated[Device, typer.Option(help="Where to train.")] = Device.cuda,
     gpus: Annotated[
@@ -39,7 +42,7 @@ def run(
         list[str] | None, typer.Option(help="key=value, repeatable: time (minutes, needed), partition, gpus, mem...")
     ] = None,
 ) -> None:
-    """Train methods over folds and seeds; run again to go on; ends with one table of the validation Dice."""
+    """Train methods over folds and seeds; run again to go on; ends with a table of the Dice."""
     from nnunet_ssl.errors import InputError
     from nnunet_ssl.runner.local import run_local
     from nnunet_ssl.runner.plan import numbers, plan, words
@@ -51,7 +54,7 @@ def run(
         raise InputError("--slurm is for --executor slurm.")
     experiment, runs = plan(
         dataset_id, configuration, words(methods), numbers(folds, "--folds"), numbers(seeds, "--seeds"),
-        baseline, plans, device.value, config,
+        baseline, plans, device.value, config, test=test,
     )  # fmt: skip
     if executor is Executor.slurm:
         from nnunet_ssl.runner.slurm import run_submitted, slurm_executor

@@ -18,8 +18,9 @@ from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import write_fault
 
 FILE_ENDING = ".nii.gz"
-IMAGE_FOLDERS = {"labeled": "imagesTr", "unlabeled": "imagesUnlabeled", "test": "imagesTs"}
-LABEL_FOLDERS = {"labeled": "labelsTr", "test": "labelsTs"}
+# nnU-Net has validation cases among the labeled ones; which they are, a fold says.
+IMAGE_FOLDERS = {"labeled": "imagesTr", "validation": "imagesTr", "unlabeled": "imagesUnlabeled", "test": "imagesTs"}
+LABEL_FOLDERS = {"labeled": "labelsTr", "validation": "labelsTr", "test": "labelsTs"}
 GEOMETRY = ("GetSize", "GetSpacing", "GetOrigin", "GetDirection")
 FIRST = "the case's (first) image"
 

@@ -27,7 +27,7 @@ class Case:
 
     Attributes:
         id: its name in the raw dataset.
-        part: ``labeled``, ``unlabeled`` or ``test``.
+        part: ``labeled``, ``unlabeled``, ``test`` or ``validation``.
         images: what holds the image: one path per channel, or one for all of them.
         label: what holds the label; None for a case without one, and always for an unlabeled case.
         spacing: mm (z, y, x) that the user gives where a header is a placeholder.
@@ -82,8 +82,13 @@ class Conversion:
     reader_writer: str | None = None
 
     def ids(self, part: str) -> list[str]:
-        """The ids of the labeled, unlabeled or test cases, in the order of the protocol."""
+        """The ids of the cases of a part, in the order of the protocol."""
         return [case.id for case in self.cases if case.part == part]
+
+    def fold(self) -> dict[str, list[str]] | None:
+        """What fold 0 trains and validates on; None if the protocol does not say: nnU-Net divides the labeled cases."""
+        validation = self.ids("validation")
+        return {"train": self.ids("labeled"), "val": validation} if validation else None
 
     def provenance(self) -> dict[str, Any]:
         """The contents of ``conversion.json``."""
@@ -93,7 +98,7 @@ class Conversion:
             "source": self.source,
             "protocol": self.protocol,
             "notes": [note.record() for note in self.notes],
-            **{part: self.ids(part) for part in PARTS},
+            **{part: self.ids(part) for part in PARTS if part != "validation" or self.ids(part)},
             "source_bytes": {case.id: _source_bytes(case) for case in self.cases},
         }
 
@@ -102,9 +107,10 @@ def pair_cases(parts: dict[str, list[str]], images: dict[str, Path], labels: dic
     """The cases of a data set that keeps images and labels by id, one file each.
 
     Raises:
-        InputError: a labeled or test case has no label (no test case at all may have one).
+        InputError: a labeled, validation or test case has no label (no test case at all may have one).
     """
-    needed = parts["labeled"] + (parts["test"] if any(name in labels for name in parts["test"]) else [])
+    needed = parts["labeled"] + parts.get("validation", [])
+    needed += parts["test"] if any(name in labels for name in parts["test"]) else []
     if missing := [name for name in needed if name not in labels]:
         raise InputError(f"The source lacks the labels of {listed(missing, separator=', ')}. Add them.")
     return [

@@ -1,7 +1,9 @@
-"""Which cases of a public data set are labeled, unlabeled and for testing: published lists, or what the user says.
+"""Which cases of a public data set are labeled, unlabeled, for testing and for validation: published lists, or what the
+user says.
 
 Published lists are ``protocols/*.json`` beside the converters, one file per division into training, validation and
-test ids. ``labeled`` there names the protocols: the first n training ids, or a list of them.
+test ids. ``labeled`` there names the protocols: the first n training ids, or a list of them. ``refused``, if present,
+names published lists that cannot be used, with the reason.
 """
 
 import json
@@ -18,7 +20,7 @@ from nnunet_ssl.data.raw import listed
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import check_case_ids
 
-PARTS = ("labeled", "unlabeled", "test")
+PARTS = ("labeled", "unlabeled", "test", "validation")
 Labeled = int | str | Path | None
 """A number of cases (the first of the training list), a percentage (``"10%"``), the name of a published protocol
 (``"dhc-20"``), a file with one id a line, or None for the default of the data set."""
@@ -40,7 +42,10 @@ class Lists:
 
 @dataclass(frozen=True)
 class Choice:
-    """The ids of each part in the order of the protocol, what to record of the choice, and what was left out."""
+    """The ids of each part in the order of the protocol, what to record of the choice, and what was left out.
+
+    A part ``validation`` is there only where it is wanted and not empty; else nnU-Net divides the labeled cases.
+    """
 
     parts: dict[str, list[str]]
     record: dict[str, Any]
@@ -48,7 +53,7 @@ class Choice:
 
     def require(self, found: Collection[str], source: Path) -> None:
         """Raises :class:`InputError` naming the ids that the source lacks."""
-        wanted = [name for part in PARTS for name in self.parts[part]]
+        wanted = [name for names in self.parts.values() for name in names]
         if missing := [name for name in wanted if name not in found]:
             raise InputError(
                 f"{source} lacks scans of the {self.record['lists']}: {listed(missing, separator=', ')}. "
@@ -57,7 +62,7 @@ class Choice:
 
     def unused(self, found: Collection[str]) -> list[Note]:
         """A note on what the source holds and no list names, as a list of none or one."""
-        used = {name for part in PARTS for name in self.parts[part]} | set(self.record.get("validation", []))
+        used = {name for names in self.parts.values() for name in names} | set(self.record.get("validation", []))
         rest = sorted(name for name in found if name not in used)
         return [Note("in the source but not used", f"not in the {self.record['lists']}", tuple(rest))] if rest else []
 
@@ -80,8 +85,9 @@ def choose(
     own: Lists | None = None,
     keep: Callable[[str], bool] | None = None,
     because: str = "",
+    validate: bool = False,
 ) -> Choice:
-    """Chooses the labeled, unlabeled and test ids of a data set.
+    """Chooses the labeled, unlabeled, test and validation ids of a data set.
 
     Args:
         dataset: the data set as its files in ``protocols/`` are named.
@@ -90,6 +96,7 @@ def choose(
         own: lists to use in place of the published ones (a protocol that the user names still leads).
         keep: which ids of the lists to use; None for all.
         because: why the others are left out.
+        validate: whether the validation cases of the lists are used, as a part of their own.
 
     Raises:
         InputError: unknown protocol; an id in two lists; a choice that the lists cannot satisfy.
@@ -98,6 +105,9 @@ def choose(
     named = isinstance(labeled, str) and not labeled.endswith("%")
     if named and labeled not in protocols:
         known = f"Known here: {', '.join(protocols)}." if protocols else "There are none for this data set."
+        why_not = {name: why for content in protocols.values() for name, why in content.get("refused", {}).items()}
+        if labeled in why_not:
+            raise InputError(f"Protocol {labeled} is not offered: {why_not[labeled]} {known}")
         raise InputError(f"Unknown protocol '{labeled}'. {known}")
     wanted = default if labeled is None else labeled
     content = protocols.get(wanted if named else default)
@@ -133,10 +143,13 @@ def choose(
         for name, labeled_there in content["labeled"].items():
             if chosen == _labeled_of(labeled_there, lists.train):
                 record["protocol"] = name
-    if lists.validation:
+    parts = {"labeled": chosen, "unlabeled": rest, "test": lists.test}
+    if lists.validation and validate:
+        parts["validation"] = lists.validation
+    elif lists.validation:
         record["validation"] = lists.validation
         notes.append(Note("not used", f"validation cases of the {lists.origin}", tuple(lists.validation)))
-    return Choice(dict(zip(PARTS, (chosen, rest, lists.test), strict=True)), record, notes)
+    return Choice(parts, record, notes)
 
 
 def _labeled_of(protocol: int | list[str], train: list[str]) -> list[str]:

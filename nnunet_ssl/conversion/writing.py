@@ -24,6 +24,8 @@ from nnunet_ssl.conversion.cases import Case, Conversion
 from nnunet_ssl.conversion.notes import Note, merged
 from nnunet_ssl.conversion.spacings import with_known_spacings
 from nnunet_ssl.data.raw import environment_folder, listed
+from nnunet_ssl.data.splits import FILE as SPLITS_FILE
+from nnunet_ssl.data.splits import read_splits
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import read_json, require_keys, write_json
 from nnunet_ssl.locks import locked
@@ -42,7 +44,8 @@ def write_raw_dataset(
     """Writes ``Dataset{id}_{name}`` into ``nnUNet_raw``, whole or not at all.
 
     Label and further channels of a case are brought onto the grid of its first image and get its header. What was
-    repaired or assumed stands under ``notes`` in ``conversion.json``.
+    repaired or assumed stands under ``notes`` in ``conversion.json``. Validation cases are written as nnU-Net wants
+    them, with the labeled ones, and ``splits_final.json`` in ``nnUNet_preprocessed`` gets the one fold of the protocol.
 
     Everything goes into a hidden folder beside the target, which is renamed at the end; what a killed run left there
     is removed by the next one. One run per dataset id at a time.
@@ -54,12 +57,12 @@ def write_raw_dataset(
         skip_unknown_spacing: leaves out such scans that are not in that file.
 
     Returns:
-        The dataset's folder, and whether it was written: False if the same conversion was there already.
+        The dataset's folder, and whether anything was written: False if the same conversion was there already.
 
     Raises:
-        InputError: ``nnUNet_raw`` is unset; the id is taken by a dataset that is not this conversion, or another
-            process converts to it; the spacing of scans is unknown; the machine lacks something; or cases are bad (all
-            of them are looked at, ten are named).
+        InputError: a folder of nnU-Net is unset; the id is taken by a dataset that is not this conversion or has other
+            folds, or another process converts to it; the spacing of scans is unknown; the machine lacks something; or
+            cases are bad (all of them are looked at, ten are named).
     """
     if not 1 <= dataset_id <= 999:
         raise InputError(f"Dataset id {dataset_id}: nnU-Net's ids go from 1 to 999.")
@@ -76,10 +79,27 @@ def write_raw_dataset(
         return _write(conversion, target, processes, link)
 
 
+def _missing_fold(conversion: Conversion, dataset: str) -> Path | None:
+    """The ``splits_final.json`` that is to get the fold of the protocol; None if there is no such fold or it is there.
+
+    Raises:
+        InputError: other folds are there, or they cannot be read.
+    """
+    if (fold := conversion.fold()) is None:
+        return None
+    file = environment_folder("nnUNet_preprocessed") / dataset / SPLITS_FILE
+    if file.exists() and read_splits(file) != [fold]:
+        raise InputError(f"{file} holds other folds than the protocol's. Remove it, or choose another --dataset-id.")
+    return None if file.exists() else file
+
+
 def _write(conversion: Conversion, target: Path, processes: int, link: bool) -> tuple[Path, bool]:
+    fold_file = _missing_fold(conversion, target.name)
     if target.exists():
         _require_same(target, conversion)
-        return target, False
+        if fold_file:
+            write_json([conversion.fold()], fold_file)
+        return target, fold_file is not None
     # nnU-Net lists folders that begin with "Dataset": it cannot see this one.
     for leftover in target.parent.glob(f".{target.name}.partial-*"):
         shutil.rmtree(leftover)
@@ -91,6 +111,8 @@ def _write(conversion: Conversion, target: Path, processes: int, link: bool) -> 
         conversion = replace(conversion, notes=merged([*conversion.notes, *notes]))
         write_json(conversion.provenance(), aside / "conversion.json")
         write_json(_dataset_json(conversion), aside / "dataset.json")
+        if fold_file:  # before the dataset: without it nnU-Net would divide labeled and validation cases by chance
+            write_json([conversion.fold()], fold_file)
         aside.rename(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -147,7 +169,7 @@ def _dataset_json(conversion: Conversion) -> dict[str, Any]:
     return {
         "channel_names": {str(i): channel for i, channel in enumerate(conversion.channels)},
         "labels": conversion.labels,
-        "numTraining": len(conversion.ids("labeled")),
+        "numTraining": len(conversion.ids("labeled")) + len(conversion.ids("validation")),
         "file_ending": FILE_ENDING,
         **({"overwrite_image_reader_writer": reader_writer} if reader_writer else {}),
     }

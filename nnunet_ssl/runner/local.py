@@ -38,6 +38,7 @@ class Outcome:
 @dataclass(frozen=True)
 class _Training:
     run: Run
+    state: str  # that it started from
     gpu: str | None
     log: Path
     log_start: int
@@ -75,7 +76,10 @@ def run_local(
                 for training in [training for training in active if training.process.poll() is not None]:
                     active.remove(training)
                     free.append(training.gpu)
-                    outcomes.append(_finish(experiment, training))
+                    if (outcome := _finish(experiment, training)) is None:
+                        waiting.insert(0, training.run)
+                        continue
+                    outcomes.append(outcome)
                     bar.update()
         except KeyboardInterrupt:
             say("Interrupted: ending the trainings. The same command goes on where they stood.")
@@ -109,17 +113,21 @@ def _start(experiment: Experiment, run: Run, gpu: str | None) -> _Training:
             start_new_session=True,  # so that the training and its workers can be ended together
         )
     say(f"{run}: started ({state}{'' if gpu is None else f', GPU {gpu}'}), log {log}")
-    return _Training(run, gpu, log, log_start, process)
+    return _Training(run, state, gpu, log, log_start, process)
 
 
-def _finish(experiment: Experiment, training: _Training) -> Outcome:
+def _finish(experiment: Experiment, training: _Training) -> Outcome | None:
+    """How the run ended; None if it is trained and its test cases are still to be predicted."""
     run, seconds, status = training.run, time.monotonic() - training.started, training.process.returncode
     error = ""
     if status:
         _signal_group(training.process, signal.SIGTERM)  # workers that outlived a killed training
         error = f"exit status {status}: {_last_line(training)}"
+    elif training.state != "test" and experiment.state(run) == "test":
+        return None
     elif experiment.state(run) != "finished":
-        error = f"it ended without its final checkpoint or validation: {_last_line(training)}"
+        missing = "measures of the test cases" if training.state == "test" else "final checkpoint or validation"
+        error = f"it ended without its {missing}: {_last_line(training)}"
     say(f"{run}: {'failed' if error else 'finished'} after {timedelta(seconds=round(seconds))}")
     return Outcome(run, seconds, training.log, error)
 

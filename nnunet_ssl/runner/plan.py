@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from nnunet_ssl.data.splits import read_splits, write_splits
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.method import Method
 from nnunet_ssl.results.evaluation import read_labels
+from nnunet_ssl.runner.testing import MODULE, read_metrics, require_test_cases
 from nnunet_ssl.training.configured import NNUNET_FOLDS, ConfiguredTrainer
 from nnunet_ssl.training.settings import STREAM_SETTINGS, TRAINER_SETTINGS, VARIABLE, check_settings, parse_overrides
 
@@ -58,6 +60,7 @@ class Experiment:
         results: `nnUNet_results`.
         overrides: by method, what `nnUNet_ssl_config` holds for its runs.
         program: the path of `nnUNetv2_train`.
+        test: whether a run is finished only when its final checkpoint was measured on the test cases.
     """
 
     dataset_id: int
@@ -68,6 +71,7 @@ class Experiment:
     results: Path
     overrides: dict[str, dict[str, Any]]
     program: str
+    test: bool = False
 
     def root(self, run: Run) -> Path:
         """The `nnUNet_results` of a run."""
@@ -79,19 +83,23 @@ class Experiment:
         return self.root(run) / self.dataset / model / f"fold_{run.fold}"
 
     def state(self, run: Run) -> str:
-        """What is there of a run: "finished", "validate" (trained only), "resume" (cut off) or "new"."""
+        """What is there of a run: "finished", "test", "validate" (trained only), "resume" (cut off) or "new"."""
         folder = self.folder(run)
         if (folder / "checkpoint_final.pth").is_file():
-            return "finished" if read_summary(folder) else "validate"
+            if not read_summary(folder):
+                return "validate"
+            return "test" if self.test and read_metrics(folder) is None else "finished"
         cut_off = any((folder / f"checkpoint_{name}.pth").is_file() for name in ("latest", "best"))
         return "resume" if cut_off else "new"
 
     def command(self, run: Run) -> list[str]:
-        """The command that brings an unfinished run from its state to its end."""
+        """The command that brings an unfinished run from its state to the next: validated, then tested."""
+        network = ["-tr", f"{TRAINER}{run.method}", "-p", self.plans, "-device", self.device]
+        if (state := self.state(run)) == "test":
+            what = [str(self.dataset_id), str(self.folder(run)), "-c", self.configuration, "-f", str(run.fold)]
+            return [sys.executable, "-m", MODULE, *what, *network]
         return [
-            *(self.program, str(self.dataset_id), self.configuration, str(run.fold)),
-            *("-tr", f"{TRAINER}{run.method}", "-p", self.plans, "-device", self.device),
-            *FLAGS[self.state(run)],
+            *(self.program, str(self.dataset_id), self.configuration, str(run.fold), *network, *FLAGS[state]),
             "--npz",  # nnUNetv2_find_best_configuration ensembles from the validation's probabilities
         ]
 
@@ -167,6 +175,7 @@ def plan(
     device: str = "cuda",
     config: str = "",
     program: str | None = None,
+    test: bool = False,
 ) -> tuple[Experiment, list[Run]]:
     """The runs of a grid, fold by fold so that methods can be compared early, the baseline first.
 
@@ -176,6 +185,7 @@ def plan(
         seeds: none means one run per method and fold, in plain `nnUNet_results`.
         config: a YAML file or a mapping; a trainer gets the keys that it knows.
         program: `nnUNetv2_train`; that of this Python environment if None.
+        test: whether each final checkpoint is to be measured on the test cases of the raw dataset.
 
     Raises:
         InputError: for whatever would let every run fail, or let results of another experiment pass for this one's.
@@ -190,6 +200,8 @@ def plan(
     if not methods:
         raise InputError("Nothing to run: name methods, such as --methods MeanTeacher,UAMT, or add --baseline.")
     overrides = overrides_by_method(methods, config)
+    if test:
+        require_test_cases(dataset_id)
     if seeds and any("seed" in asked for asked in overrides.values()):
         raise InputError("The overrides hold a seed, and --seeds is given: keep one of them.")
     if not (base / SPLITS_FILE).is_file():  # else trainings that start at once would all write it
@@ -199,7 +211,7 @@ def plan(
         raise InputError(f"{base / SPLITS_FILE} has folds 0 to {count - 1}: there is no {', '.join(map(str, wrong))}.")
     experiment = Experiment(
         *(dataset_id, base.name, configuration, plans, device),
-        *(environment_folder("nnUNet_results").absolute(), overrides, program or find_command("nnUNetv2_train")),
+        *(environment_folder("nnUNet_results").absolute(), overrides, program or find_command("nnUNetv2_train"), test),
     )
     runs = [Run(method, fold, seed) for seed in seeds or [None] for fold in folds or range(count) for method in methods]
     require_own(experiment, runs)

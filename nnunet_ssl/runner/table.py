@@ -1,9 +1,9 @@
-"""One table of what nnU-Net validated: mean and spread of the Dice per method and class."""
+"""Tables of what nnU-Net validated and of the test cases: mean and spread per method and class."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,16 @@ from nnunet_ssl.data.raw import preprocessed_folder, read_dataset_json
 from nnunet_ssl.files import read_json, write_json, write_text
 from nnunet_ssl.results.evaluation import read_labels
 from nnunet_ssl.runner.plan import BASELINE, Experiment, Run, read_summary, require_own
+from nnunet_ssl.runner.testing import read_metrics
+
+TEST = {"dice": "Dice", "asd_mm": "ASD in mm, without the cases that miss a class,"}  # of `results.evaluation`
 
 
 def make_table(experiment: Experiment, runs: Sequence[Run], classes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """Mean and standard deviation (n - 1) over the finished runs of each method, of nnU-Net's validation Dice.
 
-    A class that is in no reference and no prediction of a fold has no Dice there, and is left out of its mean.
+    A class that is in no reference and no prediction of a fold has no Dice there, and is left out of its mean. Where
+    the test cases are asked for, runs and methods have a `test` of the same form for each measure of :data:`TEST`.
 
     Args:
         classes: names of the classes or regions with their labels, as in `dataset.json`.
@@ -45,16 +49,20 @@ def make_table(experiment: Experiment, runs: Sequence[Run], classes: dict[str, t
             | {"overrides": origin.overrides, "origin": origin.facts()}
             | {"plans_saw_hidden_labels": _hidden_labels_seen(experiment.folder(run))}
             | {"dice": {"mean": statistics.fmean(present) if present else None, "per_class": dice}}
+            | ({"test": _tested(experiment.folder(run))} if experiment.test else {})
         )
     methods = {}
     for method in sorted(dict.fromkeys(run.method for run in runs), key=lambda method: method != BASELINE):
-        dices = [entry["dice"] for entry in finished if entry["method"] == method]
+        mine = [entry for entry in finished if entry["method"] == method]
         methods[method] = {
-            "finished": len(dices),
+            "finished": len(mine),
             "runs": sum(run.method == method for run in runs),
-            "mean": _spread([dice["mean"] for dice in dices]),
-            "per_class": {name: _spread([dice["per_class"].get(name) for dice in dices]) for name in classes},
+            **_spreads([entry["dice"] for entry in mine], classes),
         }
+        if experiment.test:
+            methods[method]["test"] = {
+                measure: _spreads([entry["test"][measure] for entry in mine], classes) for measure in TEST
+            }
     return {
         "dataset": experiment.dataset,
         "configuration": experiment.configuration,
@@ -73,6 +81,18 @@ def _hidden_labels_seen(folder: Path) -> int | None:
     return None if recorded is None else int(recorded)  # nnU-Net writes all values as text
 
 
+def _tested(folder: Path) -> dict[str, Any]:
+    metrics = read_metrics(folder)["metrics"]
+    return {measure: {key: metrics[measure][key] for key in ("mean", "per_class")} for measure in TEST}
+
+
+def _spreads(measured: Sequence[dict[str, Any]], classes: Iterable[str]) -> dict[str, Any]:
+    return {
+        "mean": _spread([values["mean"] for values in measured]),
+        "per_class": {name: _spread([values["per_class"].get(name) for values in measured]) for name in classes},
+    }
+
+
 def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
     present = [value for value in values if value is not None]
     return {
@@ -82,27 +102,33 @@ def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
 
 
 def markdown(table: dict[str, Any]) -> str:
-    """The table for people, its columns aligned."""
+    """The table for people, its columns aligned; below it those of the test cases, if they were asked for."""
+    seeds = f", seeds {' '.join(map(str, table['seeds']))}" if table["seeds"] else ""
+    title = f"{table['dataset']} {table['configuration']} {table['plans']}, folds {' '.join(map(str, table['folds']))}"
+    over = "mean ± standard deviation over runs"
+    methods = table["methods"]
+    text = f"{title}{seeds}: Dice of nnU-Net's validation, {over}\n\n{_rows(methods)}"
+    for measure, name in TEST.items() if all("test" in row for row in methods.values()) else ():
+        rows = {method: row | row["test"][measure] for method, row in methods.items()}
+        text += f"\n{name} of the test cases, final checkpoints, {over}\n\n{_rows(rows)}"
+    return text
 
+
+def _rows(methods: dict[str, dict[str, Any]]) -> str:
     def cell(spread: dict[str, float | None]) -> str:
         if spread["mean"] is None:
             return "-"
         return f"{spread['mean']:.3f}" + ("" if spread["std"] is None else f" ± {spread['std']:.3f}")
 
-    classes = list(next(iter(table["methods"].values()))["per_class"])
+    classes = list(next(iter(methods.values()))["per_class"])
     lines = [["method", "mean", *classes, "runs"]]
-    for method, row in table["methods"].items():
+    for method, row in methods.items():
         cells = [cell(row["mean"]), *(cell(row["per_class"][name]) for name in classes)]
         lines.append([method, *cells, f"{row['finished']} of {row['runs']}"])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
-    text = "".join(
+    return "".join(
         f"| {' | '.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])} |\n" for line in lines
-    )
-    seeds = f", seeds {' '.join(map(str, table['seeds']))}" if table["seeds"] else ""
-    return (
-        f"{table['dataset']} {table['configuration']} {table['plans']}, folds {' '.join(map(str, table['folds']))}"
-        f"{seeds}: Dice of nnU-Net's validation, mean ± standard deviation over runs\n\n{text}"
     )
 
 

@@ -182,11 +182,13 @@ def check_pseudo_labels(folder: Path, now: Origin, remedy: str) -> None:
 
 
 def set_aside(fold_folder: Path, say: Say) -> None:
-    """Moves checkpoints, validation and origin of an earlier training, of which one generation is kept, out of the way.
+    """Moves what is left of an earlier training out of the way; one generation is kept.
+
+    That is checkpoints, validation, what was predicted of the test cases, and origin.
 
     Else a new training that is cut off would leave them as its own: nnU-Net goes on from a `checkpoint_final` first.
     """
-    names = (ORIGIN_FILE, "validation")
+    names = (ORIGIN_FILE, "validation", "test")
     found = [*fold_folder.glob("checkpoint_*.pth"), *(fold_folder / name for name in names)]
     if not (found := [path for path in found if path.exists()]):
         return

@@ -79,6 +79,7 @@ def test_published_protocols(dataset):
     for name in names:
         choice = choose(dataset, name, default)
         content = published(dataset)[name]
+        assert choose(dataset, name, default, validate=True).parts.get("validation", []) == content["validation"]
         labeled, unlabeled, test = choice.parts.values()
         assert choice.record["protocol"] == name
         assert labeled

@@ -1,5 +1,6 @@
 """What the tests of the converters share: a raw folder, small volumes, nnU-Net's own check of a result."""
 
+import json
 from collections.abc import Callable
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -60,6 +61,17 @@ def write(verify) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def folds(raw) -> Callable[[], list[dict]]:
+    """What ``splits_final.json`` of dataset 27 holds; `file` is its path."""
+
+    def read() -> list[dict]:
+        return json.loads(read.file.read_text(encoding="utf-8"))
+
+    read.file = raw.with_name("nnUNet_preprocessed") / "Dataset027_Synapse" / "splits_final.json"
+    return read
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ MR_LABELED = ["amos_0514", "amos_0548", "amos_0578"]
 def test_both_modalities(amos, write, ids, same):
     conversion = amos_conversion(amos)
     folder = write(conversion, link=True)
-    assert ids(folder / "imagesTr") == ids(folder / "labelsTr") == set(LISTS["labeled"]["dhc-5"])
+    labeled, validation = LISTS["labeled"]["dhc-5"], LISTS["validation"]
+    assert ids(folder / "imagesTr") == ids(folder / "labelsTr") == {*labeled, *validation}
+    assert conversion.fold() == {"train": labeled, "val": validation} and len(validation) == 24
     assert ids(folder / "imagesUnlabeled") == set(LISTS["train"]) - set(LISTS["labeled"]["dhc-5"])
     assert len(ids(folder / "imagesUnlabeled")) == 206
     assert ids(folder / "imagesTs") == ids(folder / "labelsTs") == set(LISTS["test"])
@@ -33,8 +35,18 @@ def test_both_modalities(amos, write, ids, same):
 def test_published_lists(amos, protocol, numbers):
     conversion = amos_conversion(amos, protocol)
     assert (len(conversion.ids("labeled")), len(conversion.ids("unlabeled"))) == numbers
-    assert len(conversion.ids("test")) == 120
-    assert not set(LISTS["validation"]) & {case.id for case in conversion.cases}
+    assert (len(conversion.ids("test")), len(conversion.ids("validation"))) == (120, 24)
+    assert len({case.id for case in conversion.cases}) == len(conversion.cases) == 360  # no case in two parts
+    assert {*conversion.ids("labeled"), *conversion.ids("unlabeled")} == {*LISTS["train"]}
+
+
+def test_the_broken_list_is_refused(amos):
+    with pytest.raises(InputError) as error:
+        amos_conversion(amos, "dhc-20")
+    assert str(error.value) == (
+        "Protocol dhc-20 is not offered: its 192 ids are of another division, and 20 of them are validation cases of "
+        "this one. Known here: dhc-2, dhc-5, dhc-10."
+    )
 
 
 def test_modality(amos, said):
@@ -90,4 +102,4 @@ def test_faults(tmp_path, amos):
 def test_command(amos, command):
     result = command("amos", amos, "--dataset-id", 27, "--modality", "mr", "--link", "-np", 1)
     assert result.exit_code == 0, result.exception
-    assert "Dataset027_AMOS: 3 labeled, 31 unlabeled, 20 test cases" in result.output
+    assert "Dataset027_AMOS: 3 labeled, 31 unlabeled, 20 test, 6 validation cases" in result.output

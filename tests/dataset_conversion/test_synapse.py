@@ -1,11 +1,13 @@
 """The converter of Synapse/BTCV, on small volumes in both layouts."""
 
+import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from synapse_source import DIRECTION, SHAPE, build, voxels
+from synapse_source import DIRECTION, NUMBERS, SHAPE, build, voxels
 
 from nnunet_ssl.conversion.protocols import published
 from nnunet_ssl.conversion.writing import write_raw_dataset
@@ -13,12 +15,17 @@ from nnunet_ssl.dataset_conversion.synapse import ORGANS, synapse_conversion
 from nnunet_ssl.errors import InputError
 
 LABELED = ["img0009", "img0021", "img0025", "img0034"]
+VALIDATION = ["img0001", "img0007", "img0023", "img0030"]
 
 
-def test_default_lists(synapse, write, ids, same, save, tmp_path, said):
+def test_default_lists(synapse, write, ids, same, save, tmp_path, said, folds):
     conversion = synapse_conversion(synapse)
     folder = write(conversion)
-    assert ids(folder / "imagesTr") == ids(folder / "labelsTr") == set(LABELED)
+    assert ids(folder / "imagesTr") == ids(folder / "labelsTr") == {*LABELED, *VALIDATION}
+    assert json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["numTraining"] == 8
+    record = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))
+    assert (record["labeled"], record["validation"]) == (LABELED, VALIDATION)
+    assert folds() == [{"train": LABELED, "val": VALIDATION}]
     assert len(ids(folder / "imagesUnlabeled")) == 16
     test = {f"img{number:04d}" for number in (8, 27, 29, 33, 37, 39)}
     assert ids(folder / "imagesTs") == ids(folder / "labelsTs") == test
@@ -34,15 +41,18 @@ def test_default_lists(synapse, write, ids, same, save, tmp_path, said):
     assert conversion.labels["left_adrenal_gland"] == len(ORGANS) - 1 == 13
     assert conversion.protocol["protocol"] == "genericssl-20"
     assert said(conversion) == [
-        "not used (4 cases: img0001, img0007, img0023, img0030): validation cases of the published lists.",
         "in the source but not used (2 cases: img0061, img0062): not in the published lists.",
     ]
 
 
 def test_dhc_lists(synapse):
+    everything = {f"img{number:04d}" for number in NUMBERS}
     for protocol, number in {"dhc-10": 2, "dhc-20": 4, "dhc-40": 8}.items():
         conversion = synapse_conversion(synapse / "RawData" / "Training", protocol)
-        assert [len(conversion.ids(part)) for part in ("labeled", "unlabeled", "test")] == [number, 20 - number, 6]
+        parts = [conversion.ids(part) for part in ("labeled", "unlabeled", "test", "validation")]
+        assert list(map(len, parts)) == [number, 20 - number, 6, 4]
+        assert sum(map(len, parts)) == 30 and set().union(*parts) == everything  # disjoint, and all scans
+        assert conversion.fold() == {"train": parts[0], "val": ["img0006", "img0025", "img0026", "img0040"]}
     assert synapse_conversion(synapse, "dhc-10").ids("labeled") == ["img0023", "img0028"]
     assert synapse_conversion(synapse, "dhc-20").ids("labeled") == ["img0002", "img0023", "img0034", "img0039"]
     dhc, generic = published("synapse")["dhc-20"], published("synapse")["genericssl-20"]
@@ -114,4 +124,37 @@ def test_labels_with_a_header_a_hundredth_of_a_voxel_off(synapse, save, command,
 def test_command(synapse, command):
     result = command("synapse", synapse, "--dataset-id", 27, "--protocol", "dhc-40", "-np", 1)
     assert result.exit_code == 0, result.exception
-    assert "Dataset027_Synapse: 8 labeled, 12 unlabeled, 6 test cases" in result.output
+    assert "Dataset027_Synapse: 8 labeled, 12 unlabeled, 6 test, 4 validation cases.\n" in result.output
+    assert "Fold 0 trains on the labeled cases and validates on the validation cases" in result.output
+
+
+def test_the_fold_of_the_protocol_comes_back_and_replaces_no_other(synapse, command, folds, raw):
+    arguments = ("synapse", synapse, "--dataset-id", 27, "--protocol", "dhc-10", "-np", 1)
+    assert command(*arguments).exit_code == 0
+    wanted = [{"train": ["img0023", "img0028"], "val": ["img0006", "img0025", "img0026", "img0040"]}]
+    assert folds() == wanted
+    assert "Nothing was written" in command(*arguments).output
+    folds.file.unlink()
+    assert "2 labeled, 18 unlabeled" in command(*arguments).output and folds() == wanted
+    other = '[{"train": ["img0023"], "val": ["img0028"]}]'
+    folds.file.write_text(other, encoding="utf-8")
+    error = r"Dataset027_Synapse/splits_final\.json holds other folds than the protocol's\. Remove it"
+    assert re.search(error, str(command(*arguments).exception))
+    shutil.rmtree(raw)
+    assert re.search(error, str(command(*arguments).exception))
+    assert folds.file.read_text(encoding="utf-8") == other and list(raw.iterdir()) == []
+
+
+def test_lists_that_the_source_does_not_fill_are_named_before_anything_is_written(synapse, command, raw, folds):
+    training = synapse / "RawData" / "Training"
+    (training / "label" / "label0040.nii.gz").unlink()
+    arguments = ("synapse", synapse, "--dataset-id", 27, "-np", 1, "--protocol")
+    assert str(command(*arguments, "dhc-20").exception) == "The source lacks the labels of img0040. Add them."
+    (training / "img" / "img0040.nii.gz").unlink()
+    assert str(command(*arguments, "dhc-20").exception) == (
+        f"{synapse} lacks scans of the published lists: img0040. Add them or mend the lists."
+    )
+    assert str(command(*arguments, "dhc-30").exception) == (
+        "Unknown protocol 'dhc-30'. Known here: dhc-10, dhc-20, dhc-40, genericssl-20."
+    )
+    assert not raw.exists() and not folds.file.exists()

@@ -196,17 +196,18 @@ def test_a_damaged_origin_is_named(dataset, monkeypatch):
 def test_what_an_earlier_training_left_is_not_taken_for_the_new_one(dataset, monkeypatch):
     """Trained, split again, trained anew and cut off: its fold has no final checkpoint and no validation."""
     before, final = read_origin(fold_of(dataset)), (fold_of(dataset) / "checkpoint_final.pth").read_bytes()
+    (fold_of(dataset) / "test").mkdir()
     hide(dataset)
     monkeypatch.setattr("nnunet_ssl.training.configured.ConfiguredTrainer.on_train_end", stop)
     with pytest.raises(KeyboardInterrupt):
         train(monkeypatch)
     fold = fold_of(dataset)
     names = {path.name for path in fold.iterdir()}
-    assert "checkpoint_final.pth" not in names and "validation" not in names and "checkpoint_best.pth" in names
+    assert not names & {"checkpoint_final.pth", "validation", "test"} and "checkpoint_best.pth" in names
     assert len(read_origin(fold).hidden) == 1
     earlier = fold / "earlier_training"
     assert (earlier / "checkpoint_final.pth").read_bytes() == final and read_origin(earlier) == before
-    assert (earlier / "validation" / "summary.json").is_file()
+    assert (earlier / "validation" / "summary.json").is_file() and (earlier / "test").is_dir()
 
 
 def stop(self):
