@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.taps import require_unet
@@ -35,8 +36,15 @@ class Gate(nn.Module):
         self.a, self.b, self.psi = layer(features, inner), layer(features, inner), layer(inner, 1)
 
     def forward(self, g: Tensor, x: Tensor) -> Tensor:
-        """What the gate leaves of the skip x, for features g of the decoder, all (B, features, *spatial)."""
-        return x * self.psi(torch.relu(self.a(g) + self.b(x))).sigmoid()
+        """What the gate leaves of the skip x, for features g of the decoder, all (B, features, *spatial).
+
+        The backward pass makes the features inside again: kept, they would take more than a third of the network's.
+        """
+        return x * checkpoint(self.opened, g, x, use_reentrant=False, preserve_rng_state=False)
+
+    def opened(self, g: Tensor, x: Tensor) -> Tensor:
+        """The factor of each voxel, (B, 1, *spatial)."""
+        return self.psi(torch.relu(self.a(g) + self.b(x))).sigmoid()
 
 
 class GatedDecoder(nn.Module):

@@ -68,6 +68,14 @@ def test_the_gate_is_one_factor_for_all_features_of_a_voxel_and_reads_both():
     torch.testing.assert_close(gate(g, x).flatten(), x.flatten() * opened)
 
 
+def test_features_inside_of_a_gate_are_not_kept_for_the_backward_pass():
+    gate, kept = Gate(tiny_network(2, 2).encoder, 4, 32), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda x: x):
+        gate(*torch.randn(2, 3, 4, 8, 8, requires_grad=True)).sum().backward()
+    assert kept and (3, 32, 8, 8) not in kept
+    assert all(parameter.grad is not None for parameter in gate.parameters())
+
+
 def test_what_the_decoder_reads_is_the_tap(tiny_net):
     net = Net(with_gated_skips(tiny_architecture(2, 2)), tiny_net().kind)
     read = []
