@@ -126,8 +126,7 @@ def stock_checkpoints(checkpoint: Any, file: Path, member: str | None = None) ->
 
 def _require_stock(weights: dict, configuration: ConfigurationManager, file: Path) -> None:
     """Raises InputError unless the weights have the names of those of the plan's network."""
-    with torch.device("meta"):  # without values
-        planned = planned_architecture(configuration, 1, 2, deep_supervision=True)().state_dict()
+    planned = planned_architecture(configuration, 1, 2, deep_supervision=True)().state_dict()  # of any channels
     if strange := sorted(weights.keys() ^ planned.keys()):
         raise InputError(
             f"{file}: its network is not that of its plans ({listed(strange, 3)}), so that only nnU-Net with the "
