@@ -19,7 +19,7 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
-from workbench import SMALL_TRANSFORMER, kind, one_rank, task, tiny_architecture, tiny_network
+from workbench import SMALL_TRANSFORMER, kind, one_rank, task, tiny_architecture
 
 from nnunet_ssl.distributed import average_gradients, broadcast_state
 from nnunet_ssl.errors import InputError
@@ -46,6 +46,10 @@ def chosen(variant):
     """The class of a method's preset."""
     method, preset = variant
     return method.of_preset(preset)[0]
+
+
+def student_of(variant):
+    return chosen(variant).student(tiny_architecture(2, CHANNELS, seed=0))
 
 
 def settings(variant, noise):
@@ -175,15 +179,20 @@ def by_parts(trainer):
 def train_all(rank, world, folder, dataset):
     """One rank: every preset once without randomness, and once with each rank's own; then its terms one by one."""
 
-    def network():
-        return DistributedDataParallel(tiny_network(2, CHANNELS, seed=0))
+    def network(variant):
+        return DistributedDataParallel(student_of(variant))
 
     base = set_up(dataset, folder / f"results_{rank}")
     with one_rank(rank, world, folder):
         for variant in VARIANTS:
-            torch.save(gradients_by_term(base, variant, network, rank), folder / file_of(variant, "terms", rank))
+            torch.save(
+                gradients_by_term(base, variant, partial(network, variant), rank),
+                folder / file_of(variant, "terms", rank),
+            )
             for noise in ("quiet", "noisy"):
-                trainer = trainer_of(base, chosen(variant), Net(network(), kind(CHANNELS)), **settings(variant, noise))
+                trainer = trainer_of(
+                    base, chosen(variant), Net(network(variant), kind(CHANNELS)), **settings(variant, noise)
+                )
                 torch.manual_seed(7 + 1000 * rank * (noise == "noisy"))
                 torch.save(train(trainer, rank), folder / file_of(variant, noise, rank))
 
@@ -219,7 +228,7 @@ def test_ranks_stay_equal_bit_for_bit(ranks, variant, noise):
 
 @EACH
 def test_training_on_two_ranks_is_training_on_the_joint_batch(ranks, base, variant):
-    method, net = variant[0], Net(tiny_network(2, CHANNELS, seed=0), kind(CHANNELS))
+    method, net = variant[0], Net(student_of(variant), kind(CHANNELS))
     trainer = trainer_of(base, chosen(variant), net, **settings(variant, "quiet"))
     before = copied(dict(trainer.net.module.state_dict()))
     if facts_of(method).tests.pairs:  # the joint loss is the mean over the ranks' own
@@ -240,7 +249,7 @@ def largest_of(gradients):
 def test_the_gradient_of_each_term_is_that_of_the_joint_batch(ranks, base, variant):
     """Each alone, or nnU-Net's own loss would hide a term that is of another size on each rank."""
     first, second = ranks(variant, "terms")
-    network = partial(tiny_network, 2, CHANNELS, seed=0)
+    network = partial(student_of, variant)
     joint = gradients_by_term(base, variant, network)
     assert joint.keys() == first.keys()
     for name, expected in joint.items():

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from nnunet_ssl.networks.hooks import let_compile_see_hooks
 
-Features = dict[str, Any]  # a tensor, or a list of them for "skips" and "decoder"
-TAPS = ("skips", "bottleneck", "decoder", "head")
+Features = dict[str, Any]  # a tensor, or a list of them for "skips", "decoder" and "gated"
+TAPS = ("skips", "bottleneck", "decoder", "head", "gated")
 NO_UNET = "has no encoder and decoder with seg_layers; take a U-Net of nnU-Net's plans."
 
 
@@ -33,6 +33,8 @@ class Taps:
     - ``"decoder"``: the decoder's features at each of its stages, a list, full resolution first
     - ``"head"``: what the segmentation head of full resolution reads, behind dropout if a method has put some there
 
+    - ``"gated"``: what gates leave of the skips (`gated_skips.py`), a list, full resolution first
+
     All are (B, features, *spatial). The weights keep their names. A teacher copied from a tapped network is never in
     training mode, so nothing of its forwards is kept.
 
@@ -41,7 +43,7 @@ class Taps:
         names: which of these; what is not asked for costs nothing.
 
     Raises:
-        NotImplementedError: the network is none.
+        NotImplementedError: the network is none, or has no gates.
         ValueError: there is no such tap.
     """
 
@@ -61,6 +63,11 @@ class Taps:
                 stage.register_forward_hook(self._after("decoder", lambda features: [features]))
         if "head" in names:
             decoder.seg_layers[-1].register_forward_pre_hook(self._before)
+        if "gated" in names:
+            if not hasattr(decoder, "gates"):
+                raise NotImplementedError(f"{type(network).__name__} has no gated skips.")
+            for gate in decoder.gates:
+                gate.register_forward_hook(self._after("gated", lambda features: [features]))
         let_compile_see_hooks()
 
     def take(self) -> Features:
@@ -69,7 +76,7 @@ class Taps:
         for name, features in self.kept.items():
             if features:
                 single = name in ("bottleneck", "head")
-                taken[name] = features[0] if single else features[::-1] if name == "decoder" else features
+                taken[name] = features[0] if single else features[::-1] if name in ("decoder", "gated") else features
             self.kept[name] = []
         return taken
 

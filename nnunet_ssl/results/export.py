@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_ssl.checkpoints import CHECKPOINT_KEY, networks_of, read_whole
 from nnunet_ssl.data.origin import ORIGIN_FILE, in_words, read_origin
@@ -16,6 +16,7 @@ from nnunet_ssl.data.raw import environment_folder, listed
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import is_plain_name, require_new_folder, write_json, writing
 from nnunet_ssl.locks import locked
+from nnunet_ssl.networks.architecture import planned_architecture
 from nnunet_ssl.training.lineage import origin_in
 
 STOCK_TRAINER = "nnUNetTrainer"
@@ -30,9 +31,9 @@ def export_model(
 ) -> list[str]:
     """Writes a model folder for `nnUNetv2_predict_from_modelfolder -m OUT -f FOLDS` of stock nnU-Net.
 
-    Networks of a semi-supervised training have nnU-Net's own architecture, so only the trainer's name is replaced and
-    the state of the training left out. A model of two averaged networks becomes two folds, which nnU-Net averages. What
-    each fold was trained on lies beside its checkpoint, as in the results.
+    Most networks of a semi-supervised training have nnU-Net's own architecture, so only the trainer's name is replaced
+    and the state of the training left out; other networks are refused. A model of two averaged networks becomes two
+    folds, which nnU-Net averages. What each fold was trained on lies beside its checkpoint, as in the results.
 
     Args:
         model_folder: trainer__plans__configuration folder in `nnUNet_results`.
@@ -112,11 +113,25 @@ def stock_checkpoints(checkpoint: Any, file: Path, member: str | None = None) ->
     Raises:
         InputError: it is no checkpoint of nnU-Net, lacks the member asked for, or its network is not nnU-Net's.
     """
-    network = _network_class(checkpoint, file)
+    configuration = _configuration(checkpoint, file)
+    network = configuration.network_arch_class_name
     if network.startswith("nnunet_ssl."):
         raise InputError(f"{file}: its network is {network}, which only nnU-Net with this package can build.")
+    members = _members(checkpoint, member, file)
+    for weights in members:
+        _require_stock(weights, configuration, file)
     common = {key: checkpoint[key] for key in PREDICTION_KEYS} | {"trainer_name": STOCK_TRAINER}
-    return [common | {"network_weights": weights} for weights in _members(checkpoint, member, file)]
+    return [common | {"network_weights": weights} for weights in members]
+
+
+def _require_stock(weights: dict, configuration: ConfigurationManager, file: Path) -> None:
+    """Raises InputError unless the weights have the names of those of the plan's network."""
+    planned = planned_architecture(configuration, 1, 2, deep_supervision=True)().state_dict()  # of any channels
+    if strange := sorted(weights.keys() ^ planned.keys()):
+        raise InputError(
+            f"{file}: its network is not that of its plans ({listed(strange, 3)}), so that only nnU-Net with the "
+            "trainer can build it."
+        )
 
 
 def _load(file: Path) -> Any:
@@ -126,8 +141,8 @@ def _load(file: Path) -> Any:
     return content
 
 
-def _network_class(checkpoint: Any, file: Path) -> str:
-    """The class of the network that a checkpoint is of; raises InputError unless it is a checkpoint of nnU-Net."""
+def _configuration(checkpoint: Any, file: Path) -> ConfigurationManager:
+    """That a checkpoint was trained with; raises InputError unless it is a checkpoint of nnU-Net."""
     missing = [key for key in PREDICTION_KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
     if missing:
         raise InputError(f"{file} is no nnU-Net checkpoint: it lacks {', '.join(missing)}.")
@@ -142,7 +157,7 @@ def _network_class(checkpoint: Any, file: Path) -> str:
         raise InputError(f"{file} is no nnU-Net checkpoint: its plans cannot be used ({error!r:.100}).") from None
     if not known or not isinstance(network, str) or not isinstance(axes, tuple | list | None):
         raise InputError(f"{file} is no nnU-Net checkpoint: its entries have other types than nnU-Net's.")
-    return network
+    return configuration
 
 
 def _members(checkpoint: dict, member: str | None, file: Path) -> list[dict]:

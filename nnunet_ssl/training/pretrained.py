@@ -1,11 +1,12 @@
 """`-pretrained_weights` of `nnUNetv2_train`: which network of a training begins with which weights of a file.
 
-nnU-Net's rule holds for the student: segmentation heads are left out, all other weights must fit. Two things are ours:
+nnU-Net's rule holds for the student: segmentation heads are left out, all other weights must fit. We add:
 
 - A file of an encoder alone gives the encoder, and so does one of nnssl (self-supervised pretraining), as its own
   fine-tuning has it: what nnssl's decoders have learned is to reconstruct.
 - For images with another number of channels the weights of the input layer are summed over the file's channels and
   shared equally among these, which for one channel in the file is nnssl's rule.
+- Gates of skips, which nnU-Net's own networks do not have, stay random where the file has none.
 
 A further network of the method takes what the file has for it (a twin the second network of a pair) if all of that fits
 but the heads. Else it takes the encoder of the file's first network if its own is the same: decoder and heads stay its
@@ -34,8 +35,8 @@ from nnunet_ssl.networks.teacher import Teacher
 
 NNUNETS_LOADER, NNUNETS_CALLER = "load_pretrained_weights", "maybe_load_checkpoint"
 NNSSL_KEY = "nnssl_adaptation_plan"
-ENCODER, HEADS, TWIN = "encoder.", ".seg_layers.", "twin"
-NO_HEADS = "nnU-Net leaves heads out"
+ENCODER, HEADS, GATES, TWIN = "encoder.", ".seg_layers.", "decoder.gates.", "twin"
+NO_HEADS, NO_GATES = "nnU-Net leaves heads out", "the file has no gates"
 AS_DATA = "Write its weights alone where its code belongs: torch.save({'network_weights': weights}, 'weights.pth')."
 SAME_PLANS = (
     "Both trainings need plans of one architecture: take one dataset's plans for the other with "
@@ -157,13 +158,17 @@ def begin_with(
         told[name] = _begin_further(weights, name, network)
     if weights.second and TWIN not in told:
         told["second network"] = "left out, there is one here"
+    if _has_gates(weights.first) and not _has_gates(student.state_dict()):
+        told["gates"] = "left out, the skips here have none"
     for name, what in told.items():
         say(f"-pretrained_weights, {name}: {what}")
 
 
 def _begin_student(weights: PretrainedWeights, student: nn.Module) -> str:
     why = weights.encoder_alone
-    body = _body(student)
+    body, no_gates = _body(student), not _has_gates(weights.first)
+    if no_gates:
+        body = {name: value for name, value in body.items() if not name.startswith(GATES)}
     wanted = {name: value for name, value in body.items() if name.startswith(ENCODER)} if why else body
     offered, input_layer = _with_input_layer_of(student, weights.first)
     mismatches = _mismatches(wanted, offered)
@@ -176,7 +181,8 @@ def _begin_student(weights: PretrainedWeights, student: nn.Module) -> str:
         )
     _copy(offered, wanted)
     source = "first network" if weights.second else "network"
-    return _in_words(student, wanted, f"the file's {source}{input_layer}", why or NO_HEADS)
+    reason = f"{NO_HEADS}, and {NO_GATES}" if no_gates and _has_gates(student.state_dict()) else NO_HEADS
+    return _in_words(student, wanted, f"the file's {source}{input_layer}", why or reason)
 
 
 def _begin_further(weights: PretrainedWeights, name: str, network: nn.Module) -> str:
@@ -224,6 +230,10 @@ def _is_head(name: str) -> bool:
     return HEADS in f".{name}"
 
 
+def _has_gates(state: dict[str, Any]) -> bool:
+    return any(name.startswith(GATES) for name in state)
+
+
 def _body(network: nn.Module) -> dict[str, Tensor]:
     """All tensors but those of the heads."""
     return {name: value for name, value in _tensors(network).items() if not _is_head(name)}
@@ -268,6 +278,11 @@ def _copy(offered: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
         tensor.copy_(offered[name])
 
 
+def _part(name: str) -> str:
+    """Of a network, in words."""
+    return "heads" if _is_head(name) else "gates" if name.startswith(GATES) else name.partition(".")[0]
+
+
 def _in_words(network: nn.Module, taken: dict[str, Tensor], source: str, why: str) -> str:
     """How many tensors were taken from where, and which parts stay random for which reason."""
     tensors = _tensors(network)
@@ -275,5 +290,5 @@ def _in_words(network: nn.Module, taken: dict[str, Tensor], source: str, why: st
     words = f"{len(taken)} of {len(tensors)} tensors of {source}"
     if not rest:
         return words
-    parts = sorted({"heads" if _is_head(name) else name.partition(".")[0] for name in rest})
+    parts = sorted({_part(name) for name in rest})
     return f"{words}; random: {' and '.join(parts)}, {len(rest)} tensors ({why})"

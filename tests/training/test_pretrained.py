@@ -104,6 +104,33 @@ def test_a_twin_of_another_form_takes_only_weights_of_its_form(dataset, monkeypa
     assert log[1:] == ["twin: random, no weights of the file fit it"]
 
 
+def test_gates_are_random_where_the_file_has_none_and_left_out_where_there_are_none(dataset, monkeypatch):
+    def without_gates(name):
+        return "seg_layers" not in name and "gates" not in name
+
+    trainer, log = begin(dataset, "TAC", file_of(dataset, ""), monkeypatch)
+    first, _ = networks(dataset, "")
+    assert_taken(trainer.network, first | other_gates(trainer), without_gates)
+    assert log == [
+        "student: 24 of 52 tensors of the file's network; random: gates and heads, 28 tensors (nnU-Net leaves heads "
+        "out, and the file has no gates)"
+    ]
+    first, _ = networks(dataset, "TAC")
+    trainer, log = begin(dataset, "TAC", file_of(dataset, "TAC"), monkeypatch)
+    assert_taken(trainer.network, first)
+    assert log == [
+        "student: 48 of 52 tensors of the file's network; random: heads, 4 tensors (nnU-Net leaves heads out)"
+    ]
+    trainer, log = begin(dataset, "Supervised", file_of(dataset, "TAC"), monkeypatch)
+    assert_taken(trainer.network, first)
+    assert log == [BUT_HEADS.format("student", "network"), "gates: left out, the skips here have none"]
+
+
+def other_gates(trainer):
+    """Other tensors in the place of its gates' than it has."""
+    return {name: value + 1 for name, value in trainer.network.state_dict().items() if "gates" in name}
+
+
 def test_the_network_that_predicts_is_taken_where_it_is_a_teacher(dataset, monkeypatch, tmp_path):
     donor = trainer_of(dataset, "MeanTeacher", monkeypatch, deploy_teacher=True)
     donor.initialize()

@@ -81,3 +81,17 @@ def test_networks_of_two_forms_predict_as_one_and_the_plans_own_is_a_stock_model
     assert export_model(folder, ["0"], tmp_path / "model", "first") == ["0"]
     exported = predictor(tmp_path / "model").network.state_dict()
     assert all(torch.equal(exported[key], value) for key, value in unwrap(trainer.network).state_dict().items())
+
+
+def test_a_network_that_stock_nnunet_cannot_build_predicts_with_this_package_and_is_not_exported(
+    dataset, monkeypatch, tmp_path
+):
+    trainer = train(dataset, monkeypatch, name="nnUNetTrainerTAC")
+    folder = Path(trainer.output_folder_base)
+    made = predictor(folder)
+    made.predict_logits_from_preprocessed_data(torch.randn(1, 20, 28, 28))
+    trained = unwrap(trainer.network).state_dict()
+    assert all(torch.equal(made.network.state_dict()[key], value) for key, value in trained.items())
+    with pytest.raises(InputError, match=r"not that of its plans \(decoder\.gates\.0\..*and \d+ more\), so that only"):
+        export_model(folder, ["0"], tmp_path / "model")
+    assert not (tmp_path / "model").exists()
