@@ -3,8 +3,7 @@
 H. Wang and X. Li, "Towards Generic Semi-Supervised Framework for Volumetric Medical Image Segmentation", NeurIPS 2023.
 
     e, theta      encoder and decoder of the plan's network, which predict
-    psi           a further decoder
-    xi            a further decoder, and a first layer of e for [x, x_t]; both and e are told the time t
+    psi, xi       further decoders; with xi, e has another first layer, for [x, x_t], and both are told the time t
     x_t           sqrt(a_t) (2 onehot(y) - 1) + sqrt(1 - a_t) N(0, 1),  t of 0..T-1 at random for each labeled patch
     z = xi(e([x_l, x_t], t))
     W             C v, v the difficulty (DiffDW) of argmax z                     see `class_weights.py`
@@ -32,10 +31,11 @@ from nnunet_ssl.memory.class_weights import AbsoluteDifficulty
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
 from nnunet_ssl.methods.families import RampedMethod
 from nnunet_ssl.networks.architecture import Architecture
+from nnunet_ssl.networks.average import approach
 from nnunet_ssl.networks.decoders import further_decoder
-from nnunet_ssl.networks.denoiser import Denoiser, DenoisingPath, SharedEncoderPath
+from nnunet_ssl.networks.denoiser import Denoiser, DenoisingPath, PlainPath
 from nnunet_ssl.networks.diffusion import Diffusion, smoothed
-from nnunet_ssl.networks.net import Net, Output, run
+from nnunet_ssl.networks.net import Net, Output, run, set_deep_supervision
 from nnunet_ssl.networks.taps import require_unet
 
 
@@ -79,10 +79,9 @@ class GenericSSL(RampedMethod):
         net.tap("skips")
         encoder = require_unet(net.module).encoder
         self.xi, self.psi = Denoiser(new_net), further_decoder(new_net(), scales=True)
-        self.psi.deep_supervision = new_net.deep_supervision  # its heads keep theta's numbers
+        set_deep_supervision(self.psi, new_net.deep_supervision)  # its heads keep theta's numbers either way
         self.difficulty = AbsoluteDifficulty(self.task.kind, skip_absent=self.absent == "skip")
-        paths = DenoisingPath(encoder, self.xi), SharedEncoderPath(encoder, self.psi), self.psi
-        self.paths = [net.compiled(path) for path in paths]
+        self.paths = [*map(net.compiled, (DenoisingPath(encoder, self.xi), PlainPath(encoder, self.psi), self.psi))]
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
         kind, target, (xi, psi, _) = net.kind, labeled.target, self.paths
@@ -107,9 +106,5 @@ class GenericSSL(RampedMethod):
             xi = smoothed(kind.probs(u + self.noise * kind.noise(u)) - alike)
         return kind.hard(xi + psi - alike)
 
-    @torch.no_grad()
     def after_step(self, net: Net, now: Now) -> None:
-        theta = require_unet(net.module).decoder
-        for name, mine in self.psi.named_parameters():
-            mean = (mine + self.xi.decoder.get_parameter(name)) / 2
-            theta.get_parameter(name).lerp_(mean, 1 - self.ema_decay)
+        approach(require_unet(net.module).decoder, (self.xi.decoder, self.psi), 1 - self.ema_decay)

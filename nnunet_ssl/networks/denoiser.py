@@ -45,15 +45,17 @@ class Denoiser(nn.Module):
         NotImplementedError: it is no U-Net of nnU-Net's plans.
     """
 
+    decoder: Any
+
     def __init__(self, architecture: Architecture):
         super().__init__()
-        network = require_unet(architecture.with_further_input(architecture.output_channels)())
-        encoder = network.encoder
+        network: Any = require_unet(architecture.with_further_input(architecture.output_channels)())
+        encoder: Any = network.encoder
         self.has_stem = has_stem(encoder)
         self.stem = encoder.stem if self.has_stem else next(blocks_of(encoder.stages[0]))
         self.time = nn.Sequential(nn.Linear(WAVES, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU())
         self.down = nn.ModuleList(Fusions(stage, number > 0) for number, stage in enumerate(encoder.stages))
-        self.decoder: Any = further_decoder(network, scales=True)
+        self.decoder = further_decoder(network, scales=True)
         self.up = nn.ModuleList(nn.Linear(WIDTH, each.out_channels) for each in self.decoder.transpconvs)
         self.stages = nn.ModuleList(Fusions(stage, False) for stage in self.decoder.stages)
 
@@ -95,7 +97,7 @@ class DenoisingPath(nn.Module):
         return self.denoiser.decode(skips, time)
 
 
-class SharedEncoderPath(nn.Module):
+class PlainPath(nn.Module):
     """A shared encoder and a further decoder: what is compiled as one. It owns neither; let no method register it.
 
     Called with an image, gives the decoder's logits. Taps of the encoder keep nothing of it.
