@@ -81,3 +81,17 @@ def test_networks_of_two_forms_predict_as_one_and_the_plans_own_is_a_stock_model
     assert export_model(folder, ["0"], tmp_path / "model", "first") == ["0"]
     exported = predictor(tmp_path / "model").network.state_dict()
     assert all(torch.equal(exported[key], value) for key, value in unwrap(trainer.network).state_dict().items())
+
+
+def test_what_trains_beside_the_plans_network_is_not_in_the_model(dataset, monkeypatch, tmp_path):
+    """Decoders, layers of the time and a first layer that are not needed to predict: stock nnU-Net builds the rest."""
+    trainer = train(dataset, monkeypatch, name="nnUNetTrainerGenericSSL")
+    folder, image = Path(trainer.output_folder_base), torch.randn(1, 20, 28, 28)
+    assert {"xi", "psi"} <= {key.split(".")[0] for key in checkpoint(trainer)["semi_supervised"]["method"]}
+    ours = predictor(folder).predict_logits_from_preprocessed_data(image)
+    assert export_model(folder, ["0"], tmp_path / "model") == ["0"]
+    stock = predictor(tmp_path / "model")
+    assert stock.trainer_name == "nnUNetTrainer" and type(stock.network).__module__.startswith("dynamic_network_archi")
+    weights = torch.load(tmp_path / "model" / "fold_0" / "checkpoint_final.pth", weights_only=True)["network_weights"]
+    stock.network.load_state_dict(weights, strict=True)
+    assert torch.equal(stock.predict_logits_from_preprocessed_data(image), ours)
