@@ -81,10 +81,10 @@ class GenericSSL(RampedMethod):
         self.xi, self.psi = Denoiser(new_net), further_decoder(new_net(), scales=True)
         set_deep_supervision(self.psi, new_net.deep_supervision)  # its heads keep theta's numbers either way
         self.difficulty = AbsoluteDifficulty(self.task.kind, skip_absent=self.absent == "skip")
-        self.paths = [*map(net.compiled, (DenoisingPath(encoder, self.xi), PlainPath(encoder, self.psi), self.psi))]
+        self.paths = [net.compiled(DenoisingPath(encoder, self.xi)), net.compiled(PlainPath(encoder, self.psi))]
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
-        kind, target, (xi, psi, _) = net.kind, labeled.target, self.paths
+        kind, target, (xi, psi) = net.kind, labeled.target, self.paths
         u = self.diffusion.sample(xi, unlabeled.strong, kind.channels)  # before there are graphs in memory
         theta = net(unlabeled.strong)
         y_u = target.resized(target.form(self.pseudo_labels(u, theta)))
@@ -101,7 +101,7 @@ class GenericSSL(RampedMethod):
     def pseudo_labels(self, u: Tensor, theta: Output) -> Tensor:
         """y_u; to G all outcomes are alike beyond the patch."""
         kind, alike = theta.kind, 1 / theta.kind.outcomes
-        psi = run(self.paths[2], theta.features["skips"], kind).probs
+        psi = run(self.paths[1], theta.features["skips"], kind).probs
         with autocast(u.device.type, enabled=False):
             xi = smoothed(kind.probs(u + self.noise * kind.noise(u)) - alike)
         return kind.hard(xi + psi - alike)

@@ -100,15 +100,16 @@ class DenoisingPath(nn.Module):
 class PlainPath(nn.Module):
     """A shared encoder and a further decoder: what is compiled as one. It owns neither; let no method register it.
 
-    Called with an image, gives the decoder's logits. Taps of the encoder keep nothing of it.
+    Called with an image, or with the skips that a pass of the encoder has given, gives the decoder's logits. Taps of
+    the encoder keep nothing of it.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
 
-    def forward(self, image: Tensor) -> Any:
-        return self.decoder(encode(self.encoder, image))
+    def forward(self, seen: Tensor | list[Tensor]) -> Any:
+        return self.decoder(encode(self.encoder, seen) if isinstance(seen, Tensor) else seen)
 
 
 def encode(encoder: Any, image: Tensor) -> list[Tensor]:

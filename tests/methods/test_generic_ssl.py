@@ -84,7 +84,7 @@ def test_the_terms_are_those_of_the_formulas(dimensions, regions, ignore):
     terms = method.losses(net, labeled, unlabeled, HALF)
 
     torch.manual_seed(5)  # the same numbers, drawn in the same order
-    denoise, _, psi = method.paths
+    denoise, psi = method.paths
     u = Diffusion().sample(denoise, unlabeled.strong, 3)
     scales = net.module(unlabeled.strong)
     skips = net.module.encoder(unlabeled.strong)
@@ -164,7 +164,7 @@ def test_making_pseudo_labels_keeps_no_graph_and_takes_one_pass_of_the_encoder_f
 
 
 def constant_decoder(method, logits):
-    method.paths[2] = lambda skips: [torch.tensor(logits).view(1, -1, 1, 1).expand(2, -1, 16, 16)]
+    method.paths[1] = lambda skips: [torch.tensor(logits).view(1, -1, 1, 1).expand(2, -1, 16, 16)]
     return Output([torch.zeros(2, len(logits), 16, 16)], method.task.kind, {"skips": []})
 
 

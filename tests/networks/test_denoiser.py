@@ -77,7 +77,8 @@ def test_an_encoder_is_read_as_it_reads_itself_and_without_its_hooks(dimensions,
     skips = encode(network.encoder, image)
     assert not calls and all(map(torch.equal, skips, expected))
     decoder = further_decoder(planned(dimensions, residual, blocks, strides)())
-    assert torch.equal(PlainPath(network.encoder, decoder)(image), decoder(expected))
+    path = PlainPath(network.encoder, decoder)
+    assert torch.equal(path(image), decoder(expected)) and torch.equal(path(expected), decoder(expected))
 
 
 @pytest.mark.parametrize(
