@@ -71,6 +71,10 @@ class Kind(ABC):
     def cross_entropy(self, logits: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
         """Cross-entropy with labels, a voxel map; or its mean."""
 
+    @abstractmethod
+    def noise(self, logits: Tensor) -> Tensor:
+        """Random numbers, float32 in their shape, with which `hard(logits + noise)` draws labels by `probs(logits)`."""
+
     # ---- of probabilities or other values of each channel, (B, C, *spatial)
 
     @abstractmethod
@@ -186,6 +190,9 @@ class Classes(Kind):
     def cross_entropy(self, logits: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
         return F.cross_entropy(logits.float(), labels, reduction=reduction)
 
+    def noise(self, logits: Tensor) -> Tensor:
+        return gumbel_noise(logits)
+
     def logits_of(self, probs: Tensor) -> Tensor:
         return probs.clamp(_EPS, 1 - _EPS).log()
 
@@ -276,6 +283,9 @@ class Regions(Kind):
     def cross_entropy(self, logits: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
         return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction=reduction)
 
+    def noise(self, logits: Tensor) -> Tensor:
+        return gumbel_noise(logits) - gumbel_noise(logits)  # of inside and of outside
+
     def logits_of(self, probs: Tensor) -> Tensor:
         return probs.logit(_EPS)
 
@@ -330,6 +340,11 @@ class Regions(Kind):
 
     def spread(self, mask: Tensor) -> Tensor:
         return mask[:, None].expand(-1, self.channels, *mask.shape[1:])
+
+
+def gumbel_noise(like: Tensor) -> Tensor:
+    """-ln(-ln U) of uniform U, float32 in the shape of a tensor."""
+    return -torch.empty_like(like, dtype=torch.float32).exponential_().log()
 
 
 def on_channels(values: Tensor, axes: int) -> Tensor:

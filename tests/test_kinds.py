@@ -163,3 +163,21 @@ def test_logits_of_probabilities(regions):
     logits = kind(3, regions).logits_of(probs)
     torch.testing.assert_close(kind(3, regions).probs(logits), probs)
     assert kind(2, regions).logits_of(torch.tensor([0.0, 1.0])).isfinite().all()
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_labels_of_noisy_logits_are_drawn_by_their_probabilities(regions):
+    torch.manual_seed(0)
+    made, logits = kind(3, regions), torch.tensor([1.0, 0.0, -0.5]).view(1, 3, 1, 1).expand(40_000, -1, 1, 1).half()
+    noise = made.noise(logits)
+    assert noise.shape == logits.shape and noise.dtype is torch.float32
+    share = made.masks(made.hard(logits + noise)).float().mean((0, 2, 3))
+    torch.testing.assert_close(share, made.probs(logits[:1]).flatten(), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize(("regions", "mean", "variance"), [(False, 0.577216, 1.644934), (True, 0.0, 3.289868)])
+def test_noise_is_gumbels_for_classes_and_logistic_for_regions(regions, mean, variance):
+    torch.manual_seed(0)
+    noise = kind(2, regions).noise(torch.zeros(200_000, 2))
+    assert noise.mean().item() == pytest.approx(mean, abs=0.01)
+    assert noise.var().item() == pytest.approx(variance, abs=0.03)

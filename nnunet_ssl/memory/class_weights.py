@@ -171,6 +171,18 @@ class DifficultyWeights(RelativeWeights):
         return self.relative(((self.unlearned + EPS) / (self.learned + EPS)) ** self.alpha * self.gap)
 
 
+class AbsoluteDifficulty(DifficultyWeights):
+    """w_k = C v_k of `DifficultyWeights`, which are not divided by their largest, as in GenericSSL.
+
+    v is some hundredths as long as no class is unlearned. Classes that no label has so far have as much as the largest
+    of the others, unless all count: their v would be 1.
+    """
+
+    def relative(self, value: Tensor) -> Tensor:
+        """C value, at most that of the largest of the classes seen, (classes,)."""
+        return len(value) * value.minimum(torch.where(self.seen, value, 0).max())
+
+
 class DistributionWeights(RelativeWeights, CountedWeights):
     """DistDW: classes weigh more the rarer they are among the pseudo-labels.
 

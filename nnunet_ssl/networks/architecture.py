@@ -48,6 +48,18 @@ class Architecture:
             deep_supervision=self.deep_supervision,
         )  # fmt: skip
 
+    def with_further_input(self, channels: int) -> Architecture:
+        """The same network for images with so many channels more.
+
+        Raises:
+            NotImplementedError: a trainer builds a network of its own.
+        """
+        if self.own is not None:
+            raise NotImplementedError(
+                "A network of the trainer's own has no counterpart for more channels; take a U-Net of nnU-Net's plans."
+            )
+        return replace(self, input_channels=self.input_channels + channels)
+
     def of_another_form(self) -> Architecture:
         """The same stages, features and strides with residual blocks in the encoder; with plain ones if it has those.
 

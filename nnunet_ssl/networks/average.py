@@ -1,7 +1,10 @@
-"""Two networks that predict as one."""
+"""Two networks that predict as one, and weights that move towards the mean of others."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 
@@ -22,3 +25,19 @@ class Average(nn.Module):
         if isinstance(first, (list, tuple)):
             return [(a + b) / 2 for a, b in zip(first, second, strict=True)]
         return (first + second) / 2
+
+
+@torch.no_grad()
+def approach(network: nn.Module, others: Sequence[nn.Module], share: float) -> None:
+    """Each parameter <- (1 - share) itself + share (mean of the others' of this name), in place.
+
+    Args:
+        network: may have parameters that the others lack, which stay as they are.
+        others: with parameters of the same names.
+        share: of 0..1.
+    """
+    names = [name for name, _ in others[0].named_parameters()]
+    mean = [torch.zeros_like(network.get_parameter(name)) for name in names]
+    for other in others:
+        torch._foreach_add_(mean, [other.get_parameter(name) for name in names], alpha=1 / len(others))
+    torch._foreach_lerp_([network.get_parameter(name) for name in names], mean, share)

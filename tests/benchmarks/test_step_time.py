@@ -14,7 +14,8 @@ from nnunet_ssl.networks.net import Output
 
 PATCH, FEATURES, BATCH = [16, 16, 16], [4, 6, 8, 8], 2  # four stages, as some methods need two supervised scales
 TRAINERS = step_time.trainers()
-OF_FEATURES = ("nnunet_ssl.memory", "nnunet_ssl.networks.projection")  # small, no networks of patches
+# small, or arithmetic: no networks of patches
+OF_FEATURES = ("nnunet_ssl.memory", "nnunet_ssl.networks.projection", "nnunet_ssl.networks.diffusion")
 FACTS = {PREFIX + entry.name: entry.facts for entry in read_catalog()}
 
 
@@ -40,8 +41,12 @@ def count_passes(trainer) -> Counter:
         network.register_forward_hook(count)
 
     watch("student", trainer.network)
+    paths = getattr(trainer.method, "paths", [])  # of the student's encoder with another decoder: each is a whole pass
+    for path in paths:
+        watch("student", path)
+    parts = [part for path in paths for part in path.modules()]
     for name, child in trainer.method.named_children() if trainer.method else ():
-        if not type(child).__module__.startswith(OF_FEATURES):
+        if not type(child).__module__.startswith(OF_FEATURES) and child not in parts:
             for place, member in enumerate(child if isinstance(child, nn.ModuleList) else [child]):
                 watch(f"{name}[{place}]", member)
     return found

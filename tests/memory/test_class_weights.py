@@ -5,6 +5,7 @@ import torch
 from workbench import kind, target
 
 from nnunet_ssl.memory.class_weights import (
+    AbsoluteDifficulty,
     DifferenceWeights,
     DifficultyWeights,
     DistributionWeights,
@@ -253,3 +254,29 @@ def test_weights_of_regions_are_one_fewer_than_their_entries(made):
     assert len(weights.average) == 3
     regions = torch.zeros(1, 2, 4, 4)
     assert weights.update(regions, regions, target(regions, 2, regions=True)).shape == (2,)
+
+
+# ---------------------------------------------------------------------- difficulty that is not divided by its largest
+
+ABSOLUTE = [
+    (0.120232, 0.12654, 0.131861, 0.140594),
+    (0.118304, 0.124434, 0.129451, 0.139765),
+    (0.991002, 1.504336, 1.564957, 0.138956),
+]
+
+
+def test_absolute_difficulty_over_three_calls_as_published():
+    weights = AbsoluteDifficulty(kind(4), skip_absent=False)
+    for (prediction, truth), expected in zip(CALLS, ABSOLUTE, strict=True):
+        close(updated(weights, prediction, truth), expected)
+
+
+def test_an_absolute_class_that_no_label_has_weighs_as_much_as_the_heaviest_of_the_others():
+    weights = AbsoluteDifficulty(kind(4))
+    for (prediction, truth), expected in zip(CALLS, ABSOLUTE, strict=True):
+        found = updated(weights, prediction, truth)
+        close(found[:3], expected[:3])
+        assert found[3] == found[:3].max()
+    ignored = target(torch.full((1, 1, 2, 4), 4.0), 4, ignore=4)
+    nothing = AbsoluteDifficulty(kind(4)).update(labels("00001122"), None, ignored)
+    assert nothing.tolist() == [0, 0, 0, 0]

@@ -11,6 +11,7 @@ from torch._dynamo.utils import counters
 from workbench import tiny_architecture
 
 from nnunet_ssl.method import Now
+from nnunet_ssl.methods.generic_ssl import GenericSSL
 from nnunet_ssl.methods.mc_net import MCNetPlus
 from nnunet_ssl.methods.mcf import MCF
 from nnunet_ssl.methods.ss_net import SSNet
@@ -46,13 +47,16 @@ def two_steps(method, compiled):
     torch.compiler.reset()
     counters.clear()
     net, made = ready(method, 2, 3, False, architecture=two_stages, compiled=compiled)
+    made.task = replace(made.task, scale_weights=(1.0,))  # that network has but one
     optimizers, found, graphs = optimizers_of(net, made), [], []
     for step in (0, 1):
         torch.manual_seed(step)
         now = Now(step, 0, 0.3 + step / 100)
         for optimizer in optimizers:
             optimizer.zero_grad()
-        terms = made.losses(net, *batches(2, 3, False, seed=step), now)
+        labeled, unlabeled = batches(2, 3, False, seed=step)
+        labeled = replace(labeled, target=next(labeled.target.by_scale()))
+        terms = made.losses(net, labeled, unlabeled, now)
         sum(terms.values()).backward()
         own = {name: p.grad.clone() for name, p in made.named_parameters() if p.grad is not None}
         found.append(({name: term.detach() for name, term in terms.items()}, gradients(net), own))
@@ -71,6 +75,7 @@ def two_steps(method, compiled):
         pytest.param(MCNetPlus, 3, id="MCNetPlus: further decoders on tapped features"),
         pytest.param(MCF, 2, id="MCF: a second network, of another form"),
         pytest.param(TAC, 1, id="TAC: gates in the skips"),
+        pytest.param(GenericSSL, 5, id="GenericSSL: decoders with passes of the encoder of their own"),
     ],
 )
 def test_compiled_by_inductor_it_trains_as_it_does_otherwise(method, networks, inductor):

@@ -41,3 +41,14 @@ def test_other_networks_have_no_counterpart():
         replace(tiny_architecture(2, 3), network_class="nnunet_ssl.networks.backbones.VNet").of_another_form()
     with pytest.raises(NotImplementedError, match="A network of the trainer's own has no counterpart"):
         replace(tiny_architecture(2, 3), own=lambda: tiny_network(2, 3)).of_another_form()
+
+
+def test_more_channels_of_the_image_change_the_first_layer_alone():
+    planned = tiny_architecture(3, 2, input_channels=2)
+    narrow, wide = planned().state_dict(), planned.with_further_input(5)().state_dict()
+    other = [name for name, value in wide.items() if value.shape != narrow[name].shape]
+    assert {name.split(".convs.0.")[-1] for name in other} == {"conv.weight", "all_modules.0.weight"}
+    assert all("stages.0.0." in name for name in other)
+    assert wide["encoder.stages.0.0.convs.0.conv.weight"].shape[1] == 7
+    with pytest.raises(NotImplementedError, match="of the trainer's own"):
+        replace(planned, own=planned).with_further_input(5)

@@ -95,3 +95,17 @@ def test_a_network_that_stock_nnunet_cannot_build_predicts_with_this_package_and
     with pytest.raises(InputError, match=r"not that of its plans \(decoder\.gates\.0\..*and \d+ more\), so that only"):
         export_model(folder, ["0"], tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_what_trains_beside_the_plans_network_is_not_in_the_model(dataset, monkeypatch, tmp_path):
+    """Decoders, layers of the time and a first layer that are not needed to predict: stock nnU-Net builds the rest."""
+    trainer = train(dataset, monkeypatch, name="nnUNetTrainerGenericSSL")
+    folder, image = Path(trainer.output_folder_base), torch.randn(1, 20, 28, 28)
+    assert {"xi", "psi"} <= {key.split(".")[0] for key in checkpoint(trainer)["semi_supervised"]["method"]}
+    ours = predictor(folder).predict_logits_from_preprocessed_data(image)
+    assert export_model(folder, ["0"], tmp_path / "model") == ["0"]
+    stock = predictor(tmp_path / "model")
+    assert stock.trainer_name == "nnUNetTrainer" and type(stock.network).__module__.startswith("dynamic_network_archi")
+    weights = torch.load(tmp_path / "model" / "fold_0" / "checkpoint_final.pth", weights_only=True)["network_weights"]
+    stock.network.load_state_dict(weights, strict=True)
+    assert torch.equal(stock.predict_logits_from_preprocessed_data(image), ours)
