@@ -64,9 +64,9 @@ class CoBioNet(AveragedPair):
 
     def setup(self, net: Net, new_net: Architecture) -> None:
         super().setup(net, new_net)
-        self.critic, self.twin_critic = (Critic(net.kind).requires_grad_(False) for _ in "12")
-        weights = [*self.critic.parameters(), *self.twin_critic.parameters()]
-        self.optimizer = OwnOptimizer(torch.optim.AdamW(weights, self.critic_lr))
+        self.critic, self.twin_critic = critics = [Critic(net.kind).requires_grad_(False) for _ in "12"]
+        adams = (torch.optim.AdamW(critic.parameters(), self.critic_lr) for critic in critics)
+        self.optimizer, self.twin_optimizer = map(OwnOptimizer, adams)
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
         first, second, sizes = self.both(net, labeled, unlabeled)
@@ -97,10 +97,9 @@ class CoBioNet(AveragedPair):
         """The critics' own step, on what the networks have said in this iteration."""
         y, (a1, a2) = self.seen
         del self.seen
-        if not self.released:
-            self.report["critics"] = self.optimizer.minimize(
-                lambda: self.critic.error(y, a1) + self.twin_critic.error(y, a2)
-            )
+        if not self.released:  # one after the other, for what a critic keeps of every voxel is large
+            error = self.optimizer.minimize(lambda: self.critic.error(y, a1))
+            self.report["critics"] = error + self.twin_optimizer.minimize(lambda: self.twin_critic.error(y, a2))
 
 
 def share_of_mean(mask: Tensor, losses: Tensor, output: Output) -> Tensor:

@@ -196,9 +196,9 @@ def test_labels_are_the_critics_truth():
 
 def test_critics_begin_apart_and_have_the_published_optimizer():
     _, method = ready(CoBioNet, 2, 3, False)
-    adam = method.optimizer.optimizer
-    assert isinstance(adam, torch.optim.AdamW)
-    assert (adam.param_groups[0]["lr"], adam.param_groups[0]["weight_decay"]) == (1e-4, 0.01)
+    for own in (method.optimizer, method.twin_optimizer):
+        assert isinstance(own.optimizer, torch.optim.AdamW)
+        assert (own.optimizer.param_groups[0]["lr"], own.optimizer.param_groups[0]["weight_decay"]) == (1e-4, 0.01)
     method.setup(*ready(CoBioNet, 2, 3, False)[0:1], nn.Identity)
     assert not torch.equal(method.critic.layers[0].weight, method.twin_critic.layers[0].weight)
 
