@@ -30,6 +30,7 @@ from workspace import CLASSES, make_trainer, make_workspace, versions
 from nnunet_ssl.catalog import PREFIX, read_catalog
 from nnunet_ssl.data.loader import STREAM
 from nnunet_ssl.facts import STUDENT, Pass
+from nnunet_ssl.networks.critic import Critic
 from nnunet_ssl.networks.discriminator import Discriminator
 from nnunet_ssl.networks.net import Output
 from nnunet_ssl.training.configured import ConfiguredTrainer
@@ -55,19 +56,21 @@ def make_passes(trainer: ConfiguredTrainer, image: Tensor, passes: Sequence[Pass
         network = student if name == STUDENT else getattr(trainer.method, name)
         images = torch.cat([image] * batches)
         if kind == "look":
+            seen = output.probs[-len(image) :] if isinstance(network, Critic) else image
             with torch.no_grad():
                 for _ in range(batches):
-                    network(image)
+                    network(seen)
         elif isinstance(network, nn.ModuleList):  # decoders, of what the student has just encoded
             skips = [skip[-len(images) :] for skip in output.features["skips"]]
             losses += [total(decoder(skips)) for decoder in network]
-        elif isinstance(network, Discriminator):  # of what the student has just predicted
+        elif isinstance(network, Discriminator | Critic):  # of what has just been predicted
             probs = output.probs[-len(images) :]
+            further = (images,) if isinstance(network, Discriminator) else ()
             if kind == "trace":
-                losses.append(network(probs, images).sum())
+                losses.append(network(probs, *further).sum())
             else:
                 network.requires_grad_(True)
-                network(probs.detach(), images).sum().backward()
+                network(probs.detach(), *further).sum().backward()
                 network.requires_grad_(False)
         elif kind == "trace":
             images.requires_grad_()

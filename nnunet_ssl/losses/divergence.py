@@ -30,6 +30,12 @@ def kl(target: Output, output: Output) -> Tensor:
     return output.kind.over_classes((log_p.exp() * (log_p - log_q)).sum(0))
 
 
+def soft_cross_entropy(target: Output, output: Output) -> Tensor:
+    """-sum P log Q per voxel, P of the first and Q of the second; shapes as in `symmetric_kl`."""
+    log_p, log_q = (each.kind.log_probs(each.logits) for each in (target, output))
+    return output.kind.over_classes(-(log_p.exp() * log_q).sum(0))
+
+
 def jensen_shannon(first: Output, second: Output) -> Tensor:
     """H((P + Q) / 2) - (H(P) + H(Q)) / 2 per voxel, in [0, ln 2]; shapes as in `symmetric_kl`.
 

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nnunet_ssl.distributed import average_gradients
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
 from nnunet_ssl.methods.families import RampedMethod
 from nnunet_ssl.networks.architecture import Architecture
@@ -71,21 +70,11 @@ class DAN(RampedMethod):
             "adversarial": self.ramped_weight(now) * F.cross_entropy(verdict, wanted),
         }
 
-    @torch.enable_grad()
     def after_step(self, net: Net, now: Now) -> None:
         """The evaluation network's own step on the predictions of this iteration, in float32."""
         (labeled, p_labeled), (unlabeled, p_unlabeled) = self.seen
         del self.seen
-        self.evaluator.train().requires_grad_(True)
-        verdict = self.evaluator(torch.cat((p_labeled, p_unlabeled)), torch.cat((labeled, unlabeled)))
-        truth = (torch.arange(len(verdict), device=verdict.device) < len(labeled)).long()
-        loss = F.cross_entropy(verdict, truth)
-        self.optimizer.optimizer.zero_grad()
-        loss.backward()
-        average_gradients(self.optimizer.trained)
-        for parameter in self.optimizer.trained:
-            if parameter.grad is not None:  # predictions that overflowed in half precision teach nothing
-                parameter.grad.nan_to_num_(0, 0, 0)
-        self.optimizer.optimizer.step()
-        self.evaluator.requires_grad_(False)
-        self.report["evaluator"] = loss.detach()
+        p, x = torch.cat((p_labeled, p_unlabeled)), torch.cat((labeled, unlabeled))
+        truth = (torch.arange(len(x), device=x.device) < len(labeled)).long()
+        self.evaluator.train()
+        self.report["evaluator"] = self.optimizer.minimize(lambda: F.cross_entropy(self.evaluator(p, x), truth))

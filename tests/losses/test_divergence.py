@@ -6,7 +6,7 @@ import pytest
 import torch
 from workbench import output
 
-from nnunet_ssl.losses.divergence import jensen_shannon, kl, symmetric_kl
+from nnunet_ssl.losses.divergence import jensen_shannon, kl, soft_cross_entropy, symmetric_kl
 
 ALL = pytest.mark.parametrize("divergence", [kl, jensen_shannon, symmetric_kl])
 
@@ -38,6 +38,14 @@ def test_jensen_shannon_of_logits_and_its_gradients():
     divergence.backward()
     near(first.grad, 0.062892, -0.062892)
     near(second.grad, -0.100248, 0.100248)
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_soft_cross_entropy_is_divergence_plus_the_targets_entropy(regions):
+    torch.manual_seed(0)
+    target, said = (output(3 * torch.randn(2, 3, 4, 4), regions) for _ in range(2))
+    entropy = target.kind.of_channels(target.kind.entropy_of_logits(target.logits))
+    torch.testing.assert_close(soft_cross_entropy(target, said), kl(target, said) + entropy)
 
 
 def test_symmetric_kl_of_logits_and_its_gradients():

@@ -23,7 +23,7 @@ from nnunet_ssl.losses.confidence import (
 from nnunet_ssl.losses.consistency import masked_mse
 from nnunet_ssl.losses.cross_entropy import cross_entropy, weighted_mean
 from nnunet_ssl.losses.dice import soft_dice_distance, squared_dice, weighted_dice
-from nnunet_ssl.losses.divergence import jensen_shannon, kl, symmetric_kl
+from nnunet_ssl.losses.divergence import jensen_shannon, kl, soft_cross_entropy, symmetric_kl
 from nnunet_ssl.losses.sharpening import sharpened, sharpened_per_channel
 from nnunet_ssl.losses.weighted import weighted_supervised
 from nnunet_ssl.losses.worst_case import contradiction, worst_case
@@ -205,6 +205,18 @@ def test_divergences_of_kullback_and_leibler(case):
     # where all is well scaled; the difference of large logarithms is not
     small = both < 10
     torch.testing.assert_close(((one + other) / 2)[small], both[small], atol=2e-3, rtol=2e-3)
+
+
+@covers(soft_cross_entropy)
+def test_soft_cross_entropy(case):
+    """At least the target's entropy; with a sure target that of its labels."""
+    target, said = case.output(case.second), case.output(case.first)
+    losses = soft_cross_entropy(target.detach(), said)
+    check_finite(losses.mean(), case.first)
+    entropy = case.kind.of_channels(case.kind.entropy_of_logits(case.second))
+    assert (losses - entropy >= -1e-3 * (1 + losses)).all()
+    sure = case.output(torch.where(case.kind.masks(case.labels), 3e4, -3e4))
+    close(soft_cross_entropy(sure, said).mean(), cross_entropy(said, case.labels))
 
 
 @covers(jensen_shannon)

@@ -59,7 +59,7 @@ def test_adversarial_loss_asks_for_the_verdict_labeled(ready, logits, expected):
 )
 def test_loss_of_the_evaluation_network_is_a_mean_over_all_patches(ready, labeled, unlabeled, logits, expected):
     net, method = ready()
-    method.evaluator = Fixed(*logits)
+    method.evaluator = Fixed(*logits).requires_grad_()
     method.seen = tuple((torch.zeros(n, 1, 16, 16), torch.zeros(n, 3, 16, 16)) for n in (labeled, unlabeled))
     method.after_step(net, LATE)
     assert method.report["evaluator"].item() == pytest.approx(expected, abs=1e-6)

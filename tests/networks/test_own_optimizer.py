@@ -76,3 +76,26 @@ def test_norm_to_clip_to_stands_in_every_group():
 
 def test_has_no_parameters_of_its_own():
     assert list(Owner().own.parameters()) == []
+
+
+def test_a_frozen_network_takes_a_step_on_a_loss_of_its_own():
+    owner, frozen, image = Owner(), Owner(), torch.randn(4, 3)
+    frozen.layer.requires_grad_(False)
+    frozen.own = OwnOptimizer(torch.optim.AdamW(frozen.layer.parameters(), 0.1))
+    assert not frozen.own.joint
+    with torch.no_grad():
+        loss = frozen.own.minimize(lambda: 1e3 * frozen.layer(image).square().mean())  # above what is clipped to
+    expected = 1e3 * owner.layer(image).square().mean()
+    expected.backward()
+    owner.own.optimizer.step()
+    assert torch.equal(loss, expected.detach()) and not loss.requires_grad
+    for mine, theirs in zip(frozen.layer.parameters(), owner.layer.parameters(), strict=True):
+        assert torch.equal(mine, theirs) and not mine.requires_grad
+
+
+def test_a_loss_that_overflowed_leaves_a_frozen_network_and_its_state_finite():
+    frozen = Owner()
+    frozen.layer.requires_grad_(False)
+    assert frozen.own.minimize(lambda: frozen.layer(torch.full((4, 3), torch.nan)).mean()).isnan()
+    assert all(parameter.isfinite().all() for parameter in frozen.layer.parameters())
+    assert all(value.isfinite().all() for each in frozen.own.optimizer.state.values() for value in each.values())
