@@ -74,8 +74,9 @@ class Origin:
     not_annotated: dict[str, list[str]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON and checkpoints hold it."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """As JSON and checkpoints hold it; without `not_annotated` where all is, as earlier versions have it."""
+        content = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {key: value for key, value in content.items() if key != "not_annotated" or value}
 
     @classmethod
     def from_dict(cls, content: Any, source: Path) -> Origin:

@@ -150,7 +150,7 @@ def test_nnunets_pseudo_dice_and_loss_do_not_count_what_is_missing(dataset, monk
         if "seg_layers" in name:
             parameter.data.zero_()
             if name.endswith("bias"):
-                parameter.data[1] = 9
+                parameter.data[1:] = torch.tensor([9, -30])
     trainer.network.eval()
     image = torch.randn(2, 1, 16, 16, 16)
     labels = torch.zeros(2, 1, 16, 16, 16)
