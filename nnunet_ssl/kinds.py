@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _EPS = 1e-6  # inside the logarithm of `entropy`, as in the code of Yu et al., and the bounds of `logits_of`
+_OUTSIDE = -1e4  # a region's logit whose sigmoid and loss are 0; infinity times a label of 0 would be none
 
 
 class Kind(ABC):
@@ -75,6 +76,19 @@ class Kind(ABC):
     def noise(self, logits: Tensor) -> Tensor:
         """Random numbers, float32 in their shape, with which `hard(logits + noise)` draws labels by `probs(logits)`."""
 
+    @abstractmethod
+    def merged(self, logits: Tensor, missing: Tensor) -> Tensor:
+        """Logits that tell channels that were not annotated from the background no more, in float32.
+
+        Classes: their logits are -inf, and the background has their probabilities besides its own, since a voxel that
+        is labeled background may be any of them. Regions: outside for sure, as the labels have it. With these logits
+        nnU-Net's loss is that of what is known: no gradient tells these channels from the background, its Dice counts
+        no voxel for them, and all else is as ever.
+
+        Args:
+            missing: bool, (B, C, *spatial), or (B, C, 1, ...) for whole patches.
+        """
+
     # ---- of probabilities or other values of each channel, (B, C, *spatial)
 
     @abstractmethod
@@ -102,6 +116,13 @@ class Kind(ABC):
     @abstractmethod
     def read(self, target: Tensor, ignore_label: int | None) -> tuple[Tensor, Tensor | None]:
         """Labels of nnU-Net's target at one scale, and the voxels (B, *spatial) that are annotated, None for all."""
+
+    @abstractmethod
+    def certain(self, labels: Tensor, missing: Tensor) -> Tensor:
+        """The voxels (B, *spatial) whose label is sure where channels were not annotated, a mask as in `merged`.
+
+        Of classes those of the foreground, and all where nothing is missing; of regions the latter alone.
+        """
 
     @abstractmethod
     def masks(self, labels: Tensor, first: int = 0) -> Tensor:
@@ -193,6 +214,12 @@ class Classes(Kind):
     def noise(self, logits: Tensor) -> Tensor:
         return gumbel_noise(logits)
 
+    def merged(self, logits: Tensor, missing: Tensor) -> Tensor:
+        logits, foreground = logits.float(), missing[:, 1:]
+        background = torch.cat((logits[:, :1], logits[:, 1:].masked_fill(~foreground, -math.inf)), 1)
+        known = logits[:, 1:].masked_fill(foreground, -math.inf)
+        return torch.cat((background.logsumexp(1, keepdim=True), known), 1)
+
     def logits_of(self, probs: Tensor) -> Tensor:
         return probs.clamp(_EPS, 1 - _EPS).log()
 
@@ -213,6 +240,9 @@ class Classes(Kind):
         if ignore_label is None:
             return labels, None
         return torch.where(labels == ignore_label, 0, labels), labels != ignore_label
+
+    def certain(self, labels: Tensor, missing: Tensor) -> Tensor:
+        return (labels > 0) | ~missing.any(1)
 
     def masks(self, labels: Tensor, first: int = 0) -> Tensor:
         classes = torch.arange(first, self.channels, device=labels.device)
@@ -286,6 +316,9 @@ class Regions(Kind):
     def noise(self, logits: Tensor) -> Tensor:
         return gumbel_noise(logits) - gumbel_noise(logits)  # of inside and of outside
 
+    def merged(self, logits: Tensor, missing: Tensor) -> Tensor:
+        return logits.float().masked_fill(missing, _OUTSIDE)
+
     def logits_of(self, probs: Tensor) -> Tensor:
         return probs.logit(_EPS)
 
@@ -303,6 +336,9 @@ class Regions(Kind):
 
     def read(self, target: Tensor, ignore_label: int | None) -> tuple[Tensor, Tensor | None]:
         return (target, None) if ignore_label is None else (target[:, :-1], ~target[:, -1].bool())
+
+    def certain(self, labels: Tensor, missing: Tensor) -> Tensor:
+        return (~missing.any(1)).expand(len(labels), *labels.shape[2:])
 
     def masks(self, labels: Tensor, first: int = 0) -> Tensor:
         return labels[:, first:].bool()

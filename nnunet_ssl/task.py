@@ -21,11 +21,14 @@ class Target:
             numbers (B, 1, *spatial) or regions (B, C, *spatial), float.
         kind: classes or regions.
         ignore_label: of unannotated voxels; with regions their mask is one more channel. None where there are none.
+        missing: channels that were not annotated in the case of a patch: bool (B, C, 1, ...), or (B, C, *spatial) at
+            full resolution where patches are mixed. None where all were. `Method.supervised` knows what to do there.
     """
 
     scales: tuple[Tensor, ...]
     kind: Kind
     ignore_label: int | None = None
+    missing: Tensor | None = None
 
     @property
     def full(self) -> Tensor:
@@ -39,26 +42,46 @@ class Target:
 
     @property
     def annotated(self) -> Tensor | None:
-        """The voxels that have a label, bool (B, *spatial) at full resolution; None for all."""
+        """The voxels whose label is known, bool (B, *spatial) at full resolution; None for all.
+
+        What is labeled background in a case that lacks classes is not: it may be any of them.
+        """
         return self._read[1]
 
     @cached_property
     def _read(self) -> tuple[Tensor, Tensor | None]:
-        return self.kind.read(self.scales[0], self.ignore_label)
+        labels, annotated = self.kind.read(self.scales[0], self.ignore_label)
+        if self.missing is None:
+            return labels, annotated
+        certain = self.kind.certain(labels, self.missing)
+        return labels, certain if annotated is None else annotated & certain
 
     def by_scale(self) -> Iterator[Target]:
         """A target of each scale alone."""
-        return (replace(self, scales=(scale,)) for scale in self.scales)
+        for scale in self.scales:
+            missing = None if self.missing is None else at_scale(self.missing, scale.shape[2:])
+            yield replace(self, scales=(scale,), missing=missing)
 
-    def resized(self, full: Tensor) -> Target:
-        """Another target of this form, given at full resolution, at all scales: by the nearest voxel, as nnU-Net's."""
-        return replace(self, scales=(full, *(nearest(full, scale.shape[2:]) for scale in self.scales[1:])))
+    def resized(self, full: Tensor, missing: Tensor | None = None) -> Target:
+        """Another target of this form, given at full resolution, at all scales: by the nearest voxel, as nnU-Net's.
+
+        Args:
+            full: as `full`.
+            missing: what was not annotated there; by default nothing.
+        """
+        scales = (full, *(nearest(full, scale.shape[2:]) for scale in self.scales[1:]))
+        return replace(self, scales=scales, missing=missing)
 
     def form(self, labels: Tensor) -> Tensor:
         """Labels of all voxels, as `kind.hard` gives them, in the form of `full`."""
         channels = self.kind.as_channels(labels).float()
         further = self.scales[0].shape[1] - channels.shape[1]  # none or, with regions, the mask of ignored voxels
         return torch.cat((channels, channels.new_zeros(len(channels), further, *channels.shape[2:])), 1)
+
+
+def at_scale(missing: Tensor, size: torch.Size) -> Tensor:
+    """`Target.missing` for a scale of this size, by the nearest voxel."""
+    return missing if missing[0, 0].numel() == 1 else nearest(missing, size)
 
 
 @dataclass(frozen=True)
@@ -94,7 +117,11 @@ class Task:
     voxel_counts: Callable[[], Tensor]
     labeled_cases: tuple[str, ...] = ()
 
-    def target(self, nnunets: Tensor | Sequence[Tensor]) -> Target:
-        """A target as nnU-Net's loader makes it, a list over scales with deep supervision."""
+    def target(self, nnunets: Tensor | Sequence[Tensor], missing: Tensor | None = None) -> Target:
+        """A target as nnU-Net's loader makes it, a list over scales with deep supervision.
+
+        Args:
+            missing: channels that were not annotated in the case of a patch, bool (B, C, 1, ...); None for none.
+        """
         scales = (nnunets,) if isinstance(nnunets, Tensor) else tuple(nnunets)
-        return Target(scales, self.kind, self.ignore_label)
+        return Target(scales, self.kind, self.ignore_label, missing)

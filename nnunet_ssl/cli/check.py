@@ -17,6 +17,7 @@ def check(
 
     Exit status 0: nothing found, though there may be notes on what changes no training; 1: something was found.
     """
+    from nnunet_ssl.data.not_annotated import in_words
     from nnunet_ssl.data.raw import listed
     from nnunet_ssl.errors import InputError
     from nnunet_ssl.files import write_json
@@ -26,6 +27,8 @@ def check(
         raise InputError(f"-o {output}: the folder {output.absolute().parent} does not exist.")
     report = check_dataset(dataset_id, processes)
     typer.echo(f"{report.dataset}: " + ", ".join(f"{count} {role}" for role, count in report.cases.items()) + " cases")
+    if report.not_annotated:
+        typer.echo(f"Not annotated, as dataset.json says: {in_words(report.not_annotated)}")
     kinds: dict[str, list] = {}
     for finding in report.findings:
         kinds.setdefault(finding.kind, []).append(finding)

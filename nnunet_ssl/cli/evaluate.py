@@ -62,6 +62,9 @@ def evaluate(
     console.print(table)
     if any(absent.values()):
         console.print("absent: cases whose reference lacks the class; they are left out of its means.")
+    if unknown := {name: cases for name, cases in result["not_annotated"].items() if cases}:
+        counts = ", ".join(f"{escape(name)} in {len(cases)}" for name, cases in unknown.items())
+        console.print(f"not annotated, as dataset.json says: {counts} case(s); they are left out of its means.")
     if any(missed.values()):
         console.print("missed: cases whose prediction lacks the class: Dice 0, left out of the mean distances.")
     for line in (*in_words(result["space"], "the prediction", "the reference"), *seen_in_words(result["seen"])):

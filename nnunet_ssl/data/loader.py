@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +28,13 @@ STREAM = "unlabeled_"  # keys of the unlabeled views in a batch: unlabeled_weak,
 
 
 def unlabeled_files(
-    base: str | Path, plans_manager: PlansManager, configuration: str, fold: int | str
+    base: str | Path, plans_manager: PlansManager, configuration: str, fold: int | str, partly: Collection[str] = ()
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Preprocessed images that a fold sees without a label, case id -> file: of imagesUnlabeled, and with hidden label.
 
     Args:
         base: the dataset's folder in `nnUNet_preprocessed`.
+        partly: labeled cases whose images are unlabeled ones, too, so that there need be no others.
 
     Raises:
         InputError: there are none, or folds or folder are not in order.
@@ -46,7 +48,7 @@ def unlabeled_files(
         hidden = unlabeled_of_fold(splits, fold)
     folder = unlabeled_folder(base, manager)
     cases = []
-    if folder.is_dir() or not hidden:
+    if folder.is_dir() or not (hidden or partly):
         cases = read_cases(folder, plans_manager, configuration, plans_manager.dataset_name)
     nnunets = base / manager.data_identifier
     if missing := [case for case in hidden if not (nnunets / f"{case}.b2nd").is_file()]:

@@ -16,6 +16,7 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 import nnunet_ssl
+from nnunet_ssl.data.not_annotated import of_preprocessed
 from nnunet_ssl.data.plans import with_inherited
 from nnunet_ssl.data.raw import listed
 from nnunet_ssl.data.splits import FILE as SPLITS_FILE
@@ -49,6 +50,7 @@ class Origin:
         complete: whether `learned` is all; False after weights of unknown origin.
         plans_fingerprint: sha256 of what of the plans decides the training; not of names.
         overrides: all that `nnUNet_ssl_config` asks for, those of its preset included.
+        not_annotated: classes or regions that were not annotated in cases of `train`.
         history: in words, what changed while the training was continued, and what pretrained weights it began with.
     """
 
@@ -69,10 +71,12 @@ class Origin:
     overrides: dict[str, Any] = field(default_factory=dict)
     complete: bool = True
     history: tuple[str, ...] = ()
+    not_annotated: dict[str, list[str]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON and checkpoints hold it."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """As JSON and checkpoints hold it; without `not_annotated` where all is, as earlier versions have it."""
+        content = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {key: value for key, value in content.items() if key != "not_annotated" or value}
 
     @classmethod
     def from_dict(cls, content: Any, source: Path) -> Origin:
@@ -84,7 +88,9 @@ class Origin:
         advice = "train the fold again, or take the file from a copy"
         kinds: dict[str, tuple[type, ...]] = dict.fromkeys(("version", *NAMES, "plans_fingerprint"), (str,))
         kinds |= dict.fromkeys((*CASE_LISTS, "history"), (list,)) | dict.fromkeys(NNUNET_LENGTH, (int,))
-        kinds |= {"fold": (int, str), "overrides": (dict,), "complete": (bool,)}
+        kinds |= {"fold": (int, str), "overrides": (dict,), "complete": (bool,), "not_annotated": (dict,)}
+        if isinstance(content, dict):
+            content = {"not_annotated": {}} | content  # earlier versions knew of none
         require_keys(content, kinds, source, "origin.", advice)
         if unknown := sorted(map(str, content.keys() - kinds.keys())):
             raise InputError(f"{source} holds an origin with unknown keys ({listed(unknown, 3, ', ')[:90]}): {advice}.")
@@ -99,6 +105,9 @@ class Origin:
             raise InputError(f"{source}: origin.overrides must hold plain values: {advice}.") from None
         if not all(isinstance(line, str) for line in content["history"]):
             raise InputError(f"{source}: origin.history must be a list of texts: {advice}.")
+        for case, names in content["not_annotated"].items():
+            if not (isinstance(names, list) and all(map(is_plain_name, (case, *names)))):
+                raise InputError(f"{source}: origin.not_annotated must list classes by case id: {advice}.")
         lists = {key: tuple(content[key]) for key in (*CASE_LISTS, "history")}
         return cls(**content | lists)
 
@@ -149,13 +158,14 @@ def present_origin(
     base, fold = Path(base), "all" if fold == "all" else int(fold)
     lists = _lists_of_fold(base, fold)
     hidden, unlabeled = lists.get("unlabeled", []), []
-    if semi_supervised:
-        from nnunet_ssl.data.loader import unlabeled_files
-
-        unlabeled, hidden = unlabeled_files(base, PlansManager(plans), configuration, fold)
     if split is None:
         split = (lists["train"], lists["val"]) if lists else _nnunets_split(base, plans, configuration, fold)
     train, val = split
+    not_annotated = {case: sorted(names) for case, names in of_preprocessed(base).items() if case in train}
+    if semi_supervised:
+        from nnunet_ssl.data.loader import unlabeled_files
+
+        unlabeled, hidden = unlabeled_files(base, PlansManager(plans), configuration, fold, not_annotated)
     length = {key: overrides.get(key, NNUNET_LENGTH[key]) for key in NNUNET_LENGTH}
     return Origin(
         version=nnunet_ssl.__version__,
@@ -171,6 +181,7 @@ def present_origin(
         learned=_ids(train),
         plans_fingerprint=training_fingerprint(plans, configuration, base),
         overrides=dict(overrides),
+        not_annotated=not_annotated,
         **length,
     )
 
@@ -227,6 +238,10 @@ def data_differences(before: Origin, now: Origin) -> list[str]:
         if changed := sorted({*first.unlabeled} - {*second.unlabeled}):
             verb = "case is" if len(changed) == 1 else "cases are"
             found.append(f"{len(changed)} unlabeled {verb} {change} ({listed(changed, separator=', ')})")
+    for case in sorted({*before.train} & {*now.train}):
+        then, today = (listed(origin.not_annotated.get(case, ["nothing"])) for origin in (before, now))
+        if then != today:
+            found.append(f"not annotated in {case}: {then} then, {today} now")
     return found
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nnunet_ssl.losses.cross_entropy import cross_entropy
 from nnunet_ssl.losses.dice import weighted_dice
+from nnunet_ssl.losses.supervised import of_annotated
 from nnunet_ssl.networks.net import Output
 from nnunet_ssl.task import Target, Task
 
@@ -22,6 +23,7 @@ def weighted_supervised(output: Output, target: Target, weights: Tensor, task: T
     """
     total = torch.zeros((), device=weights.device)
     first = output.kind.background
+    output, target = of_annotated(output, target)
     for scale, goal, scale_weight in zip(output.by_scale(), target.by_scale(), task.scale_weights, strict=True):
         if scale_weight == 0:
             continue

@@ -29,6 +29,7 @@ from nnunet_ssl.augmentation.boxes import cut, random_boxes
 from nnunet_ssl.distributed import mean_over_ranks
 from nnunet_ssl.kinds import per_sample
 from nnunet_ssl.losses.confidence import admitted_supervised
+from nnunet_ssl.losses.supervised import of_annotated
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
 from nnunet_ssl.methods.families import TeacherStudent
 from nnunet_ssl.networks.net import Net, Output
@@ -91,12 +92,15 @@ class BCPPublished(TeacherStudent):
         if now.phase == 0:
             boxes = self.boxes(labeled.image)
             x, y = (cut(each, boxes) for each in (labeled.image, labeled.target.full))
-            return {"supervised": self.supervised(net(x), labeled.target.resized(y))}
+            missing = None if labeled.target.missing is None else cut(labeled.target.missing, boxes)
+            return {"supervised": self.supervised(net(x), labeled.target.resized(y, missing))}
         mixed = self.mixed(labeled, unlabeled.weak, self.teacher(unlabeled.weak))
         return self.terms(net(mixed.image), mixed, self.ramped_weight(now))
 
     def terms(self, output: Output, mixed: Mixed, weight: float) -> dict[str, Tensor]:
         """L_l and alpha L_u, the latter with a further weight, of the output for the mixed patches."""
+        output, target = of_annotated(output, mixed.target)
+        mixed = mixed._replace(target=target)
         guessed = ~mixed.from_labeled[:, 0]
         annotated = mixed.target.annotated
         known = ~guessed if annotated is None else ~guessed & annotated
@@ -115,7 +119,8 @@ class BCPPublished(TeacherStudent):
         )
         image = torch.where(from_labeled, labeled.image[pair], x_u)
         target = torch.where(from_labeled, labeled.target.full[pair], pseudo)
-        return Mixed(image, labeled.target.resized(target), from_labeled, is_in)
+        missing = None if labeled.target.missing is None else labeled.target.missing[pair] & from_labeled
+        return Mixed(image, labeled.target.resized(target, missing), from_labeled, is_in)
 
     def boxes(self, image: Tensor) -> Tensor:
         """B, as masks (B, 1, *spatial)."""

@@ -1,6 +1,7 @@
 """The leak check: what in a raw dataset would make a semi-supervised study say more, or other, than is true.
 
-It looks at images, ids, folds and the fingerprint; no label file is opened.
+It looks at images, ids, folds and the fingerprint. No label file is opened but those of cases in which structures were
+not annotated, as ``dataset.json`` says.
 """
 
 import re
@@ -14,6 +15,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from nnunet_ssl.data.not_annotated import read_not_annotated
 from nnunet_ssl.data.raw import listed, raw_folder, read_dataset_json
 from nnunet_ssl.data.splits import FILE, make_splits, read_splits
 from nnunet_ssl.data.strays import list_images
@@ -21,6 +23,7 @@ from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import require_keys
 from nnunet_ssl.preparation.findings import Finding
 from nnunet_ssl.preparation.outliers import find_outliers
+from nnunet_ssl.preparation.partial_labels import find_contradictions
 from nnunet_ssl.preparation.planning import hidden_labels_in_plans, in_words, normalization_schemes
 from nnunet_ssl.preparation.scans import Scan, read_scans
 from nnunet_ssl.preparation.signatures import SAME_SCAN, find_pairs
@@ -38,6 +41,7 @@ class Report:
     Attributes:
         alike: the best scores of pairs that do *not* count as one scan.
         notes: how unlabeled scans differ from the labeled ones without changing a training.
+        not_annotated: classes or regions that were not annotated, by case.
     """
 
     dataset: str
@@ -46,6 +50,7 @@ class Report:
     threshold: float
     alike: list[dict]
     notes: list[Finding]
+    not_annotated: dict[str, tuple[str, ...]]
 
     def as_json(self) -> dict:
         return asdict(self)
@@ -62,6 +67,7 @@ def check_dataset(dataset_id: int, processes: int = 4) -> Report:
     dataset_json = read_dataset_json(raw / "dataset.json")
     require_keys(dataset_json, {"channel_names": (dict,)}, raw / "dataset.json")
     ending, channels = dataset_json["file_ending"], dataset_json["channel_names"]
+    declared = read_not_annotated(dataset_json, raw / "dataset.json")
     files, findings = _list_files(raw, dataset_json)
     if not files:
         others = listed([f"{listed(found.cases, separator=', ')}: {found.reason}" for found in findings])
@@ -84,10 +90,11 @@ def check_dataset(dataset_id: int, processes: int = 4) -> Report:
     findings += _two_roles(files, splits, labeled)
     findings += _frames(files, splits, origin)
     findings += _labels_in_plans(base, splits, dataset_id) if base else []
+    findings += find_contradictions(raw, base, dataset_json, declared, labeled)
     outliers, notes = find_outliers(scans, _with_schemes(base, list(channels.values()), scans))
     findings += outliers
     counts = Counter(role for role, _ in files)
-    return Report(raw.name, {role: counts[role] for role in FOLDERS}, findings, SAME_SCAN, alike, notes)
+    return Report(raw.name, {role: counts[role] for role in FOLDERS}, findings, SAME_SCAN, alike, notes, declared)
 
 
 def patient_of(case: str) -> str:

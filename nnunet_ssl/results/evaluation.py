@@ -14,11 +14,13 @@ with the ignore label are taken out of both masks):
 - A prediction is measured on its reference's voxels: one stored with other axes is turned, one that stands elsewhere is
   refused (``nnunet_ssl.data.space``).
 
-A class absent from a case's reference has no values for that case (null) and is listed in ``absent``. A class in the
-reference that the prediction lacks altogether has Dice and Jaccard 0 and no distances (null), and is counted in
-``missed``: a mean distance is over the cases that have one, so read it beside that count.
+A class absent from a case's reference has no values for that case (null) and is listed in ``absent``, or in
+``not_annotated`` where ``dataset.json`` says that it was not annotated there. A class in the reference that the
+prediction lacks altogether has Dice and Jaccard 0 and no distances (null), and is counted in ``missed``: a mean
+distance is over the cases that have one, so read it beside that count.
 """
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +29,7 @@ import SimpleITK as sitk
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from tqdm import tqdm
 
+from nnunet_ssl.data.not_annotated import read_not_annotated
 from nnunet_ssl.data.raw import listed, read_dataset_json
 from nnunet_ssl.data.reading import read_file, reader_of
 from nnunet_ssl.data.space import Difference, VoxelGrid, align, grid_of, summarize
@@ -45,9 +48,10 @@ def evaluate_folders(reference: Path, prediction: Path, dataset_json: Path | Non
     Returns what ``metrics.json`` holds but for ``seen`` (``results/seen.py``): ``metrics[m]`` for each m of ``METRICS``
     with ``per_case`` (case id -> class -> value or None), ``per_class`` (mean over the cases that have a value) and
     ``mean`` (mean over ``per_class``, that is nnU-Net's foreground mean); ``absent`` (class -> ids of the cases whose
-    reference lacks it), ``missed`` (class -> number of cases whose prediction lacks it), ``space`` (cases whose
-    prediction has other axes or another header than its reference, see ``space.summarize``), and the two folders. Files
-    in ``prediction`` without a reference are not looked at.
+    reference lacks it), ``not_annotated`` (the same where ``dataset.json`` says why), ``missed`` (class -> number of
+    cases whose prediction lacks it), ``space`` (cases whose prediction has other axes or another header than its
+    reference, see ``space.summarize``), and the two folders. Files in ``prediction`` without a reference are not looked
+    at.
 
     ``dataset_json`` names the classes; by default the one in ``prediction``, else the one beside ``reference``.
 
@@ -62,6 +66,7 @@ def evaluate_folders(reference: Path, prediction: Path, dataset_json: Path | Non
     dataset_json = Path(dataset_json) if dataset_json is not None else _find_dataset_json(reference, prediction)
     dataset = read_dataset_json(dataset_json)
     classes, ignore = read_labels(dataset, dataset_json)
+    declared = read_not_annotated(dataset, dataset_json)
     ending = dataset["file_ending"]
     files = sorted(f for f in reference.iterdir() if f.name.endswith(ending) and not is_clutter(f.name))
     if not files:
@@ -93,7 +98,7 @@ def evaluate_folders(reference: Path, prediction: Path, dataset_json: Path | Non
         "reference": str(reference),
         "prediction": str(prediction),
         "metrics": {metric: _summarize(per_case, list(classes), metric) for metric in METRICS},
-        "absent": {c: [case for case, v in per_case.items() if v[c]["dice"] is None] for c in classes},
+        **_without_reference(per_case, classes, declared),
         "missed": {
             c: sum(v[c]["dice"] is not None and v[c]["hd95_mm"] is None for v in per_case.values()) for c in classes
         },
@@ -211,6 +216,19 @@ def _distances(source: sitk.Image, target: sitk.Image) -> np.ndarray:
     distance_map = sitk.SignedMaurerDistanceMap(target, squaredDistance=False, useImageSpacing=True)
     distances = sitk.GetArrayViewFromImage(distance_map)[sitk.GetArrayViewFromImage(source) > 0]
     return np.abs(distances)
+
+
+def _without_reference(
+    per_case: dict[str, dict[str, Values]], classes: Iterable[str], declared: dict[str, tuple[str, ...]]
+) -> dict[str, dict[str, list[str]]]:
+    """``absent`` and ``not_annotated``; ``declared`` are the classes that were not annotated, by case."""
+    found: dict[str, dict[str, list[str]]] = {"absent": {c: [] for c in classes}}
+    found["not_annotated"] = {c: [] for c in found["absent"]}
+    for case, values in per_case.items():
+        for c in found["absent"]:
+            if values[c]["dice"] is None:
+                found["not_annotated" if c in declared.get(case, ()) else "absent"][c].append(case)
+    return found
 
 
 def _summarize(per_case: dict[str, dict[str, Values]], classes: list[str], metric: str) -> dict:

@@ -17,6 +17,7 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from torch import Tensor
 
 import nnunet_ssl
 from nnunet_ssl.data.origin import ORIGIN_FILE, Origin, data_differences, present_origin
@@ -30,6 +31,7 @@ from nnunet_ssl.method import Method
 from nnunet_ssl.networks.net import set_deep_supervision, unwrap
 from nnunet_ssl.preparation.planning import hidden_labels_of_fold
 from nnunet_ssl.training import lineage, pretrained
+from nnunet_ssl.training.not_annotated import NotAnnotated
 from nnunet_ssl.training.random_state import seed_everything
 from nnunet_ssl.training.resumable import ResumableTrainer
 from nnunet_ssl.training.settings import Settings, read_settings
@@ -90,6 +92,7 @@ class ConfiguredTrainer(ResumableTrainer):
             self._origin = lineage.begun_with(file, weights.content, *arguments)
             pretrained.load_in_nnunets_place(self, lambda: self.load_pretrained_weights(weights))
         super().initialize()
+        self.not_annotated = NotAnnotated(self)
 
     def load_pretrained_weights(self, weights: pretrained.PretrainedWeights) -> None:
         """`-pretrained_weights`, for the student and the further networks of the method; says which got what.
@@ -160,6 +163,35 @@ class ConfiguredTrainer(ResumableTrainer):
         )
         with self._fold_alone():
             super().perform_actual_validation(save_probabilities)
+            if self.local_rank == 0 and self.not_annotated.declared:
+                file = Path(self.output_folder) / "validation" / "summary.json"
+                mean = self.not_annotated.correct(file, self.dataset_json["file_ending"])
+                if mean is not None:
+                    self.print_to_log_file(
+                        f"Mean Validation Dice without what was not annotated: {mean}; {file} is corrected",
+                        also_print_to_console=True,
+                    )
+
+    # ------------------------------------------------------------------ structures that were not annotated
+
+    def missing_in(self, batch: dict) -> Tensor | None:
+        """Channels not annotated in the case of each patch, bool (B, C, 1, ...) on the device; None if all were."""
+        missing = self.not_annotated.of(batch["keys"], batch["data"].ndim)
+        if missing is not None and self.device.type == "cuda":
+            missing = missing.pin_memory()  # else the host would wait for the copy
+        return None if missing is None else missing.to(self.device, non_blocking=True)
+
+    def train_step(self, batch: dict) -> dict:
+        """nnU-Net's, which learns nothing of what was not annotated."""
+        with self.not_annotated.left_out(self.network, self.missing_in(batch)):
+            return super().train_step(batch)
+
+    def validation_step(self, batch: dict) -> dict:
+        """nnU-Net's, whose loss and pseudo Dice leave out what was not annotated."""
+        with self.not_annotated.left_out(self.network, self.missing_in(batch)):
+            return super().validation_step(batch)
+
+    # ------------------------------------------------------------------ checkpoints
 
     def check_state(self, checkpoint: dict[str, Any], filename: str) -> None:
         before, now = lineage.origin_in(checkpoint, filename), self._present_origin()

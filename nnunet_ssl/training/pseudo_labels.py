@@ -131,7 +131,8 @@ def label_unlabeled_cases(trainer: SemiSupervisedTrainer, pool: UnlabeledPool, p
     if trainer.is_ddp:
         dist.barrier()
     dataset, _ = trainer.get_tr_and_val_datasets()
-    segmentations = (dataset.load_case(case)[1][0] for case in dataset.identifiers)
+    whole = [case for case in dataset.identifiers if case not in trainer.not_annotated.declared]
+    segmentations = (dataset.load_case(case)[1][0] for case in whole)  # others may lack parts of the foreground
     single = single_components(segmentations, trainer.label_manager)
     trainer.print_to_log_file(f"pseudo-labels of {len(pool.identifiers)} cases; largest component alone of {single}")
     predictor = predictor_of(trainer)

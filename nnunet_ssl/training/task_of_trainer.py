@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,13 +19,8 @@ if TYPE_CHECKING:
 def task_of(trainer: SemiSupervisedTrainer) -> Task:
     """The task of an initialized trainer."""
     labels = trainer.label_manager
-    values = {name: value for name, value in trainer.dataset_json["labels"].items() if name != "ignore"}
-    if labels.has_regions:  # nnU-Net keeps their order and leaves the background out
-        channels = [name for name, value in values.items() if np.any(value)]
-    else:
-        channels = sorted(values, key=values.get)
     return Task(
-        channels=tuple(channels),
+        channels=channels_of(labels, trainer.dataset_json),
         kind=kind_of(labels),
         ignore_label=labels.ignore_label,
         batch_dice=trainer.configuration_manager.batch_dice,
@@ -40,13 +35,24 @@ def task_of(trainer: SemiSupervisedTrainer) -> Task:
     )
 
 
+def channels_of(labels: LabelManager, dataset_json: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the output channels: classes, the background first, or regions."""
+    values = {name: value for name, value in dataset_json["labels"].items() if name != "ignore"}
+    if labels.has_regions:  # nnU-Net keeps their order and leaves the background out
+        return tuple(name for name, value in values.items() if np.any(value))
+    return tuple(sorted(values, key=values.__getitem__))
+
+
 def kind_of(labels: LabelManager) -> Kind:
     """Whether the output channels are classes or regions."""
     return (Regions if labels.has_regions else Classes)(labels.num_segmentation_heads)
 
 
 def voxel_counts(trainer: SemiSupervisedTrainer) -> Tensor:
-    """Voxels of each output channel over the labeled training cases, as preprocessed; see `Task.voxel_counts`."""
+    """Voxels of each output channel over the labeled training cases, as preprocessed; see `Task.voxel_counts`.
+
+    The background of a case in which structures were not annotated is not counted: it may be these.
+    """
     labels = trainer.label_manager
     dataset, _ = trainer.get_tr_and_val_datasets()
     by_label = np.zeros(max(labels.all_labels) + 1, dtype=np.int64)
@@ -54,7 +60,9 @@ def voxel_counts(trainer: SemiSupervisedTrainer) -> Tensor:
         segmentation = dataset.load_case(case)[1][0].astype(np.int64)
         segmentation[segmentation < 0] = 0  # outside of nnU-Net's crop to non-zero
         known = segmentation[segmentation < len(by_label)]  # not the ignore label
-        by_label += np.bincount(known, minlength=len(by_label))
+        counts = np.bincount(known, minlength=len(by_label))
+        counts[0] *= case not in trainer.not_annotated.declared
+        by_label += counts
     if not labels.has_regions:
         return torch.from_numpy(by_label).double()
     regions = [np.unique(np.atleast_1d(region)) for region in labels.foreground_regions]

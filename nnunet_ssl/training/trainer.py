@@ -223,7 +223,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
     def train_step(self, batch: dict) -> dict[str, Tensor]:
         """One step; returns the total loss, its terms and the method's report, all still on the device."""
         image, maps = self._to_device(batch["data"]).tensor_split([self.num_input_channels], 1)
-        truth = self.method.task.target(self._to_device(batch["target"]))
+        truth = self.method.task.target(self._to_device(batch["target"]), self.missing_in(batch))
         labeled = Labeled(image.contiguous(), truth, tuple(batch["keys"]), maps)
         views = {view: self._to_device(batch[STREAM + view]) for view in self.method.views if STREAM + view in batch}
         if "target" in views:

@@ -77,6 +77,16 @@ def test_what_a_checkpoint_may_hold_and_json_cannot_is_damage(change):
         Origin.from_dict(ORIGIN.as_dict() | change, Path("x.pth"))
 
 
+def test_what_was_not_annotated_is_kept_and_compared():
+    partly = replace(ORIGIN, not_annotated={ORIGIN.train[0]: ["liver"]})
+    assert Origin.from_dict(json.loads(json.dumps(partly.as_dict())), ORIGIN_FILE) == partly
+    assert "not_annotated" not in ORIGIN.as_dict()
+    assert data_differences(ORIGIN, partly) == [f"not annotated in {ORIGIN.train[0]}: nothing then, liver now"]
+    for odd in ({"a": "liver"}, {"../a": ["liver"]}, {"a": [1]}):
+        with pytest.raises(InputError, match="origin.not_annotated must list classes by case id"):
+            Origin.from_dict(ORIGIN.as_dict() | {"not_annotated": odd}, ORIGIN_FILE)
+
+
 def test_every_missing_part_is_damage(tmp_path):
     for key in ORIGIN.as_dict():
         write_json({k: v for k, v in ORIGIN.as_dict().items() if k != key}, tmp_path / ORIGIN_FILE)

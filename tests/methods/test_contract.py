@@ -41,6 +41,22 @@ def test_steps_of_presets_are_finite(method, values, regions):
         assert all(torch.isfinite(gradient).all() for gradient in gradients(net).values())
 
 
+@pytest.mark.parametrize("regions", [False, True])
+@pytest.mark.parametrize(("method", "values"), [*(pytest.param(m, {}, id=m.__name__) for m in METHODS), *PRESETS])
+def test_where_nothing_was_annotated_labels_teach_nothing(method, values, regions):
+    """Then all foreground may be in what is labeled background: a labeled patch is an unlabeled one."""
+    for now in (EARLY, LATE):
+        net, made = ready(method, 2, 3, regions, **values)
+        labeled, unlabeled = batches(2, 3, regions)
+        missing = torch.tensor([regions, True, True]).expand(2, 3)[:, :, None, None]
+        blank = tuple(map(torch.zeros_like, labeled.target.scales))
+        labeled = replace(labeled, target=replace(labeled.target, scales=blank, missing=missing))
+        terms = made.losses(net, labeled, unlabeled, now)
+        assert all(term.isfinite() for term in terms.values())
+        sum(term for name, term in terms.items() if name.startswith("supervised")).backward()
+        assert all(gradient.abs().max() == 0 for gradient in gradients(net).values())
+
+
 @CASES
 @ALL
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -1,5 +1,7 @@
 """A rehearsal of every method's steps on a GPU: no tensor on the wrong device, no wait of the host for the GPU."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from battery import METHODS, tiny
@@ -46,7 +48,7 @@ def nnunet_loss(regions, ignore):
     return DeepSupervisionWrapper(loss, [2 / 3, 1 / 3])
 
 
-def on_gpu(dimensions, channels, regions, ignore):
+def on_gpu(dimensions, channels, regions, ignore, partly):
     """Two labeled patches and three unlabeled ones of all views; an odd number is mixed in another way than an even."""
 
     def made(patches, channels, size=16):
@@ -58,10 +60,11 @@ def on_gpu(dimensions, channels, regions, ignore):
         return target(scales, channels, regions, ignore)
 
     unlabeled = {"weak": made(3, 1), "strong": made(3, 1), "target": nnunets(3)}
-    return Labeled(made(2, 1), nnunets(2)), unlabeled
+    missing = made(2, channels, 1).bool() if partly else None
+    return Labeled(made(2, 1), replace(nnunets(2), missing=missing)), unlabeled
 
 
-def rehearsed(method, dimensions, channels, regions, ignore, precision, **arguments):
+def rehearsed(method, dimensions, channels, regions, ignore, precision, partly=False, **arguments):
     """Rehearses set-up and steps as the trainer arranges them; returns where the host waits for the GPU in a step."""
     ignore = channels + regions if ignore else None
     with gpu_rehearsal() as rehearsal:
@@ -72,7 +75,7 @@ def rehearsed(method, dimensions, channels, regions, ignore, precision, **argume
         made.task = task(dimensions, channels, regions, ignore_label=ignore, unlabeled_batch_size=3)
         made.setup(net, tiny_architecture(dimensions, channels))
         to_gpu(made)
-        labeled, views = on_gpu(dimensions, channels, regions, ignore)
+        labeled, views = on_gpu(dimensions, channels, regions, ignore, partly)
         for now in (FIRST, EARLY, LATE):
             if made.phases and now.phase:
                 made.begin_phase(net, now.phase)
@@ -97,6 +100,13 @@ def rehearsed(method, dimensions, channels, regions, ignore, precision, **argume
 @pytest.mark.parametrize("method", STEPS, ids=lambda method: method.__name__)
 def test_no_step_waits_for_the_gpu_or_leaves_it(method, dimensions, channels, regions, ignore, precision):
     waits = rehearsed(method, dimensions, channels, regions, ignore, precision, **tiny(method))
+    assert bool(waits) == (method.__name__ in WAITS), waits
+
+
+@pytest.mark.parametrize("regions", [False, True])
+@pytest.mark.parametrize("method", STEPS, ids=lambda method: method.__name__)
+def test_no_step_waits_for_the_gpu_where_classes_were_not_annotated(method, regions):
+    waits = rehearsed(method, 2, 3, regions, False, torch.float16, partly=True, **tiny(method))
     assert bool(waits) == (method.__name__ in WAITS), waits
 
 

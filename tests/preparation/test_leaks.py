@@ -367,3 +367,30 @@ def test_left_atrium(shared_data, tmp_path, monkeypatch):
     assert kinds(report) == [("same scan", pair)]
     assert report.findings[0].score > 0.98
     assert report.alike[0]["score"] < 0.9
+
+
+def test_what_was_not_annotated_is_reported_and_held_against_the_labels(phantom, raw):
+    """Only labels of declared cases are opened: the others are not there."""
+    file = raw / "dataset.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    ids = sorted(name.name.removesuffix("_0000.nii.gz") for name in (raw / "imagesTr").iterdir())
+    case, odd = ids[:2]
+    declared = {case: ["liver"], odd: ["liver"], "nobody": ["liver"]}
+    file.write_text(json.dumps(content | {"not_annotated": declared}), encoding="utf-8")
+    (raw / "labelsTr").mkdir()
+    for each in (case, odd):
+        shutil.copy(phantom / "labelsTr" / f"{each}.nii.gz", raw / "labelsTr")
+    label = raw / "labelsTr" / f"{case}.nii.gz"
+    change(label, label, lambda v: np.where(v == content["labels"]["liver"], 0, v))
+    base = raw.parents[1] / "preprocessed" / raw.name
+    base.mkdir()
+    (base / "dataset.json").write_text(json.dumps(content | {"not_annotated": {odd: ["liver"]}}), encoding="utf-8")
+    report = check_dataset(5, 1)
+    found = {found.cases[0]: found.reason for found in report.findings if found.kind == "not annotated" and
+             len(found.cases) == 1}  # fmt: skip
+    assert report.not_annotated == dict.fromkeys(declared, ("liver",))
+    assert found["nobody"] == '"not_annotated" of dataset.json names it, but it is no labeled case'
+    assert found[odd].startswith(f"{odd}: its label has voxels of liver, which")
+    assert case not in found
+    older = [found for found in report.findings if "which training reads, says something else" in found.reason]
+    assert [sorted(found.cases) for found in older] == [sorted(["nobody", case])]

@@ -163,6 +163,24 @@ def test_absent_and_missed_classes(folders):
     json.dumps(result, allow_nan=False)
 
 
+def test_a_class_that_was_not_annotated_is_told_from_one_that_is_absent(folders):
+    reference, prediction = folders
+    write_dataset_json(prediction, {"background": 0, "a": 1, "b": 2})
+    file = prediction / "dataset.json"
+    declared = {"not_annotated": {"case2": ["b"], "case3": ["a"], "elsewhere": ["a"]}}
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | declared), encoding="utf-8")
+    shape = (8, 8, 8)
+    a, b = cube(shape, (0, 0, 0), 3), cube(shape, (4, 4, 4), 3)
+    for case, drawn in (("case1", a), ("case2", a), ("case3", a + 2 * b)):
+        write(reference, f"{case}.nii.gz", drawn)
+        write(prediction, f"{case}.nii.gz", a + 2 * b)
+    result = evaluate_folders(reference, prediction)
+    assert result["absent"] == {"a": [], "b": ["case1"]}
+    assert result["not_annotated"] == {"a": [], "b": ["case2"]}  # the reference of case3 has an a
+    assert result["metrics"]["dice"]["per_case"]["case2"] == {"a": 1.0, "b": None}
+    assert result["metrics"]["dice"]["per_class"] == {"a": 1.0, "b": 1.0}
+
+
 def test_mean_is_over_classes_of_class_means(folders):
     reference, prediction = folders
     write_dataset_json(prediction, {"background": 0, "a": 1, "b": 2})
