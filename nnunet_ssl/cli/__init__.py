@@ -29,7 +29,8 @@ app = typer.Typer(
 )
 app.add_typer(convert, name="convert")
 for verb in (
-    preprocess, propagate, check, split, plan, methods, backbone, run, predict_next_stage, export, evaluate, report, demo,
+    preprocess, propagate, check, split, plan, methods, backbone, run, predict_next_stage, export, evaluate, report,
+    demo,
 ):  # fmt: skip
     app.command(verb.__name__)(verb)
 

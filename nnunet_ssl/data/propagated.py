@@ -32,7 +32,8 @@ def propagated_folder(labeled_folder: str | Path) -> Path:
 def read_meta(file: Path) -> dict[str, Any] | None:
     """What the volumes were made from; None where there is no such file, or a damaged one."""
     try:
-        meta = blosc2.open(str(file), mode="r").schunk.vlmeta[META]
+        array = blosc2.open(str(file), mode="r")  # must outlive its metadata
+        meta = array.schunk.vlmeta[META]
     except (OSError, RuntimeError, KeyError):
         return None
     return meta if isinstance(meta, dict) and meta.get("format") == FORMAT else None
@@ -50,12 +51,14 @@ def read_maps(labeled_folder: str | Path, case: str, shape: tuple[int, ...]) -> 
     file = propagated_folder(labeled_folder) / f"{case}.b2nd"
     if (meta := read_meta(file)) is None:
         raise InputError(
-            f"case {case}: it has ignored voxels and no propagated labels in {file.parent}: run `nnunet_ssl propagate`, "
-            "which takes cases annotated in two orthogonal slices; leave others out of the fold."
+            f"case {case}: it has ignored voxels and no propagated labels in {file.parent}: run "
+            "`nnunet_ssl propagate`, which takes cases annotated in two orthogonal slices; leave others out."
         )
     volumes = blosc2.open(str(file), mode="r")[:]
     if volumes.shape != (2, *shape):
-        raise InputError(f"case {case}: {file} was made before the case was preprocessed anew: run `nnunet_ssl propagate`.")
+        raise InputError(
+            f"case {case}: {file} was made before the case was preprocessed anew: run `nnunet_ssl propagate`."
+        )
     masks = [np.isin(volume, labels) for volume in volumes for labels in meta["channels"]]
     distances = [np.abs(np.indices(shape, sparse=True)[axis] - index) for axis, index in meta["planes"]]
     return np.stack([np.broadcast_to(each, shape).astype(np.float32) for each in (*masks, *distances, np.ones(shape))])

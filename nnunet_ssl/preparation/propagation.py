@@ -196,7 +196,9 @@ def _on_training_grid(
     turned = volumes.transpose(0, *[axis + 1 for axis in order])
     shape = preprocessed.shape[1:]
     if tuple(properties["shape_before_cropping"]) != turned.shape[1:]:
-        raise InputError(f"case {case}: its files have changed since it was preprocessed; run `nnUNetv2_preprocess` again")
+        raise InputError(
+            f"case {case}: its files have changed since it was preprocessed; run `nnUNetv2_preprocess` again"
+        )
     crop = [(int(low), int(high)) for low, high in properties["bbox_used_for_cropping"]]
     planes = []
     for axis, index in found:

@@ -53,10 +53,8 @@ def displacement(fixed: np.ndarray, moving: np.ndarray, spacing: tuple[float, ..
         demons.SetSmoothDisplacementField(True)
         demons.SetStandardDeviations(SMOOTHING)
         demons.SetNumberOfThreads(1)
-        if field is None:
-            field = demons.Execute(*small)
-        else:
-            field = demons.Execute(*small, sitk.Resample(field, small[0]))
+        start = [] if field is None else [sitk.Resample(field, small[0])]
+        field = demons.Execute(*small, *start)
     return sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
 
 
