@@ -55,7 +55,7 @@ class DeSCO(TwoNetworks):
         self.passes = passes
         self.noise = noise
 
-    def case_maps(self, case: str, segmentation: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:  # type: ignore[override]
+    def case_maps(self, case: str, segmentation: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
         """See `read_maps`; zeros for a case without ignored voxels."""
         kind, ignore = self.task.kind, self.task.ignore_label
         if ignore is None or not (segmentation == ignore).any():

@@ -7,6 +7,9 @@ import blosc2
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from typer.testing import CliRunner
 
 from nnunet_ssl.cli import app
@@ -14,8 +17,6 @@ from nnunet_ssl.data.propagated import read_maps, read_meta
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.preparation.propagation import find_planes, place_on_grid, propagate_dataset
 from nnunet_ssl.preparation.registration import carry, cleaned
-
-IGNORE = 9
 
 
 def annotated(*planes, shape=(5, 6, 7)):
@@ -94,10 +95,17 @@ def sparse(phantom_3d, tmp_path, monkeypatch):
         hidden = sitk.GetImageFromArray(labels)
         hidden.CopyInformation(image)
         sitk.WriteImage(hidden, str(file))
+    manager = PlansManager(str(dataset.base / f"{dataset.plans}.json"))
+    configuration = manager.get_configuration("3d_fullres")
+    for case, of in get_filenames_of_train_images_and_targets(str(dataset.raw), content).items():
+        DefaultPreprocessor(verbose=False).run_case_save(
+            str(dataset.base / configuration.data_identifier / case), of["images"], of["label"], manager, configuration,
+            content,
+        )  # fmt: skip
     return dataset, [file.name.removesuffix(".nii.gz") for file in files]
 
 
-def test_a_data_set(sparse, capsys, monkeypatch):
+def test_a_data_set(sparse, monkeypatch, in_one_process_without_pictures):
     dataset, cases = sparse
     arguments = ["propagate", "-d", "7", "-p", dataset.plans, "-np", "1"]
     result = CliRunner().invoke(app, arguments)
@@ -119,12 +127,17 @@ def test_a_data_set(sparse, capsys, monkeypatch):
     for number, (axis, index) in enumerate(meta["planes"]):
         plane = maps[-3 + number].take(index, axis)
         assert not plane.any() and maps[-3 + number].max() >= shape[axis] // 2 - 1
+    (dataset.base / "splits_final.json").write_text(json.dumps([{"train": cases[1:], "val": [cases[1]]}]))
+    trainer = train(dataset, monkeypatch, SHORT + ", passes: 1", name="nnUNetTrainerDeSCO")
+    made = blosc2.open(f"{trainer.output_folder}/case_maps/{cases[2]}.b2nd")[:]
+    assert np.array_equal(made, maps)
+    assert not blosc2.open(f"{trainer.output_folder}/case_maps/{cases[1]}.b2nd")[:].any()  # labeled in full
     (folder / f"{cases[2]}.b2nd").write_bytes(b"damaged")
-    with pytest.raises(InputError, match='run `nnunet_ssl propagate`|run "`nnunet_ssl propagate`'):
+    with pytest.raises(InputError, match="run `nnunet_ssl propagate`"):
         read_maps(labeled, cases[2], shape)
 
 
-def test_hidden_labels_are_not_seen(sparse, monkeypatch):
+def test_hidden_labels_are_not_seen():
     """Of a case only the two slices' labels matter: others with another number change nothing."""
     image, labels = cone()
     one = carry(image, labels[12], 0, 12, (1.0,) * 3)
@@ -132,7 +145,7 @@ def test_hidden_labels_are_not_seen(sparse, monkeypatch):
     assert np.array_equal(one, carry(image, labels[12], 0, 12, (1.0,) * 3))
 
 
-def test_faults_name_case_and_remedy(sparse, monkeypatch):
+def test_faults_name_case_and_remedy(sparse):
     dataset, cases = sparse
     (labeled,) = (file for file in dataset.base.iterdir() if file.is_dir() and (file / f"{cases[2]}.b2nd").is_file())
     os.remove(labeled / f"{cases[2]}.b2nd")
