@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+from short_trainings import SHORT, train
 from typer.testing import CliRunner
 
 from nnunet_ssl.cli import app
