@@ -98,6 +98,8 @@ def sparse(phantom_3d, tmp_path, monkeypatch):
         sitk.WriteImage(hidden, str(file))
     manager = PlansManager(str(dataset.base / f"{dataset.plans}.json"))
     configuration = manager.get_configuration("3d_fullres")
+    for old in (dataset.base / configuration.data_identifier).glob("*.b2nd"):
+        old.unlink()
     for case, of in get_filenames_of_train_images_and_targets(str(dataset.raw), content).items():
         DefaultPreprocessor(verbose=False).run_case_save(
             str(dataset.base / configuration.data_identifier / case), of["images"], of["label"], manager, configuration,
@@ -106,7 +108,8 @@ def sparse(phantom_3d, tmp_path, monkeypatch):
     return dataset, [file.name.removesuffix(".nii.gz") for file in files]
 
 
-def test_a_data_set(sparse, monkeypatch, in_one_process_without_pictures):
+def test_a_data_set(sparse, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     dataset, cases = sparse
     arguments = ["propagate", "-d", "7", "-p", dataset.plans, "-np", "1"]
     result = CliRunner().invoke(app, arguments)
