@@ -100,6 +100,7 @@ class Task:
         spacing: mm between voxels along each axis.
         mirror_axes: spatial axes, from 0, along which nnU-Net mirrors.
         labeled_cases: ids of the labeled training cases.
+        labeled_folder: where these lie preprocessed.
         voxel_counts: counts the voxels of each channel over the labeled training cases, (C,) float64; with regions
             one more entry, for voxels in none of them.
     """
@@ -116,6 +117,7 @@ class Task:
     mirror_axes: tuple[int, ...]
     voxel_counts: Callable[[], Tensor]
     labeled_cases: tuple[str, ...] = ()
+    labeled_folder: str = ""
 
     def target(self, nnunets: Tensor | Sequence[Tensor], missing: Tensor | None = None) -> Target:
         """A target as nnU-Net's loader makes it, a list over scales with deep supervision.

@@ -14,6 +14,7 @@ from nnunet_ssl.cli.methods import methods
 from nnunet_ssl.cli.plan import plan
 from nnunet_ssl.cli.predict_next_stage import predict_next_stage
 from nnunet_ssl.cli.preprocess import preprocess
+from nnunet_ssl.cli.propagate import propagate
 from nnunet_ssl.cli.report import report
 from nnunet_ssl.cli.run import run
 from nnunet_ssl.cli.split import split
@@ -28,7 +29,8 @@ app = typer.Typer(
 )
 app.add_typer(convert, name="convert")
 for verb in (
-    preprocess, check, split, plan, methods, backbone, run, predict_next_stage, export, evaluate, report, demo,
+    preprocess, propagate, check, split, plan, methods, backbone, run, predict_next_stage, export, evaluate, report,
+    demo,
 ):  # fmt: skip
     app.command(verb.__name__)(verb)
 

@@ -51,17 +51,20 @@ def soft_dice_distance(p: Tensor, q: Tensor, smooth: float = 1e-5) -> Tensor:
     return 1 - ((2 * overlap + smooth) / (size + smooth)).mean()
 
 
-def squared_dice(probs: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
+def squared_dice(probs: Tensor, target: Tensor, smooth: float = 1e-5, weights: Tensor | None = None) -> Tensor:
     """1 - mean over channels of (2 sum p y + smooth) / (sum p^2 + sum y^2 + smooth), sums over the batch of all ranks.
 
     Args:
         probs: float32 probabilities, (B, C, *spatial); all channels count, the background too.
         target: 0/1 of the same shape, without gradient.
         smooth: keeps a channel that is in neither from dividing by 0: its loss is 0.
+        weights: of the voxels in each sum, (B, 1, *spatial); 1 when None.
 
     Source: Milletari et al., "V-Net", 3DV 2016, in the form of the medical semi-supervised code.
     """
     axes = (0, *range(2, probs.ndim))
-    overlap, size = (probs * target).sum(axes), probs.square().sum(axes) + target.sum(axes)
-    overlap, size = sum_over_ranks(torch.stack([overlap, size]))
+    overlap, size = probs * target, probs.square() + target
+    if weights is not None:
+        overlap, size = weights * overlap, weights * size
+    overlap, size = sum_over_ranks(torch.stack([overlap.sum(axes), size.sum(axes)]))
     return 1 - ((2 * overlap + smooth) / (size + smooth)).mean()

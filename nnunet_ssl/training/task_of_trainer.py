@@ -32,6 +32,7 @@ def task_of(trainer: SemiSupervisedTrainer) -> Task:
         mirror_axes=tuple(trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[-1] or ()),
         voxel_counts=lambda: voxel_counts(trainer),
         labeled_cases=tuple(trainer.do_split()[0]),
+        labeled_folder=trainer.preprocessed_dataset_folder,
     )
 
 

@@ -1,0 +1,162 @@
+"""Labels of two orthogonal slices carried through their scan: what counts as such, and where they come to lie."""
+
+import json
+import os
+
+import blosc2
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+from short_trainings import SHORT, train
+from typer.testing import CliRunner
+
+from nnunet_ssl.cli import app
+from nnunet_ssl.data.propagated import read_maps, read_meta
+from nnunet_ssl.errors import InputError
+from nnunet_ssl.preparation.propagation import find_planes, place_on_grid, propagate_dataset
+from nnunet_ssl.preparation.registration import carry, cleaned
+
+
+def annotated(*planes, shape=(5, 6, 7)):
+    found = np.zeros(shape, bool)
+    for axis, index in planes:
+        found[(slice(None),) * axis + (index,)] = True
+    return found
+
+
+def test_two_orthogonal_slices_are_found_and_all_else_is_named():
+    assert find_planes(annotated((0, 3), (2, 5))) == [(0, 3), (2, 5)]
+    assert find_planes(annotated((0, 3))) == "1 slice(s)"
+    assert find_planes(annotated((0, 3), (1, 1), (2, 5))) == "3 slice(s)"
+    assert find_planes(annotated((0, 3), (0, 4))) == "2 parallel slices"
+    assert find_planes(annotated()) == "nothing"
+    assert find_planes(np.ones((5, 6, 7), bool)) == "all of it"
+    scribble = annotated((0, 3), (2, 5))
+    scribble[0, 0, :3] = True
+    assert find_planes(scribble) == "2 slice(s) and 3 voxels beside"
+    scribble[:] = False
+    scribble[1, 1] = True
+    assert find_planes(scribble) == "no slice in full"
+
+
+def test_a_slice_of_the_scan_has_a_place_on_the_training_grid():
+    assert [place_on_grid(index, (0, 6), 6) for index in range(6)] == [0, 1, 2, 3, 4, 5]
+    assert [place_on_grid(index, (2, 8), 3) for index in range(2, 8)] == [0, 0, 1, 1, 2, 2]
+    assert [place_on_grid(index, (0, 2), 8) for index in range(2)] == [2, 6]
+    with pytest.raises(InputError, match="crops it away"):
+        place_on_grid(1, (2, 8), 3)
+
+
+def cone(size=24):
+    """A bright body that gets thinner along axis 0 and moves along axis 1, and its labels."""
+    z, y, x = np.indices((size, 48, 48))
+    inside = (y - 20 - 0.3 * z) ** 2 + (x - 24) ** 2 < (14 - 0.2 * z) ** 2
+    noise = np.random.default_rng(0).normal(size=inside.shape)
+    return (100 * inside + noise).astype(np.float32), inside.astype(np.int16)
+
+
+def test_labels_follow_the_image_in_both_directions():
+    image, labels = cone()
+    made = carry(image, labels[12], 0, 12, (1.0, 1.0, 1.0))
+    still = np.broadcast_to(labels[12], labels.shape)
+    assert np.array_equal(made[12], labels[12])
+    for part in (slice(0, 4), slice(20, 24)):
+        dice, as_was = (2 * (each[part] * labels[part]).sum() / (each[part].sum() + labels[part].sum())
+                        for each in (made, still))  # fmt: skip
+        assert dice > 0.95 > as_was + 0.03
+
+
+def test_small_structures_are_not_opened_away_and_large_ones_lose_their_spikes():
+    labels = np.zeros((30, 30), np.int16)
+    labels[5:20, 5:20], labels[25:27, 25:27], labels[10, 20:28] = 1, 2, 1
+    result = cleaned(labels)
+    assert (result == 2).sum() == 4 and not (result[10, 23:] == 1).any() and (result[6:19, 6:19] == 1).all()
+
+
+@pytest.fixture
+def sparse(phantom_3d, tmp_path, monkeypatch):
+    """The phantom with an ignore label: cases annotated in two slices, one in one slice, one in full."""
+    dataset = phantom_3d.copy(tmp_path).use(monkeypatch)
+    for place in (dataset.raw, dataset.base):
+        content = json.loads((place / "dataset.json").read_text())
+        content["labels"]["ignore"] = max(content["labels"].values()) + 1
+        (place / "dataset.json").write_text(json.dumps(content))
+    ignore = content["labels"]["ignore"]
+    files = sorted((dataset.raw / "labelsTr").glob("*.nii.gz"))
+    for number, file in enumerate(files):
+        image = sitk.ReadImage(str(file))
+        labels = sitk.GetArrayFromImage(image)
+        middle = [size // 2 for size in labels.shape]
+        known = annotated(*[(0, middle[0]), (2, middle[2])][: 1 if number == 0 else 2], shape=labels.shape)
+        if number != 1:
+            labels[~known] = ignore
+        hidden = sitk.GetImageFromArray(labels)
+        hidden.CopyInformation(image)
+        sitk.WriteImage(hidden, str(file))
+    manager = PlansManager(str(dataset.base / f"{dataset.plans}.json"))
+    configuration = manager.get_configuration("3d_fullres")
+    for old in (dataset.base / configuration.data_identifier).glob("*.b2nd"):
+        old.unlink()
+    for case, of in get_filenames_of_train_images_and_targets(str(dataset.raw), content).items():
+        DefaultPreprocessor(verbose=False).run_case_save(
+            str(dataset.base / configuration.data_identifier / case), of["images"], of["label"], manager, configuration,
+            content,
+        )  # fmt: skip
+    return dataset, [file.name.removesuffix(".nii.gz") for file in files]
+
+
+def test_a_data_set(sparse, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    dataset, cases = sparse
+    arguments = ["propagate", "-d", "7", "-p", dataset.plans, "-np", "1"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert f"{cases[0]} (1 slice(s))" in result.output and f"{cases[1]} (all of it)" in result.output
+    (folder,) = dataset.base.glob("*_propagated")
+    assert {file.name for file in folder.iterdir()} == {f"{c}.{e}" for c in cases[2:] for e in ("b2nd", "png")}
+    times = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert f"{len(cases) - 2} already propagated, 2 to look at" in CliRunner().invoke(app, arguments).output
+    assert times == {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    CliRunner().invoke(app, [*arguments, "--overwrite"])
+    assert all(file.stat().st_mtime_ns > before for file, before in times.items())
+
+    labeled = folder.with_name(folder.name.removesuffix("_propagated"))
+    shape = blosc2.open(str(labeled / f"{cases[2]}.b2nd")).shape[1:]
+    maps = read_maps(labeled, cases[2], shape)
+    meta = read_meta(folder / f"{cases[2]}.b2nd")
+    assert maps.shape == (2 * len(meta["channels"]) + 3, *shape)
+    for number, (axis, index) in enumerate(meta["planes"]):
+        plane = maps[-3 + number].take(index, axis)
+        assert not plane.any() and maps[-3 + number].max() >= shape[axis] // 2 - 1
+    (dataset.base / "splits_final.json").write_text(json.dumps([{"train": cases[1:], "val": [cases[1]]}]))
+    trainer = train(dataset, monkeypatch, SHORT + ", passes: 1", name="nnUNetTrainerDeSCO")
+    made = blosc2.open(f"{trainer.output_folder}/case_maps/{cases[2]}.b2nd")[:]
+    assert np.array_equal(made, maps)
+    assert not blosc2.open(f"{trainer.output_folder}/case_maps/{cases[1]}.b2nd")[:].any()  # labeled in full
+    (folder / f"{cases[2]}.b2nd").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="run `nnunet_ssl propagate`"):
+        read_maps(labeled, cases[2], shape)
+
+
+def test_hidden_labels_are_not_seen():
+    """Of a case only the two slices' labels matter: others with another number change nothing."""
+    image, labels = cone()
+    one = carry(image, labels[12], 0, 12, (1.0,) * 3)
+    labels[:12] = labels[13:] = 7
+    assert np.array_equal(one, carry(image, labels[12], 0, 12, (1.0,) * 3))
+
+
+def test_faults_name_case_and_remedy(sparse):
+    dataset, cases = sparse
+    (labeled,) = (file for file in dataset.base.iterdir() if file.is_dir() and (file / f"{cases[2]}.b2nd").is_file())
+    os.remove(labeled / f"{cases[2]}.b2nd")
+    with pytest.raises(InputError, match=rf"1 case\(s\) not propagated.*\n.*case {cases[2]}: .*nnUNetv2_preprocess"):
+        propagate_dataset(7, "3d_fullres", dataset.plans, 1)
+    content = json.loads((dataset.raw / "dataset.json").read_text())
+    del content["labels"]["ignore"]
+    (dataset.raw / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="has no ignore label"):
+        propagate_dataset(7, "3d_fullres", dataset.plans, 1)
