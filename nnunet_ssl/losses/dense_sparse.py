@@ -24,7 +24,7 @@ def carried(labeled: Labeled, alpha: float) -> tuple[tuple[Target, Tensor], tupl
     """
     target, maps = labeled.target, labeled.maps
     known = torch.ones_like(target.full[:, :1]) if target.annotated is None else target.annotated[:, None].float()
-    if maps is None:
+    if maps is None or maps.shape[1] == 0:
         return (target, known), (target, known)
     channels = (maps.shape[1] - 3) // 2
     first, second, to_first, to_second, inside = maps.split([channels, channels, 1, 1, 1], 1)

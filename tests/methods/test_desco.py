@@ -148,3 +148,10 @@ def test_values_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         DeSCO(**wrong)
     assert math.isfinite(decay(1.0))
+
+
+@pytest.mark.parametrize("maps", [None, torch.zeros(2, 0, 4, 4)])
+def test_without_maps_a_batch_is_labeled_in_full(maps):
+    known = target(torch.ones(2, 1, 4, 4), 2)
+    for found, w in carried(Labeled(torch.zeros(2, 1, 4, 4), known, (), maps), 0.9):
+        assert found is known and (w == 1).all()
