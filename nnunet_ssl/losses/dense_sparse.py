@@ -32,14 +32,14 @@ def carried(labeled: Labeled, alpha: float) -> tuple[tuple[Target, Tensor], tupl
 
     def of(own: Tensor, other: Tensor, to_own: Tensor, to_other: Tensor) -> tuple[Target, Tensor]:
         on_other = to_other < 0.5
-        full = target.form(labels_of(torch.where(on_other, other, own), target))
+        full = target.form(_labels_of(torch.where(on_other, other, own), target))
         weights = inside * torch.where(on_other, 1.0, alpha**to_own)
         return target.resized(torch.where(sparse, full, target.full)), torch.where(sparse, weights, known)
 
     return of(first, second, to_first, to_second), of(second, first, to_second, to_first)
 
 
-def labels_of(masks: Tensor, target: Target) -> Tensor:
+def _labels_of(masks: Tensor, target: Target) -> Tensor:
     """Labels of the masks of foreground channels (B, K, *spatial), which interpolation has made soft."""
     if not target.kind.background:
         return (masks > 0.5).float()
@@ -62,13 +62,13 @@ def dense_sparse(output: Output, target: Target, weights: Tensor, task: Task) ->
         if share == 0:
             continue
         voxels = F.interpolate(weights, scale.logits.shape[2:], mode="area")
-        ce = weighted_mean(scale.kind.cross_entropy(scale.logits, goal.labels), scale.kind.spread(voxels[:, 0]))
+        ce = mean_per_patch(scale.kind.cross_entropy(scale.logits, goal.labels), scale.kind.spread(voxels[:, 0]))
         y = goal.kind.masks(goal.labels, first).float()
         total = total + share * (ce + squared_dice(scale.probs[:, first:], y, weights=voxels)) / 2
     return total
 
 
-def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+def mean_per_patch(values: Tensor, weights: Tensor) -> Tensor:
     """sum w v / sum w of each patch, 0 where that is 0; the mean over patches. Of voxel maps."""
     sums = torch.stack([weights * values, weights.expand_as(values)]).flatten(2).sum(2)
     return (sums[0] / sums[1].clamp_min(1e-5)).mean()

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.data.propagated import read_maps
-from nnunet_ssl.losses.dense_sparse import carried, dense_sparse, weighted_mean
+from nnunet_ssl.losses.dense_sparse import carried, dense_sparse, mean_per_patch
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
 from nnunet_ssl.methods.families import TwoNetworks
 from nnunet_ssl.networks.net import Net, Output
@@ -89,7 +89,7 @@ class DeSCO(TwoNetworks):
 
     def cross(self, learner: Output, teacher: Output, certain: Tensor) -> Tensor:
         """L_cross."""
-        return weighted_mean(learner.kind.cross_entropy(learner.logits, teacher.hard), certain.float())
+        return mean_per_patch(learner.kind.cross_entropy(learner.logits, teacher.hard), certain.float())
 
 
 def decay(fraction: float) -> float:

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -15,16 +16,15 @@ from workbench import target, task
 
 import nnunet_ssl.losses
 from nnunet_ssl.augmentation.intensity import OPERATIONS
-from nnunet_ssl.losses.confidence import (
-    admitted_cross_entropy,
-    admitted_shares,
-    admitted_supervised,
-)
+from nnunet_ssl.losses.affinity import affinity_distance, class_masks, pooled
+from nnunet_ssl.losses.confidence import admitted_cross_entropy, admitted_shares, admitted_supervised
 from nnunet_ssl.losses.consistency import masked_mse
 from nnunet_ssl.losses.cross_entropy import cross_entropy, weighted_mean
+from nnunet_ssl.losses.dense_sparse import carried, dense_sparse, mean_per_patch
 from nnunet_ssl.losses.dice import soft_dice_distance, squared_dice, weighted_dice
 from nnunet_ssl.losses.divergence import jensen_shannon, kl, soft_cross_entropy, symmetric_kl
 from nnunet_ssl.losses.sharpening import sharpened, sharpened_per_channel
+from nnunet_ssl.losses.supervised import of_annotated
 from nnunet_ssl.losses.weighted import weighted_supervised
 from nnunet_ssl.losses.worst_case import contradiction, worst_case
 from nnunet_ssl.memory.class_weights import (
@@ -34,6 +34,7 @@ from nnunet_ssl.memory.class_weights import (
     ReversedWeights,
     agreement,
 )
+from nnunet_ssl.method import Labeled
 from nnunet_ssl.methods.urpc import pyramid_consistency
 from nnunet_ssl.schedules import ema_decay, gaussian_rampup, polynomial_decay, reversal_coefficient
 
@@ -266,6 +267,40 @@ def test_weighted_supervised(case):
             alone = case.output(case.first)
             known = task(case.first.ndim - 2, channels, case.regions, ignore_label=ignore, scale_weights=(1.0,))
             assert torch.isfinite(weighted_supervised(alone, one, case.weights, known))
+
+
+@covers(pooled, class_masks, affinity_distance)
+def test_affinity_distance(case):
+    masks = class_masks(case.target(case.labels), case.first.shape[2:])
+    assert torch.equal(masks.any(1), case.valid & (case.onehot > 0).any(1))
+    labeled, unlabeled = (pooled(features.sigmoid(), masks) for features in (case.first, case.second))
+    for ways in ((True, True), (False, False)):
+        assert check_finite(affinity_distance(labeled, unlabeled, *ways), case.first, case.second) >= 0
+        assert affinity_distance(labeled, labeled, *ways) == 0
+
+
+@covers(carried, dense_sparse, mean_per_patch)
+def test_dense_sparse(case):
+    """Of cases labeled in full, of which voxels that are ignored have no part."""
+    known = task(case.first.ndim - 2, case.first.shape[1], case.regions, scale_weights=(1.0,))
+    image = torch.zeros_like(case.first[:, :1]).detach()
+    (goal, weights), _ = carried(Labeled(image, case.target(case.labels), ()), 0.9)
+    loss = check_finite(dense_sparse(case.output(case.first), goal, weights, known), case.first)
+    changed = torch.where(case.valid[:, None], case.first, case.second)
+    close(dense_sparse(case.output(changed), goal, weights, known), loss)
+    assert loss >= 0
+    values = case.first[:, 0].float().sigmoid()
+    close(mean_per_patch(values, torch.ones_like(values)), values.mean())
+
+
+@covers(of_annotated)
+def test_what_was_not_annotated_is_no_error(case):
+    """Where no class was, nothing but background can be said."""
+    missing = torch.ones(*case.first.shape[:2], *[1] * (case.first.ndim - 2), dtype=torch.bool)
+    goal = replace(case.target(torch.zeros_like(case.labels)), missing=missing)
+    output, goal = of_annotated(case.output(case.first), goal)
+    assert goal.missing is None
+    assert check_finite(output.kind.cross_entropy(output.logits, goal.labels, "mean"), case.first) < 1e-6
 
 
 @covers(pyramid_consistency)

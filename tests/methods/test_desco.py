@@ -10,7 +10,7 @@ from tiny_steps import LATE, batches, ready
 from workbench import kind, output, target, task
 
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.losses.dense_sparse import carried, dense_sparse, weighted_mean
+from nnunet_ssl.losses.dense_sparse import carried, dense_sparse, mean_per_patch
 from nnunet_ssl.losses.dice import squared_dice
 from nnunet_ssl.method import Labeled, Now
 from nnunet_ssl.methods.desco import DeSCO, decay
@@ -29,7 +29,7 @@ def test_weighted_cross_entropy_and_dice():
     logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 1.0]]).view(1, 2, 1, 3).requires_grad_()
     truth = target(torch.tensor([0.0, 1.0, 0.0]).view(1, 1, 1, 3), 2)
     w = torch.tensor([1.0, 0.95, 0.9025]).view(1, 1, 1, 3)
-    ce = weighted_mean(output(logits).kind.cross_entropy(logits, truth.labels), w[:, 0])
+    ce = mean_per_patch(output(logits).kind.cross_entropy(logits, truth.labels), w[:, 0])
     assert ce.item() == pytest.approx(0.821763, abs=1e-6)
     dice = squared_dice(output(logits).probs[:, 1:], truth.full, weights=w)
     assert dice.item() == pytest.approx(0.360519, abs=1e-6)
@@ -39,7 +39,7 @@ def test_weighted_cross_entropy_and_dice():
 
 def test_no_weight_at_all_gives_no_loss_and_no_gradient():
     values = torch.tensor([[3.0, 4.0]], requires_grad=True)
-    loss = weighted_mean(values, torch.zeros(1, 2))
+    loss = mean_per_patch(values, torch.zeros(1, 2))
     loss.backward()
     assert loss.item() == 0 and not values.grad.any()
 
