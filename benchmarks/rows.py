@@ -118,5 +118,5 @@ def recorded(row: Row, suite: Suite, out: Path) -> dict[str, Any] | None:
 def definition(suite: Suite) -> dict[str, Any]:
     """What every record of a suite rests on, as JSON gives it back: not which numbers there are, and the length."""
     others = ("labeled", "iterations", "iterations_per_epoch")
-    others += tuple(key for key in ("initial_lr", "rare") if not getattr(suite, key))  # older records have neither
+    others += tuple(key for key in ("initial_lr", "batch_dice", "rare") if not getattr(suite, key))  # as older records
     return json.loads(json.dumps({key: value for key, value in asdict(suite).items() if key not in others}))

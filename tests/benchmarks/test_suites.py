@@ -60,6 +60,7 @@ def test_plans_have_the_patch_and_strides_that_fit_it(suite):
         "configurations": {
             suite.configuration: {
                 "spacing": list(suite.spacing[-dimensions:]) if suite.spacing else spacing,
+                "batch_dice": dimensions == 2,
                 "architecture": {"arch_kwargs": {"n_stages": 9, "conv_bias": True}},
             },
             "other": {},
@@ -71,6 +72,7 @@ def test_plans_have_the_patch_and_strides_that_fit_it(suite):
     network = configuration["architecture"]["arch_kwargs"]
     assert configuration["patch_size"] == list(suite.patch) and configuration["batch_size"] == suite.batch
     assert configuration["data_identifier"] == f"nnUNetPlans_x_{suite.configuration}"
+    assert configuration["batch_dice"] is (dimensions == 2 or suite.batch_dice)
     assert network["features_per_stage"] == list(suite.features) and network["conv_bias"] is True
     assert network["n_stages"] == len(network["strides"]) == len(network["kernel_sizes"]) == len(suite.features)
     for axis, size in enumerate(suite.patch):
