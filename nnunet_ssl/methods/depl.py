@@ -14,7 +14,7 @@ for two networks, as Wang and Li compare it with DHC, MICCAI 2023.
 
 Means are over all voxels, admitted or not; w(r) = lambda exp(-5 (1 - r)^2). In the logarithm q lies between 1e-6 and
 1 - 1e-6, or a class that is never said would be all pseudo-labels. At tau = 1 a structure of one voxel in 10 000 gets
-nine logits: where false positives are too many, take 0.4. For regions ln q is ln q / (1 - q), and each has its own y, M
+nine logits, and predictions drown in false positives. For regions ln q is ln q / (1 - q), and each has its own y, M
 and binary CE. Both networks predict: the mean of their logits as they are.
 """
 
@@ -49,14 +49,14 @@ class DePL(AveragedPair):
     """
 
     presets = {
-        "dhc": {"margin": False, "by_position": True},
-        "published": {"threshold": 0.8, "strength": 0.4, "momentum": 0.999, "weight": 10.0, "rampup": 0.0},
+        "dhc": {"strength": 1.0, "margin": False, "by_position": True},
+        "published": {"threshold": 0.8, "momentum": 0.999, "weight": 10.0, "rampup": 0.0},
     }
 
     def __init__(
         self,
         threshold: float = 0.9,
-        strength: float = 1.0,
+        strength: float = 0.4,
         momentum: float = 0.99,
         margin: bool = True,
         by_position: bool = False,

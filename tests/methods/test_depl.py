@@ -52,7 +52,7 @@ def test_debiased_pseudo_labels(tiny_net, strength, expected):
 
 @pytest.mark.parametrize(("margin", "expected"), [(True, 2.381142), (False, 1.464369)])
 def test_margin_of_unlabeled_voxels_alone(tiny_net, margin, expected):
-    _, method = ready(tiny_net, margin=margin)
+    _, method = ready(tiny_net, margin=margin, strength=1.0)
     seg, free = one_voxel(*Z), one_voxel(*Z)
     learner = method.learner(seg, free, prior_of(method))
     losses = learner.kind.cross_entropy(learner.logits, torch.ones(2, 1, 1, dtype=torch.long)).flatten()
@@ -99,7 +99,7 @@ def test_strength_zero_is_cps_with_a_threshold_on_all_patches(tiny_net, dimensio
 
 def test_pseudo_labels_come_from_the_prior_before_the_step_and_the_margin_from_that_after_it(tiny_net):
     """A has the margin of its own q, which unlabeled patches alone move."""
-    net, method = ready(tiny_net, threshold=0.0, momentum=0.5, rampup=0.0)
+    net, method = ready(tiny_net, threshold=0.0, momentum=0.5, rampup=0.0, strength=1.0)
     for prior, q in zip(method.priors, (Q, (0.1, 0.6, 0.3)), strict=True):
         prior.q.copy_(torch.tensor(q).view(3, 1, 1))
     before = [prior.q.clone() for prior in method.priors]
@@ -139,7 +139,7 @@ def test_what_is_never_said_is_not_all_pseudo_labels(tiny_net):
 
 
 def test_regions_are_debiased_one_by_one(tiny_net):
-    _, method = ready(tiny_net, channels=2, regions=True, threshold=0.6)
+    _, method = ready(tiny_net, channels=2, regions=True, threshold=0.6, strength=1.0)
     prior = prior_of(method, (0.1, 0.5))  # ln q / (1 - q) = -2.197, 0
     labels, admitted = method.pseudo_labels_of(one_voxel(-1.0, -1.0, regions=True), prior)
     assert labels.flatten().tolist() == [1, 0] and admitted.all()
