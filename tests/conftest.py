@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 # networks here are tiny: threads that wait for each other in a busy loop cost more than they do, most of all on a
@@ -11,6 +13,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # read by nnU-Net when it is first imported
 os.environ.setdefault("nnUNet_def_n_proc", "1")
 os.environ.pop("nnUNet_ssl_config", None)
+
+# what is optional and not installed, for processes that tests start, too
+if find_spec("cleanlab") is None:
+    sys.path.append(str(Path(__file__).parent / "stand_ins"))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), sys.path[-1])))
 
 import pytest
 from workbench import Dataset, kind, phantom, tiny_network

@@ -18,14 +18,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nnunet_ssl.losses.consistency import masked_mse
 from nnunet_ssl.method import Now, check_range
 from nnunet_ssl.methods.mean_teacher import MeanTeacher
 from nnunet_ssl.networks.architecture import Architecture
-from nnunet_ssl.networks.dropout import channel_dropout, dropout_places
+from nnunet_ssl.networks.dropout import dropout_places, mean_prediction
 from nnunet_ssl.networks.net import Net, Output
 from nnunet_ssl.schedules import gaussian_rampup
 
@@ -61,11 +60,7 @@ class UAMT(MeanTeacher):
         self.report["certain_voxels"] = certain.float().mean()
         return masked_mse(student.probs, target, certain)
 
-    @torch.no_grad()
     def mean_prediction(self, image: Tensor) -> Tensor:
-        """m, the mean of T stochastic predictions, (B, C, *spatial) in float32; a running sum, not T predictions."""
-        total = torch.zeros((), device=image.device)
-        with channel_dropout(self.teacher.module, self.dropout):
-            for _ in range(self.passes):
-                total = total + self.teacher(self.noisy(image)).probs
-        return total / self.passes
+        """m, the mean of T stochastic predictions, (B, C, *spatial) in float32."""
+        noisy = (self.noisy(image) for _ in range(self.passes))
+        return mean_prediction(self.teacher.module, self.teacher, noisy, self.dropout)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from nnunet_ssl.networks.hooks import let_compile_see_hooks
+from nnunet_ssl.networks.net import Output
 
 
 def dropout_places(network: nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -66,3 +67,24 @@ def channel_dropout(network: nn.Module, p: float) -> Iterator[None]:
             handle.remove()
         for place, was in zip(places, training, strict=True):
             place.training = was
+
+
+@torch.no_grad()
+def mean_prediction(
+    network: nn.Module, predict: Callable[[Tensor], Output], images: Iterable[Tensor], p: float
+) -> Tensor:
+    """The mean of the probabilities for several images (B, channels, *spatial), each with dropout of its own.
+
+    (B, C, *spatial) in float32 and without gradient, by a running sum: the images may be made one after the other.
+
+    Args:
+        network: what has the dropout.
+        predict: a forward of it, not compiled.
+        p: as in `channel_dropout`.
+    """
+    total, count = torch.zeros(()), 0
+    with channel_dropout(network, p):
+        for image in images:
+            total = total.to(image.device) + predict(image).probs
+            count += 1
+    return total / count

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -101,3 +102,17 @@ def split(features: Features, sizes: list[int]) -> tuple[Features, ...]:
             own = [scale[index] for scale in scales]
             part[name] = own if isinstance(value, list) else own[0]
     return parts
+
+
+@contextmanager
+def outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Within the context, what a module of a network that is not compiled gives in each forward, in any mode.
+
+    Whoever reads the list may empty it, so that nothing is held longer than it is needed.
+    """
+    kept: list[Tensor] = []
+    handle = module.register_forward_hook(lambda module, args, out: kept.append(out))
+    try:
+        yield kept
+    finally:
+        handle.remove()

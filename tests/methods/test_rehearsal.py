@@ -19,8 +19,8 @@ from nnunet_ssl.method import Labeled, Method, Now, Unlabeled
 from nnunet_ssl.networks.net import Net
 from nnunet_ssl.training.progress import epoch_means
 
-# methods whose host waits for the GPU in every step, with the reason; none does
-WAITS: dict[str, str] = {}
+# methods whose host waits for the GPU in every step, with the reason
+WAITS = {"ACMT_SErr": "confident learning is cleanlab's, on the CPU"}
 # all methods, and those that are the preset of another
 STEPS = list(dict.fromkeys([*METHODS, *(preset.values[0] for preset in PRESETS)]))
 FIRST = Now(step=0, epoch=0, fraction=0.0)  # what is done once may wait

@@ -85,7 +85,7 @@ def test_the_mean_comes_before_the_entropy():
     method.teacher = lambda image: output_of(next(passes))
     method.teacher.module = torch.nn.Module()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nnunet_ssl.methods.ua_mt.channel_dropout", lambda network, p: torch.no_grad())
+        patch.setattr("nnunet_ssl.networks.dropout.channel_dropout", lambda network, p: torch.no_grad())
         mean = method.mean_prediction(torch.zeros(1))
     torch.testing.assert_close(mean, torch.tensor([[[0.7], [0.3]]]))
 

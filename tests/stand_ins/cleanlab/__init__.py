@@ -1,0 +1,1 @@
+"""Stands in for cleanlab where it is not installed, see `tests/conftest.py`."""

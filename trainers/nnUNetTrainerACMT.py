@@ -1,0 +1,8 @@
+from nnunet_ssl.methods.ac_mt import ACMT
+from nnunet_ssl.training.trainer import SemiSupervisedTrainer
+
+
+class nnUNetTrainerACMT(SemiSupervisedTrainer):
+    """Ambiguity-consensus mean teacher by entropy, Xu et al., MedIA 2023."""
+
+    method = ACMT

@@ -1,0 +1,8 @@
+from nnunet_ssl.methods.ac_mt_errors import ACMT_PErr
+from nnunet_ssl.training.trainer import SemiSupervisedTrainer
+
+
+class nnUNetTrainerACMT_PErr(SemiSupervisedTrainer):
+    """Ambiguity-consensus mean teacher by disagreement with prototypes, Xu et al., MedIA 2023."""
+
+    method = ACMT_PErr

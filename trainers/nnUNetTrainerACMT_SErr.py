@@ -1,0 +1,8 @@
+from nnunet_ssl.methods.ac_mt_errors import ACMT_SErr
+from nnunet_ssl.training.trainer import SemiSupervisedTrainer
+
+
+class nnUNetTrainerACMT_SErr(SemiSupervisedTrainer):
+    """Ambiguity-consensus mean teacher by confident learning, Xu et al., MedIA 2023."""
+
+    method = ACMT_SErr
