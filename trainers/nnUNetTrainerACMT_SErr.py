@@ -1,4 +1,4 @@
-from nnunet_ssl.methods.ac_mt_errors import ACMT_SErr
+from nnunet_ssl.methods.ac_mt_serr import ACMT_SErr
 from nnunet_ssl.training.trainer import SemiSupervisedTrainer
 
 

@@ -5,9 +5,19 @@ import sys
 import numpy as np
 import pytest
 import torch
+from workbench import output as output_of
 
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.losses.confident_learning import finder_of_label_issues, label_errors
+from nnunet_ssl.method import Now
+from nnunet_ssl.methods.ac_mt_serr import ACMT_SErr, finder_of_label_issues, label_errors
+
+IMAGE = torch.zeros(1, 1, 4)
+
+
+def logits_of(foreground, regions=False):
+    """(1, 2, voxels), or of one region."""
+    p = torch.as_tensor(foreground)
+    return p.logit()[None, None] if regions else torch.stack((1 - p, p)).log()[None]
 
 
 def recorded(calls):
@@ -75,3 +85,32 @@ def test_real_cleanlab_finds_planted_errors():
     assert found[0, :20].all() and not found[0, 20:].any()
     third = torch.cat((probs, torch.full_like(probs[:, :1], 0.0)), 1)  # a class that no label has
     assert torch.equal(label_errors(finder_of_label_issues("a test"), labels, third), found)
+
+
+def serr(student, teacher, regions=False):
+    method = ACMT_SErr(noise=0.0)
+    method.teacher = lambda image: output_of(logits_of(teacher, regions), regions)
+    method.find_label_issues = lambda labels, probs, **options: probs.argmax(1) != labels
+    logits = logits_of(student, regions).requires_grad_()
+    loss = method.consistency(output_of(logits, regions), IMAGE, Now(0, 0, 0.0))
+    loss.backward()
+    return loss.item(), method.report["ambiguous_voxels"].item(), logits.grad
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_errors_among_the_students_labels_count(regions):
+    loss, share, gradient = serr([0.8, 0.8, 0.3, 0.3], [0.6, 0.4, 0.1, 0.1], regions)
+    assert (loss, share) == (pytest.approx(0.16), 0.25)
+    assert gradient[0].abs().sum(0).count_nonzero() == 1
+
+
+def test_all_voxels_count_where_the_student_says_one_class_alone():
+    loss, share, _ = serr([0.2, 0.2, 0.3, 0.3], [0.6, 0.2, 0.3, 0.3])
+    assert (loss, share) == (pytest.approx(0.04), 1)
+
+
+def test_training_is_refused_at_set_up_without_cleanlab(monkeypatch, tiny_net):
+    monkeypatch.setitem(sys.modules, "cleanlab", None)
+    monkeypatch.delitem(sys.modules, "cleanlab.filter", raising=False)
+    with pytest.raises(InputError, match="^ACMT_SErr needs cleanlab.*pip install"):
+        ACMT_SErr().setup(tiny_net(), None)

@@ -1,16 +1,14 @@
-"""AC-MT by probable errors: what prototypes or confident learning say against the student."""
+"""AC-MT by probable errors: what prototypes say against the student."""
 
 import math
-import sys
 
 import pytest
 import torch
 from workbench import kind, tiny_network
 from workbench import output as output_of
 
-from nnunet_ssl.errors import InputError
 from nnunet_ssl.method import Now
-from nnunet_ssl.methods.ac_mt_errors import ACMT_PErr, ACMT_SErr, questions
+from nnunet_ssl.methods.ac_mt_perr import ACMT_PErr, questions
 from nnunet_ssl.networks.net import Net
 
 NOW = Now(0, 0, 0.0)
@@ -115,38 +113,6 @@ def test_questions_of_classes_and_of_regions():
     assert first[0].tolist() == [[0, 1]] and second[0].tolist() == [[1, 1]]  # 0 is inside
     for region, (_, answers) in enumerate((first, second)):
         torch.testing.assert_close(answers, torch.stack((probs[:, region], 1 - probs[:, region]), 1))
-
-
-# ---------------------------------------------------------------------- confident learning
-
-
-def serr(student, teacher, regions=False):
-    method = ACMT_SErr(noise=0.0)
-    method.teacher = lambda image: output_of(logits_of(teacher, regions), regions)
-    method.find_label_issues = lambda labels, probs, **options: probs.argmax(1) != labels
-    logits = logits_of(student, regions).requires_grad_()
-    loss = method.consistency(output_of(logits, regions), IMAGE, NOW)
-    loss.backward()
-    return loss.item(), method.report["ambiguous_voxels"].item(), logits.grad
-
-
-@pytest.mark.parametrize("regions", [False, True])
-def test_errors_among_the_students_labels_count(regions):
-    loss, share, gradient = serr([0.8, 0.8, 0.3, 0.3], [0.6, 0.4, 0.1, 0.1], regions)
-    assert (loss, share) == (pytest.approx(0.16), 0.25)
-    assert gradient[0].abs().sum(0).count_nonzero() == 1
-
-
-def test_all_voxels_count_where_the_student_says_one_class_alone():
-    loss, share, _ = serr([0.2, 0.2, 0.3, 0.3], [0.6, 0.2, 0.3, 0.3])
-    assert (loss, share) == (pytest.approx(0.04), 1)
-
-
-def test_training_is_refused_at_set_up_without_cleanlab(monkeypatch, tiny_net):
-    monkeypatch.setitem(sys.modules, "cleanlab", None)
-    monkeypatch.delitem(sys.modules, "cleanlab.filter", raising=False)
-    with pytest.raises(InputError, match="^ACMT_SErr needs cleanlab.*pip install"):
-        ACMT_SErr().setup(tiny_net(), None)
 
 
 @pytest.mark.parametrize("wrong", [{"passes": 1}, {"dropout": 1.0}, {"uncertain": -0.1}, {"weight": -1.0}])

@@ -1,4 +1,4 @@
-"""Ambiguity-Consensus Mean Teacher (AC-MT) by probable errors: told by prototypes (PErr) or confident learning (SErr).
+"""Ambiguity-Consensus Mean Teacher (AC-MT) by probable errors: voxels that prototypes call otherwise (PErr).
 
 Z. Xu, Y. Wang, D. Lu, X. Luo, J. Yan, Y. Zheng, R. K.-Y. Tong, "Ambiguity-selective consistency regularization for
 mean-teacher semi-supervised medical image segmentation", Medical Image Analysis 2023. As `ACMT`, with another M:
@@ -7,17 +7,14 @@ mean-teacher semi-supervised medical image segmentation", Medical Image Analysis
     k             softmax g(x_u)
     g_i, h        the teacher with dropout, i = 1..T; mean of its decoder's features at half resolution, interpolated
 
-    PErr:  s_c = std_i sigmoid(g_i(x_u)_c / 2)
-           y   = argmax_c [s_c < s_max] k_c                    class 0 where all are uncertain
-           t_c = sum [y = c] k_c h / sum [y = c] k_c           over the voxels of a patch
-           M   = [argmin_c |h - t_c| != argmax p]              of the classes that y has in the patch
-    SErr:  M   = errors among the labels argmax p of all patches, by confident learning with the probabilities k
+    s_c = std_i sigmoid(g_i(x_u)_c / 2)
+    y   = argmax_c [s_c < s_max] k_c                    class 0 where all are uncertain
+    t_c = sum [y = c] k_c h / sum [y = c] k_c           over the voxels of a patch
+    M   = [argmin_c |h - t_c| != argmax p]              of the classes that y has in the patch, without gradient
+    L   = L_sup(f(x_l), y) + w(r) [sum M (p - q)^2 / (C sum M) + mean (1 - M) H(p) / ln C]
 
-    L = L_sup(f(x_l), y) + w(r) [sum M (p - q)^2 / (C sum M) + R]
-    R = mean (1 - M) H(p) / ln C for PErr, 0 for SErr;  w as in `ACMT`
-
-M is without gradient; for SErr it is all voxels where argmax p has one class alone. A region is a question of its own:
-inside or outside; where it is uncertain it is outside. The student predicts.
+w(r) as in `ACMT`, H the entropy. A region is a question of its own, inside or outside; where it is uncertain it is
+outside. The student predicts.
 """
 
 from __future__ import annotations
@@ -29,8 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nnunet_ssl.kinds import Kind
-from nnunet_ssl.losses.confident_learning import finder_of_label_issues, label_errors
-from nnunet_ssl.losses.prototypes import nearest_prototype, prototypes_of
+from nnunet_ssl.memory.prototypes import nearest_prototype, prototypes_of
 from nnunet_ssl.method import Now, check_range
 from nnunet_ssl.methods.ac_mt import AmbiguityConsensus
 from nnunet_ssl.networks.architecture import Architecture
@@ -85,18 +81,6 @@ class ACMT_PErr(AmbiguityConsensus):
 
     def elsewhere(self, student: Output, ambiguous: Tensor) -> Tensor:
         return (~ambiguous * student.kind.entropy(student.probs)).mean() / student.kind.max_entropy
-
-
-class ACMT_SErr(AmbiguityConsensus):
-    """Mean Teacher restricted to voxels whose label by the student is an error to confident learning."""
-
-    def setup(self, net: Net, new_net: Architecture) -> None:
-        super().setup(net, new_net)
-        self.find_label_issues = finder_of_label_issues(type(self).__name__)
-
-    def ambiguous(self, student: Output, image: Tensor, now: Now) -> Tensor:
-        asked = questions(student.kind, student.hard, self.teacher(image).probs)
-        return torch.stack([label_errors(self.find_label_issues, *question) for question in asked], 1)
 
 
 def questions(kind: Kind, labels: Tensor, probs: Tensor) -> list[tuple[Tensor, Tensor]]:

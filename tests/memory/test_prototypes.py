@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nnunet_ssl.losses.prototypes import nearest_prototype, prototypes_of
+from nnunet_ssl.memory.prototypes import nearest_prototype, prototypes_of
 
 FEATURES = torch.tensor([[[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 2.0]]])  # two features of four voxels
 LABELS = torch.tensor([[1, 1, 0, 0]])
