@@ -82,9 +82,10 @@ def mean_prediction(
         predict: a forward of it, not compiled.
         p: as in `channel_dropout`.
     """
-    total, count = torch.zeros(()), 0
+    total: Any = 0
+    count = 0
     with channel_dropout(network, p):
         for image in images:
-            total = total.to(image.device) + predict(image).probs
+            total = total + predict(image).probs
             count += 1
     return total / count
