@@ -3,6 +3,6 @@ from nnunet_ssl.training.trainer import SemiSupervisedTrainer
 
 
 class nnUNetTrainerACMT_MU(SemiSupervisedTrainer):
-    """Ambiguity-consensus mean teacher by uncertainty over several passes, Xu et al., MedIA 2023."""
+    """Ambiguity-consensus mean teacher by uncertainty over several passes, Xu et al., Medical Image Analysis 2023."""
 
     method = ACMT_MU

@@ -3,6 +3,6 @@ from nnunet_ssl.training.trainer import SemiSupervisedTrainer
 
 
 class nnUNetTrainerACMT_SErr(SemiSupervisedTrainer):
-    """Ambiguity-consensus mean teacher by confident learning, Xu et al., MedIA 2023."""
+    """Ambiguity-consensus mean teacher by confident learning, Xu et al., Medical Image Analysis 2023."""
 
     method = ACMT_SErr
