@@ -15,6 +15,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """Number of this process among those that train together, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
 def mean_over_ranks(value: Tensor) -> Tensor:
     """The mean of a tensor over all ranks, without gradient.
 
@@ -59,6 +64,15 @@ def gathered(value: Tensor) -> Tensor:
 def sum_over_ranks(value: Tensor) -> Tensor:
     """The sum of a tensor over all ranks; gradients flow back to every rank."""
     return dist_functional.all_reduce(value) if world_size() > 1 else value
+
+
+def world_of_batches(value: Tensor) -> Tensor:
+    """The batches (B, ...) of all ranks as one, by rank; gradients flow back to every rank. All have one shape."""
+    if world_size() == 1:
+        return value
+    batches = value.new_zeros(world_size(), *value.shape)
+    batches[rank()] = value
+    return sum_over_ranks(batches).flatten(0, 1)
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:
