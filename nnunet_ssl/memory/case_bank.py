@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_ssl.distributed import gathered
+from nnunet_ssl.errors import InputError
 
 
 class CaseBank(nn.Module):
-    """Keeps at most `size` vectors of each case and class, and of how many voxels they are a sample; alike on all ranks.
+    """Keeps at most `size` vectors of each case and class, and how many voxels they stand for; alike on all ranks.
 
     It takes cases * classes * size * features numbers: 32 KiB for each class of a case with 256 vectors of 32 features.
 
@@ -34,6 +36,15 @@ class CaseBank(nn.Module):
         self.numbers = {case: number for number, case in enumerate(cases)}
         self.register_buffer("vectors", torch.zeros(len(cases), classes, size, features))
         self.register_buffer("count", torch.zeros(len(cases), classes, dtype=torch.long))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        kept, cases = len(state_dict.get(f"{prefix}count", self.count)), len(self.count)
+        if kept != cases:
+            raise InputError(
+                f"The memory in this checkpoint is of {kept} labeled cases, and the fold has {cases}: train anew, from "
+                "these weights with -pretrained_weights if you like."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     @torch.no_grad()
     def update(self, cases: Sequence[str], vectors: Tensor, count: Tensor) -> None:
