@@ -81,8 +81,8 @@ class Correlations(nn.Module):
         memory, usable = _by_question(memory, kind), _by_question(known[:, None].expand(memory.shape[:2]), kind)
         patch, place = index // size, index % size
         both = zip(self.q, self.g, outputs, strict=True)
-        u = [q(g(voxels(output, patch, place))).unflatten(0, index.shape) for q, g, output in both]
-        losses = disagreement(*(_by_question(each, kind) for each in u), memory, usable, self.tau)
+        u_1, u_2 = (_by_question(q(g(voxels(o, patch, place))).unflatten(0, index.shape), kind) for q, g, o in both)
+        losses = disagreement(u_1, u_2, memory, usable, self.tau)
         counted = _by_question(valid, kind) & usable.any(1, keepdim=True)
         return (losses * counted).sum() / mean_over_ranks(counted.sum().float()).clamp_min(1e-8)
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, autocast
 
+from nnunet_ssl.distributed import require_equal_batches
 from nnunet_ssl.losses.consistency import mutual_consistency
 from nnunet_ssl.memory.correlations import Correlations
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
@@ -89,6 +90,7 @@ class CAML(TwoNetworks):
         )
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
+        require_equal_batches(len(labeled.image))
         v, a, sizes = self.both(net, labeled, unlabeled)
         (seg_v, free_v), (seg_a, free_a) = v.split(sizes), a.split(sizes)
         draws = torch.Generator().manual_seed(now.step)  # the same on all ranks
