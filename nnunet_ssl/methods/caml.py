@@ -18,8 +18,8 @@ Segmentation", MICCAI 2023.
     L_o = - mean_{v in S} sum_k R_A,k(v) ln(R_V,k(v) + 1e-8)
     L = lambda_s sum_n L_sup(n(x_l), y) + w(r) [L_c + omega L_o]
 
-The gradient also runs through s and R_A. L_o is 0 while no class has enough vectors. Each region has two classes, inside
-and outside, and an R over the vectors of these.
+The gradient also runs through s and R_A. L_o is 0 while no class has enough vectors. Each region has two classes,
+inside and outside, and an R over the vectors of these.
 """
 
 from __future__ import annotations
