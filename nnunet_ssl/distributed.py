@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -9,10 +10,17 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.nn import functional as dist_functional
 
+from nnunet_ssl.errors import InputError
+
 
 def world_size() -> int:
     """Number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process among those that train together, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:
@@ -59,6 +67,26 @@ def gathered(value: Tensor) -> Tensor:
 def sum_over_ranks(value: Tensor) -> Tensor:
     """The sum of a tensor over all ranks; gradients flow back to every rank."""
     return dist_functional.all_reduce(value) if world_size() > 1 else value
+
+
+@cache  # a training's batches have one size: the ranks ask each other once
+def require_equal_batches(patches: int) -> None:
+    """Raises InputError if ranks have other numbers of labeled patches: nnU-Net shares its batch out as it goes."""
+    sizes = of_all_ranks(patches)
+    if len(set(sizes)) > 1:
+        raise InputError(
+            f"This method relates the patches of all GPUs, and they have {' and '.join(map(str, sizes))} labeled ones: "
+            "take a batch_size in the plans that their number divides."
+        )
+
+
+def world_of_batches(value: Tensor) -> Tensor:
+    """The batches (B, ...) of all ranks as one, by rank; gradients flow back to every rank. All have one shape."""
+    if world_size() == 1:
+        return value
+    batches = value.new_zeros(world_size(), *value.shape)
+    batches[rank()] = value
+    return sum_over_ranks(batches).flatten(0, 1)
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:

@@ -5,7 +5,8 @@ import torch
 from torch import multiprocessing as mp
 from workbench import one_rank
 
-from nnunet_ssl.distributed import average_gradients
+from nnunet_ssl.distributed import average_gradients, require_equal_batches, world_of_batches
+from nnunet_ssl.errors import InputError
 from nnunet_ssl.training.progress import epoch_means
 
 # gradients of three parameters by rank, None for none, and what both then have
@@ -61,3 +62,26 @@ def test_a_figure_that_comes_late_or_goes_early_is_a_mean_of_its_own_steps():
     means = epoch_means(steps, torch.device("cpu"))
     assert list(means) == ["loss", "early", "late"]
     assert means == {"loss": 3.0, "early": 2.0, "late": 6.0}
+
+
+def join(rank, world, folder):
+    with one_rank(rank, world, folder):
+        mine = torch.tensor([[1.0 + rank], [3.0 + rank]], requires_grad=True)
+        together = world_of_batches(mine)
+        ((rank + 1) * together.squeeze() * torch.tensor([1.0, 10, 100, 1000])).sum().backward()
+        require_equal_batches(3)
+        try:
+            require_equal_batches(2 - rank)
+            said = ""
+        except InputError as error:
+            said = str(error)
+        torch.save((together.detach(), mine.grad, said), folder / f"joined_{rank}")
+
+
+def test_batches_of_all_ranks_are_one_with_gradients_and_must_be_of_one_size(tmp_path):
+    mp.spawn(join, (2, tmp_path), nprocs=2)
+    for rank in range(2):
+        together, gradient, said = torch.load(tmp_path / f"joined_{rank}", weights_only=True)
+        assert together.flatten().tolist() == [1, 3, 2, 4]
+        assert gradient.flatten().tolist() == [3 * weight for weight in ([1, 10], [100, 1000])[rank]]
+        assert "they have 2 and 1 labeled ones: take a batch_size" in said

@@ -115,7 +115,7 @@ def part_of(rank, labeled, unlabeled):
         return None if patches is None else patches.chunk(WORLD)[rank]
 
     return (
-        Labeled(part(labeled.image), part(labeled.target)),
+        Labeled(part(labeled.image), part(labeled.target), labeled.cases[2 * rank : 2 * rank + 2]),
         Unlabeled(part(unlabeled.weak), part(unlabeled.strong), part(unlabeled.target)),
     )
 

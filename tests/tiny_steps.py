@@ -57,7 +57,7 @@ def batches(dimensions, channels, regions, size=2, seed=1):
     scales = targets(labels, channels, regions)
     pseudo = [scale.flip(0) for scale in scales]
     return (
-        Labeled(image, target(scales, channels, regions)),
+        Labeled(image, target(scales, channels, regions), tuple(f"case_{patch}" for patch in range(size))),
         Unlabeled(weak, strong, target(pseudo, channels, regions)),
     )
 

@@ -178,6 +178,7 @@ def task(dimensions: int = 2, channels: int = 2, regions: bool = False, **other)
         "spacing": (1.0,) * dimensions,
         "mirror_axes": tuple(range(dimensions)),
         "voxel_counts": lambda: counts,
+        "labeled_cases": tuple(f"case_{c}" for c in range(8)),
     }
     return Task(**(settings | other))
 

@@ -18,12 +18,10 @@ interpolation. For regions softmax is sigmoid.
 
 from __future__ import annotations
 
-from itertools import permutations
-
 import torch
 from torch import Tensor, nn
 
-from nnunet_ssl.losses.sharpening import sharpened_per_channel
+from nnunet_ssl.losses.consistency import mutual_consistency
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
 from nnunet_ssl.methods.families import RampedMethod
 from nnunet_ssl.networks.architecture import Architecture
@@ -80,11 +78,7 @@ class MCNet(RampedMethod):
 
     def consistency(self, outputs: list[Output]) -> Tensor:
         """Sum over ordered pairs of decoders of mean (p_i - s(p_j))^2."""
-        sharp = [sharpened_per_channel(output, self.temperature) for output in outputs]
-        if self.detach_targets:
-            sharp = [target.detach() for target in sharp]
-        pairs = permutations(range(len(outputs)), 2)
-        return torch.stack([(outputs[i].probs - sharp[j]).square().mean() for i, j in pairs]).sum()
+        return mutual_consistency(outputs, self.temperature, self.detach_targets)
 
 
 class MCNetPlus(MCNet):

@@ -11,7 +11,7 @@ from tiny_steps import ALL, LATE, batches, gradients, optimizers_of, ready, targ
 from workbench import target
 
 from nnunet_ssl.augmentation.ct_augment import CTAugment
-from nnunet_ssl.method import Labeled, Now
+from nnunet_ssl.method import Now
 from nnunet_ssl.methods.r_drop import RDrop
 
 FORMS = {"classes": (2, 5, False), "regions": (2, 3, True), "classes 3d": (3, 5, False), "regions 3d": (3, 3, True)}
@@ -26,7 +26,7 @@ def constant(value):
 
     def change(labeled, unlabeled, form):
         return (
-            Labeled(torch.full_like(labeled.image, value), labeled.target),
+            replace(labeled, image=torch.full_like(labeled.image, value)),
             replace(
                 unlabeled,
                 weak=torch.full_like(unlabeled.weak, value),
@@ -39,7 +39,7 @@ def constant(value):
 
 def intense(labeled, unlabeled, form):
     unlabeled = replace(unlabeled, weak=1e4 * unlabeled.weak, strong=1e4 * unlabeled.strong)
-    return Labeled(1e4 * labeled.image, labeled.target), unlabeled
+    return replace(labeled, image=1e4 * labeled.image), unlabeled
 
 
 def relabeled(change):
@@ -49,7 +49,7 @@ def relabeled(change):
         dimensions, channels, regions = form
         numbers = torch.randint(channels + regions, (len(labeled.image), 1, *[16] * dimensions))
         made = target(targets(change(numbers), channels, regions), channels, regions)
-        return Labeled(labeled.image, made), replace(unlabeled, target=made)
+        return replace(labeled, target=made), replace(unlabeled, target=made)
 
     return changed
 

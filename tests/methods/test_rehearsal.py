@@ -61,7 +61,7 @@ def on_gpu(dimensions, channels, regions, ignore, partly):
 
     unlabeled = {"weak": made(3, 1), "strong": made(3, 1), "target": nnunets(3)}
     missing = made(2, channels, 1).bool() if partly else None
-    return Labeled(made(2, 1), replace(nnunets(2), missing=missing)), unlabeled
+    return Labeled(made(2, 1), replace(nnunets(2), missing=missing), ("case_0", "case_1")), unlabeled
 
 
 def rehearsed(method, dimensions, channels, regions, ignore, precision, partly=False, **arguments):
