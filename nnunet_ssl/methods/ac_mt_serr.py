@@ -9,8 +9,8 @@ mean-teacher semi-supervised medical image segmentation", Medical Image Analysis
     L = L_sup(f(x_l), y) + w(r) sum M (p - q)^2 / (C sum M)
 
 Confident learning is that of C. G. Northcutt, L. Jiang, I. L. Chuang, JAIR 70, 2021, pruned both by class and by noise
-rate; cleanlab does it on the CPU. M is all of a patch where argmax p has one class alone. w(r) as in `ACMT`. A region is a
-question of its own, inside or outside. The student predicts.
+rate; cleanlab does it on the CPU. M is all of a patch where argmax p has one class alone. w(r) as in `ACMT`. A region
+is a question of its own, inside or outside. The student predicts.
 """
 
 from __future__ import annotations
