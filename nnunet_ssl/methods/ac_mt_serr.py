@@ -5,12 +5,12 @@ mean-teacher semi-supervised medical image segmentation", Medical Image Analysis
 
     f, g          student, and teacher by moving average;  p = softmax f(x_u),  q = softmax g(x_u + eps)
 
-    M = errors among the labels argmax p of all patches, by confident learning with the probabilities softmax g(x_u)
+    M = errors among the labels argmax p of a patch, by confident learning with the probabilities softmax g(x_u)
     L = L_sup(f(x_l), y) + w(r) sum M (p - q)^2 / (C sum M)
 
 Confident learning is that of C. G. Northcutt, L. Jiang, I. L. Chuang, JAIR 70, 2021, pruned both by class and by noise
-rate; cleanlab does it on the CPU. M is all voxels where argmax p has one class alone. w(r) as in `ACMT`. A region is a
-question of its own, inside or outside. The student predicts.
+rate; cleanlab does it on the CPU. M is all of a patch where argmax p has one class alone. w(r) as in `ACMT`. A region
+is a question of its own, inside or outside. The student predicts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,12 @@ class ACMT_SErr(AmbiguityConsensus):
 
     def ambiguous(self, student: Output, image: Tensor, now: Now) -> Tensor:
         asked = questions(student.kind, student.hard, self.teacher(image).probs)
-        return torch.stack([label_errors(self.find_label_issues, *question) for question in asked], 1)
+        return torch.stack([self.errors(*question) for question in asked], 1)
+
+    def errors(self, labels: Tensor, probs: Tensor) -> Tensor:
+        """Those of each patch by itself, (B, *spatial), so that several GPUs find what one would."""
+        patches = zip(labels.split(1), probs.split(1), strict=True)
+        return torch.cat([label_errors(self.find_label_issues, *patch) for patch in patches])
 
 
 def finder_of_label_issues(user: str) -> Callable[..., Any]:

@@ -114,3 +114,12 @@ def test_training_is_refused_at_set_up_without_cleanlab(monkeypatch, tiny_net):
     monkeypatch.delitem(sys.modules, "cleanlab.filter", raising=False)
     with pytest.raises(InputError, match="^ACMT_SErr needs cleanlab.*pip install"):
         ACMT_SErr().setup(tiny_net(), None)
+
+
+def test_each_patch_is_a_set_of_its_own():
+    calls, method = [], ACMT_SErr()
+    method.find_label_issues = recorded(calls)
+    labels, probs = torch.tensor([[0, 1, 1], [2, 2, 2], [0, 1, 0]]), torch.rand(3, 3, 3).softmax(1)
+    found = method.errors(labels, probs)
+    assert [given.tolist() for given, _, _ in calls] == [[0, 1, 1], [0, 1, 0]]
+    assert found[1].all() and torch.equal(found[::2], (probs.argmax(1) != labels)[::2])
