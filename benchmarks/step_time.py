@@ -122,7 +122,7 @@ def measure(name: str, asked: argparse.Namespace) -> dict[str, float]:
     """Medians over the repeats of a step and of its passes, in ms, and of their ratio pair by pair."""
     trainer = ready_trainer(name, asked.device)
     device, passes_asked = trainer.device, trainers()[name]
-    batch = make_batch(asked.patch, len(asked.features), asked.batch)
+    batch = make_batch(trainer, asked.patch, len(asked.features), asked.batch)
     image = batch["data"].to(device)
 
     def step():
@@ -158,14 +158,15 @@ def ready_trainer(name: str, device: str) -> ConfiguredTrainer:
     return trainer
 
 
-def make_batch(patch: Sequence[int], stages: int, size: int) -> dict:
+def make_batch(trainer: ConfiguredTrainer, patch: Sequence[int], stages: int, size: int) -> dict:
     """Random patches and labels of both streams, as the loaders give them."""
     image = torch.randn(size, 1, *patch)
     target = [
         torch.randint(0, CLASSES, (size, 1, *[length // 2**scale for length in patch])).to(torch.int16)
         for scale in range(stages - 1)
     ]
-    batch = {"data": image, "target": target, "keys": [], STREAM + "target": target}
+    keys = trainer.do_split()[0][:1] * size  # all of one case, for memories
+    batch = {"data": image, "target": target, "keys": keys, STREAM + "target": target}
     return batch | {STREAM + view: image.clone() for view in ("weak", "strong")}
 
 

@@ -56,7 +56,8 @@ def count_passes(trainer) -> Counter:
 def test_a_step_makes_the_passes_of_the_facts(name, workspace, monkeypatch):
     settings = {"seed": 0} | (FACTS[name].tests.tiny if name in FACTS else {})
     monkeypatch.setenv("nnUNet_ssl_config", json.dumps(settings))
-    trainer, batch = ready_trainer(name, "cpu"), make_batch(PATCH, len(FEATURES), BATCH)
+    trainer = ready_trainer(name, "cpu")
+    batch = make_batch(trainer, PATCH, len(FEATURES), BATCH)
     found = count_passes(trainer)
     trainer.train_step(batch)
     of_step = dict(found)  # patches by (network, with gradient)
