@@ -142,7 +142,8 @@ class TinyArchitecture(Architecture):
 
 def tiny_architecture(dimensions: int, channels: int, seed: int = 5, input_channels: int = 1) -> TinyArchitecture:
     """That of `tiny_network`."""
-    return TinyArchitecture(PLAIN, tiny_arguments(dimensions), (), input_channels, channels, seed=seed)
+    sizes = {"patch_size": (16,) * dimensions, "seed": seed}
+    return TinyArchitecture(PLAIN, tiny_arguments(dimensions), (), input_channels, channels, **sizes)
 
 
 def kind(channels: int, regions: bool = False) -> Kind:

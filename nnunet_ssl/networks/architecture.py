@@ -28,6 +28,7 @@ class Architecture:
         output_channels: classes, or regions.
         deep_supervision: whether the network returns its lower scales, too.
         own: how a trainer with a network of its own builds it, in place of all this.
+        patch_size: voxels of the plan's patch along each axis, for networks that are made for one size.
     """
 
     network_class: str
@@ -37,6 +38,7 @@ class Architecture:
     output_channels: int
     deep_supervision: bool = True
     own: Callable[[], nn.Module] | None = None
+    patch_size: tuple[int, ...] = ()
 
     def __call__(self) -> nn.Module:
         if self.own is not None:
@@ -96,4 +98,5 @@ def planned_architecture(
         output_channels,
         deep_supervision,
         own,
+        tuple(configuration.patch_size),
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nnunet_ssl.networks.hooks import let_compile_see_hooks
 
 Features = dict[str, Any]  # a tensor, or a list of them for "skips", "decoder" and "gated"
-TAPS = ("skips", "bottleneck", "decoder", "head", "gated")
+TAPS = ("skips", "bottleneck", "decoder", "head", "gated", "guided")
 NO_UNET = "has no encoder and decoder with seg_layers; take a U-Net of nnU-Net's plans."
 
 
@@ -32,8 +32,8 @@ class Taps:
     - ``"bottleneck"``: those of its last stage
     - ``"decoder"``: the decoder's features at each of its stages, a list, full resolution first
     - ``"head"``: what the segmentation head of full resolution reads, behind dropout if a method has put some there
-
     - ``"gated"``: what gates leave of the skips (`gated_skips.py`), a list, full resolution first
+    - ``"guided"``: what guidance by text makes of the bottleneck (`text_guidance.py`)
 
     All are (B, features, *spatial). The weights keep their names. A teacher copied from a tapped network is never in
     training mode, so nothing of its forwards is kept.
@@ -43,7 +43,7 @@ class Taps:
         names: which of these; what is not asked for costs nothing.
 
     Raises:
-        NotImplementedError: the network is none, or has no gates.
+        NotImplementedError: the network is none, or has no gates or no guidance.
         ValueError: there is no such tap.
     """
 
@@ -68,6 +68,10 @@ class Taps:
                 raise NotImplementedError(f"{type(network).__name__} has no gated skips.")
             for gate in decoder.gates:
                 gate.register_forward_hook(self._after("gated", lambda features: [features]))
+        if "guided" in names:
+            if not hasattr(unet, "guidance"):
+                raise NotImplementedError(f"{type(network).__name__} has no guidance by text.")
+            unet.guidance.register_forward_hook(self._after("guided", lambda features: [features]))
         let_compile_see_hooks()
 
     def take(self) -> Features:
@@ -75,7 +79,7 @@ class Taps:
         taken: Features = {}
         for name, features in self.kept.items():
             if features:
-                single = name in ("bottleneck", "head")
+                single = name in ("bottleneck", "head", "guided")
                 taken[name] = features[0] if single else features[::-1] if name in ("decoder", "gated") else features
             self.kept[name] = []
         return taken
