@@ -29,8 +29,9 @@ from nnunet_ssl.methods.families import RampedMethod
 from nnunet_ssl.networks.architecture import Architecture
 from nnunet_ssl.networks.decoders import further_decoder
 from nnunet_ssl.networks.net import Net, run
+from nnunet_ssl.networks.taps import require_unet
 from nnunet_ssl.networks.text_embeddings import read_embeddings, without_language
-from nnunet_ssl.networks.text_guidance import with_text_guidance
+from nnunet_ssl.networks.text_guidance import TextGuidance, with_text_guidance
 
 
 class LGSSL(RampedMethod):
@@ -58,10 +59,14 @@ class LGSSL(RampedMethod):
         return with_text_guidance(architecture)
 
     def setup(self, net: Net, new_net: Architecture) -> None:
-        net.module.guidance.prompts.text.copy_(self.embedded())
-        self.decoder = further_decoder(new_net(), "linear", scales=new_net.deep_supervision)
-        self.second = net.compiled(self.decoder)
+        self.guidance(net).prompts.text.copy_(self.embedded())
+        decoder = further_decoder(new_net(), "linear", scales=new_net.deep_supervision)
+        self.decoders, self.second = nn.ModuleList([decoder]), net.compiled(decoder)
         net.tap("skips", "guided")
+
+    def guidance(self, net: Net) -> TextGuidance:
+        guidance: TextGuidance = require_unet(net.module).guidance
+        return guidance
 
     def embedded(self) -> Tensor:
         """t, (C, 768), by the names of the output channels."""
@@ -74,7 +79,7 @@ class LGSSL(RampedMethod):
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
         sizes = [len(labeled.image), len(unlabeled.weak)]
-        net.module.guidance.taught = sizes[0]
+        self.guidance(net).taught = sizes[0]
         first = net(torch.cat((labeled.image, unlabeled.weak)))
         second = run(self.second, [*first.features["skips"][:-1], first.features["guided"]], first.kind)
         (seg_1, free_1), (seg_2, free_2) = first.split(sizes), second.split(sizes)

@@ -6,7 +6,8 @@ nnU-Net's rule holds for the student: segmentation heads are left out, all other
   fine-tuning has it: what nnssl's decoders have learned is to reconstruct.
 - For images with another number of channels the weights of the input layer are summed over the file's channels and
   shared equally among these, which for one channel in the file is nnssl's rule.
-- Gates of skips, which nnU-Net's own networks do not have, stay random where the file has none.
+- Gates of skips, which nnU-Net's own networks do not have, stay random where the file has none. Guidance by text is, as
+  heads are, of the classes at hand and their names: it is left out.
 
 A further network of the method takes what the file has for it (a twin the second network of a pair) if all of that fits
 but the heads. Else it takes the encoder of the file's first network if its own is the same: decoder and heads stay its
@@ -35,8 +36,9 @@ from nnunet_ssl.networks.teacher import Teacher
 
 NNUNETS_LOADER, NNUNETS_CALLER = "load_pretrained_weights", "maybe_load_checkpoint"
 NNSSL_KEY = "nnssl_adaptation_plan"
-ENCODER, HEADS, GATES, TWIN = "encoder.", ".seg_layers.", "decoder.gates.", "twin"
+ENCODER, HEADS, GATES, GUIDANCE, TWIN = "encoder.", ".seg_layers.", "decoder.gates.", "guidance.", "twin"
 NO_HEADS, NO_GATES = "nnU-Net leaves heads out", "the file has no gates"
+NO_GUIDANCE = "guidance is of the classes here, as heads are"
 AS_DATA = "Write its weights alone where its code belongs: torch.save({'network_weights': weights}, 'weights.pth')."
 SAME_PLANS = (
     "Both trainings need plans of one architecture: take one dataset's plans for the other with "
@@ -158,15 +160,17 @@ def begin_with(
         told[name] = _begin_further(weights, name, network)
     if weights.second and TWIN not in told:
         told["second network"] = "left out, there is one here"
-    if _has_gates(weights.first) and not _has_gates(student.state_dict()):
+    if _has(GATES, weights.first) and not _has(GATES, student.state_dict()):
         told["gates"] = "left out, the skips here have none"
+    if _has(GUIDANCE, weights.first):
+        told["guidance"] = "that of the file is left out"
     for name, what in told.items():
         say(f"-pretrained_weights, {name}: {what}")
 
 
 def _begin_student(weights: PretrainedWeights, student: nn.Module) -> str:
     why = weights.encoder_alone
-    body, no_gates = _body(student), not _has_gates(weights.first)
+    body, no_gates = _body(student), not _has(GATES, weights.first)
     if no_gates:
         body = {name: value for name, value in body.items() if not name.startswith(GATES)}
     wanted = {name: value for name, value in body.items() if name.startswith(ENCODER)} if why else body
@@ -181,7 +185,11 @@ def _begin_student(weights: PretrainedWeights, student: nn.Module) -> str:
         )
     _copy(offered, wanted)
     source = "first network" if weights.second else "network"
-    reason = f"{NO_HEADS}, and {NO_GATES}" if no_gates and _has_gates(student.state_dict()) else NO_HEADS
+    state, reason = student.state_dict(), NO_HEADS
+    if no_gates and _has(GATES, state):
+        reason += f", and {NO_GATES}"
+    if _has(GUIDANCE, state):
+        reason += f", and {NO_GUIDANCE}"
     return _in_words(student, wanted, f"the file's {source}{input_layer}", why or reason)
 
 
@@ -230,13 +238,14 @@ def _is_head(name: str) -> bool:
     return HEADS in f".{name}"
 
 
-def _has_gates(state: dict[str, Any]) -> bool:
-    return any(name.startswith(GATES) for name in state)
+def _has(part: str, state: dict[str, Any]) -> bool:
+    return any(name.startswith(part) for name in state)
 
 
 def _body(network: nn.Module) -> dict[str, Tensor]:
-    """All tensors but those of the heads."""
-    return {name: value for name, value in _tensors(network).items() if not _is_head(name)}
+    """All tensors but those of the classes at hand: heads and guidance by text."""
+    tensors = _tensors(network).items()
+    return {name: value for name, value in tensors if not _is_head(name) and not name.startswith(GUIDANCE)}
 
 
 def _with_input_layer_of(network: nn.Module, offered: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:

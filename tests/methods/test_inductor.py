@@ -12,6 +12,7 @@ from workbench import tiny_architecture
 
 from nnunet_ssl.method import Now
 from nnunet_ssl.methods.generic_ssl import GenericSSL
+from nnunet_ssl.methods.lg_ssl import LGSSL
 from nnunet_ssl.methods.mc_net import MCNetPlus
 from nnunet_ssl.methods.mcf import MCF
 from nnunet_ssl.methods.ss_net import SSNet
@@ -75,6 +76,7 @@ def two_steps(method, compiled):
         pytest.param(MCNetPlus, 3, id="MCNetPlus: further decoders on tapped features"),
         pytest.param(MCF, 2, id="MCF: a second network, of another form"),
         pytest.param(TAC, 1, id="TAC: gates in the skips"),
+        pytest.param(LGSSL, 2, id="LGSSL: guidance that learns from a part of the batch"),
         pytest.param(GenericSSL, 5, id="GenericSSL: decoders with passes of the encoder of their own"),
     ],
 )

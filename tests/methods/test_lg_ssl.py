@@ -43,7 +43,7 @@ def test_terms_are_the_formulas(dimensions, regions):
     terms = made.losses(net, labeled, unlabeled, LATE)
     *skips, deep = net.module.encoder(torch.cat((labeled.image, unlabeled.weak)))
     skips = [*skips, net.module.guidance(deep)]
-    first, second = (output(decoder(skips), regions) for decoder in (net.module.decoder, made.decoder))
+    first, second = (output(decoder(skips), regions) for decoder in (net.module.decoder, made.decoders[0]))
     (p_1, q_1), (p_2, q_2) = (each.probs.split(2) for each in (first, second))
     torch.testing.assert_close(terms["agreement"], 2 * (q_1 - q_2).square().mean())
     torch.testing.assert_close(terms["differences"], 2 * ((p_1 - q_1) - (p_2 - q_2)).square().mean())

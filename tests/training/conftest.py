@@ -29,6 +29,6 @@ def donors(phantom_3d, tmp_path_factory):
     dataset = phantom_3d.copy(tmp_path_factory.mktemp("donors"))
     with pytest.MonkeyPatch.context() as patched:
         dataset.use(patched)
-        for method in (*DONORS, "CCT", "DAN", "MCF", "TAC"):
+        for method in (*DONORS, "CCT", "DAN", "MCF", "TAC", "LGSSL"):
             write_donor(dataset, method, patched)
     return dataset

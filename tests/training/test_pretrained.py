@@ -126,6 +126,24 @@ def test_gates_are_random_where_the_file_has_none_and_left_out_where_there_are_n
     assert log == [BUT_HEADS.format("student", "network"), "gates: left out, the skips here have none"]
 
 
+def test_guidance_by_text_is_left_out_as_heads_are(dataset, monkeypatch):
+    body = lambda name: "seg_layers" not in name and "guidance" not in name  # noqa: E731
+    for donor, further in (("", []), ("LGSSL", ["guidance: that of the file is left out"])):
+        first, _ = networks(dataset, donor)
+        trainer, log = begin(dataset, "LGSSL", file_of(dataset, donor), monkeypatch)
+        taken = {name: value for name, value in first.items() if body(name)}
+        own = {name: value + 1 for name, value in trainer.network.state_dict().items() if not body(name)}
+        assert_taken(trainer.network, own | taken, body)
+        assert log[0] == (
+            "student: 24 of 41 tensors of the file's network; random: guidance and heads, 17 tensors (nnU-Net leaves "
+            "heads out, and guidance is of the classes here, as heads are)"
+        )
+        assert log[2:] == further
+    trainer, log = begin(dataset, "Supervised", file_of(dataset, "LGSSL"), monkeypatch)
+    assert_taken(trainer.network, networks(dataset, "LGSSL")[0])
+    assert log == [BUT_HEADS.format("student", "network"), "guidance: that of the file is left out"]
+
+
 def other_gates(trainer):
     """Other tensors in the place of its gates' than it has."""
     return {name: value + 1 for name, value in trainer.network.state_dict().items() if "gates" in name}

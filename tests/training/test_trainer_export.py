@@ -83,16 +83,17 @@ def test_networks_of_two_forms_predict_as_one_and_the_plans_own_is_a_stock_model
     assert all(torch.equal(exported[key], value) for key, value in unwrap(trainer.network).state_dict().items())
 
 
+@pytest.mark.parametrize(("name", "part"), [("TAC", r"decoder\.gates\.0"), ("LGSSL", r"guidance\.fusion")])
 def test_a_network_that_stock_nnunet_cannot_build_predicts_with_this_package_and_is_not_exported(
-    dataset, monkeypatch, tmp_path
+    dataset, monkeypatch, tmp_path, name, part
 ):
-    trainer = train(dataset, monkeypatch, name="nnUNetTrainerTAC")
+    trainer = train(dataset, monkeypatch, name=f"nnUNetTrainer{name}")
     folder = Path(trainer.output_folder_base)
     made = predictor(folder)
     made.predict_logits_from_preprocessed_data(torch.randn(1, 20, 28, 28))
     trained = unwrap(trainer.network).state_dict()
     assert all(torch.equal(made.network.state_dict()[key], value) for key, value in trained.items())
-    with pytest.raises(InputError, match=r"not that of its plans \(decoder\.gates\.0\..*and \d+ more\), so that only"):
+    with pytest.raises(InputError, match=rf"not that of its plans \({part}\..*and \d+ more\), so that only"):
         export_model(folder, ["0"], tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
