@@ -61,7 +61,7 @@ class LGSSL(RampedMethod):
     def setup(self, net: Net, new_net: Architecture) -> None:
         self.guidance(net).prompts.text.copy_(self.embedded())
         decoder = further_decoder(new_net(), "linear", scales=new_net.deep_supervision)
-        self.decoders, self.second = nn.ModuleList([decoder]), net.compiled(decoder)
+        self.decoders, self.further = nn.ModuleList([decoder]), [net.compiled(decoder)]  # its state is the former's
         net.tap("skips", "guided")
 
     def guidance(self, net: Net) -> TextGuidance:
@@ -81,7 +81,7 @@ class LGSSL(RampedMethod):
         sizes = [len(labeled.image), len(unlabeled.weak)]
         self.guidance(net).taught = sizes[0]
         first = net(torch.cat((labeled.image, unlabeled.weak)))
-        second = run(self.second, [*first.features["skips"][:-1], first.features["guided"]], first.kind)
+        second = run(self.further[0], [*first.features["skips"][:-1], first.features["guided"]], first.kind)
         (seg_1, free_1), (seg_2, free_2) = first.split(sizes), second.split(sizes)
         l_1, l_2 = self.consistency(seg_1.probs - seg_2.probs, free_1.probs - free_2.probs)
         w = self.ramped_weight(now)
