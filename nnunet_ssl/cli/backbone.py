@@ -10,8 +10,8 @@ def backbone(
     network: Annotated[
         str,
         typer.Option(
-            help="vnet, attention_unet, segresnet, unetr, swin_unetr (these need MONAI), primus_s, primus_b, primus_m "
-            "or primus_l."
+            help="vnet, attention_unet, segresnet, unetr, swin_unetr (these need MONAI), enet, primus_s, primus_b, "
+            "primus_m or primus_l."
         ),
     ],
     out: Annotated[str, typer.Option("-o", "--out", help="Name of the new plans.")],

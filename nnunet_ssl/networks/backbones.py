@@ -1,4 +1,4 @@
-"""Networks of other libraries behind the constructor that nnU-Net's plans call, all with one output.
+"""Other networks behind the constructor that nnU-Net's plans call, all with one output: other libraries' and ENet.
 
 nnU-Net builds `cls(input_channels=, num_classes=, deep_supervision=, **arch_kwargs)`. Sizes are stated here or in the
 plans and never left to a library's defaults, which change between versions and would part checkpoints from networks.
@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.networks.enet import ENetModule
 from nnunet_ssl.networks.transformer import transformer
 
 
@@ -204,6 +205,16 @@ class Primus(Backbone):
         drop_path = 0.2
         network = transformer(input_channels, num_classes, patch_size, token_size, embed_dim, depth, heads, drop_path)
         super().__init__(network, deep_supervision)
+
+
+class ENet(Backbone):
+    """ENet; Paszke et al., 2016; our own, in 2D or 3D, with batch norm.
+
+    Fixed sizes; spatial axes must be multiples of 8, and there are fewer than 16 input channels.
+    """
+
+    def __init__(self, input_channels: int, num_classes: int, dimensions: int, deep_supervision: bool = False):
+        super().__init__(ENetModule(input_channels, num_classes, dimensions), deep_supervision)
 
 
 def monai_network(name: str) -> type[nn.Module]:

@@ -89,6 +89,14 @@ def swin_unetr(planned: Planned) -> dict[str, Any]:
     return {"dimensions": len(planned.patch)}
 
 
+def enet(planned: Planned) -> dict[str, Any]:
+    """Fixed sizes; three halvings, and the pooled image is among the first 16 features."""
+    planned.check_patch([8] * len(planned.patch))
+    if planned.channels > 15:
+        raise InputError(f"{planned.name}: enet takes 1 to 15 input channels, not {planned.channels}.")
+    return {"dimensions": len(planned.patch)}
+
+
 def primus(embed_dim: int, depth: int, heads: int) -> Callable[[Planned], dict[str, Any]]:
     """Positions from the patch; tokens of 8 voxels per axis, or of the largest power of two that divides the axis."""
 
@@ -113,6 +121,7 @@ NETWORKS: dict[str, tuple[type[backbones.Backbone], Callable[[Planned], dict[str
     "segresnet": (backbones.SegResNet, segresnet),
     "unetr": (backbones.UNETR, unetr),
     "swin_unetr": (backbones.SwinUNETR, swin_unetr),
+    "enet": (backbones.ENet, enet),
     "primus_s": (backbones.Primus, primus(396, 12, 6)),
     "primus_b": (backbones.Primus, primus(792, 12, 12)),
     "primus_m": (backbones.Primus, primus(864, 16, 12)),

@@ -1,4 +1,4 @@
-"""Networks of other libraries behind nnU-Net's constructor: shapes, gradients, sizes, and what they refuse."""
+"""Other networks behind nnU-Net's constructor: shapes, gradients, sizes, and what they refuse."""
 
 import subprocess
 import sys
@@ -26,6 +26,8 @@ CASES = [
     ("unetr 2d", backbones.UNETR, {"patch_size": [32, 16]}, (32, 16), 85, 90),
     ("swin_unetr 3d", backbones.SwinUNETR, {"dimensions": 3}, (64, 32, 32), 62, 63),
     ("swin_unetr 2d", backbones.SwinUNETR, {"dimensions": 2}, (64, 32), 25, 26),
+    ("enet 3d", backbones.ENet, {"dimensions": 3}, (16, 24, 8), 0.67, 0.68),
+    ("enet 2d", backbones.ENet, {"dimensions": 2}, (16, 24), 0.36, 0.37),
     ("primus_s", backbones.Primus, {"patch_size": [16, 16, 24], "token_size": [8, 8, 8], **PRIMUS_S}, (16, 16, 24),
      22, 24),
     ("primus_s, flat", backbones.Primus, {"patch_size": [5, 20, 16], "token_size": [1, 4, 8], **PRIMUS_S}, (5, 20, 16),

@@ -155,6 +155,7 @@ def refusal(base, network="vnet", name="other", configurations=("3d_fullres",), 
         ("segresnet", [3, 64, 60], [8, 64, 64]),
         ("unetr", [40, 80, 90], [32, 80, 96]),
         ("swin_unetr", [80, 192, 160], [64, 192, 160]),
+        ("enet", [5, 160, 100], [8, 160, 96]),
         ("primus_s", [5, 25, 9], [8, 24, 8]),
     ],
 )
@@ -168,8 +169,8 @@ def test_a_wrong_patch_is_refused_with_one_that_fits(base, network, patch, fitti
 
 
 def test_what_else_is_refused(base):
-    known = "vnet, attention_unet, segresnet, unetr, swin_unetr, primus_s, primus_b, primus_m, primus_l"
-    assert refusal(base, "enet") == f"No network enet. Known: {known}."
+    known = "vnet, attention_unet, segresnet, unetr, swin_unetr, enet, primus_s, primus_b, primus_m, primus_l"
+    assert refusal(base, "p_net") == f"No network p_net. Known: {known}."
     assert "no configuration 3d. It has 2d, 3d_lowres" in refusal(base, configurations=("3d",))
     assert "nnUNetResEncPlans.json does not exist" in refusal(base, plans="nnUNetResEncPlans")
     assert "3D only" in refusal(base, "primus_s", configurations=("2d",))
@@ -182,6 +183,9 @@ def test_what_else_is_refused(base):
     assert "no U-Net of nnU-Net's planner" in refusal(base, plans="made")
     write(base / "dataset.json", read(base / "dataset.json") | {"channel_names": dict.fromkeys("012", "CT")})
     assert "not 3" in refusal(base)
+    write_plans(base, "nnUNetPlans", "enet", "three", ["3d_fullres"])
+    write(base / "dataset.json", read(base / "dataset.json") | {"channel_names": {str(n): "CT" for n in range(16)}})
+    assert "enet takes 1 to 15 input channels, not 16." in refusal(base, "enet")
     (base / "nnUNetPlans.json").write_text("{", encoding="utf-8")
     assert "not valid JSON" in refusal(base)
     (base / "dataset.json").unlink()
@@ -234,7 +238,7 @@ def test_the_command(base, monkeypatch):
     assert "3d_lowres: primus_s, 23." in done.output
     assert "nnUNetv2_train 7 3d_fullres 0 -p nnUNetPrimusPlans -tr nnUNetTrainerMeanTeacher" in done.output
     assert "left out: 2d of nnUNetPlans: Primus" in invoke("primus_s", "-o", "all").output
-    assert isinstance(invoke("enet", "-o", "other").exception, InputError)
+    assert isinstance(invoke("p_net", "-o", "other").exception, InputError)
 
 
 @pytest.fixture
@@ -252,6 +256,9 @@ def short_training(monkeypatch):
         ("attention_unet", "nnUNetTrainerMeanTeacher", "3d_fullres"),
         ("attention_unet", "nnUNetTrainerSupervised", "3d_fullres"),
         ("attention_unet", "nnUNetTrainerDHC", "3d_fullres"),
+        ("enet", "nnUNetTrainerMeanTeacher", "2d"),
+        ("enet", "nnUNetTrainerCPS", "3d_fullres"),
+        ("enet", "nnUNetTrainerSupervised", "3d_fullres"),
     ],
 )
 def test_trains_and_predicts(
