@@ -31,6 +31,7 @@ from rich.console import Console
 from rows import PRESETS, Row, definition, length, make_rows, record_file, recorded, shown
 from steps import digest_of, run_command
 from suites import DRAWN, SUITES, Suite, edit_plans, fold_of, make_folds
+from two_slices import add_sliced
 
 from nnunet_ssl.data.origin import read_origin
 from nnunet_ssl.data.raw import listed
@@ -134,6 +135,8 @@ def run_suite(suite: Suite, asked: argparse.Namespace) -> None:
     workspace = Workspace(suite, asked.work.resolve() / suite.name, asked.device)
     if missing := [row for row in rows if recorded(row, suite, asked.out) is None]:
         prepare(workspace, asked.source)
+    if suite.sliced and any(row.method == "DeSCO" for row in missing):
+        propagate(workspace)
     for row in missing:
         with locked(workspace.root / "locks" / str(row), wait=True):
             if recorded(row, suite, asked.out) is None:  # another process may have made it meanwhile
@@ -164,6 +167,8 @@ def prepare(workspace: Workspace, source: Path | None) -> None:
             (workspace.root / name).mkdir(exist_ok=True)
         if not workspace.raw.is_dir():
             make_raw(workspace, source)
+        if suite.sliced:
+            add_sliced(workspace.raw, training_cases(workspace)[: suite.sliced], suite.spacing)
         dataset = ["-d", str(DATASET_ID)]
         workspace.run("fingerprint", ["nnUNetv2_extract_fingerprint", *dataset, "-np", PROCESSES], "fingerprint")
         spacing = ["-overwrite_target_spacing", *map(str, suite.spacing)] if suite.spacing else []
@@ -177,6 +182,17 @@ def prepare(workspace: Workspace, source: Path | None) -> None:
             "preprocessing",
         )
         write_json(content, marker)
+
+
+def propagate(workspace: Workspace) -> None:
+    """Carries the labels of slices through their scans; what is finished is kept."""
+    with locked(workspace.root / "locks" / "preparation", wait=True):
+        workspace.run(
+            "propagation of the slices",
+            [*("nnunet_ssl", "propagate", "-d", str(DATASET_ID), "-c", workspace.suite.configuration, "-p", PLANS),
+             *("-np", PROCESSES)],
+            "propagation",
+        )  # fmt: skip
 
 
 def make_raw(workspace: Workspace, source: Path) -> None:

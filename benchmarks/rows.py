@@ -60,6 +60,8 @@ def make_rows(suite: Suite, asked: argparse.Namespace) -> list[Row]:
     rows = []
     for seed in dict.fromkeys(asked.seeds):
         wanted = [(method, number) for number in labeled for method in methods]
+        # what slices are compared with: scans labeled in full
+        wanted += [(BASELINE, number) for number in suite.labeled if suite.sliced and number not in labeled]
         for method, number in [*wanted, (BASELINE, ALL)]:
             changed = {key: overrides[method][key] for key in own if key in overrides[method]}
             preset = "default" if method == BASELINE else asked.preset
@@ -118,5 +120,6 @@ def recorded(row: Row, suite: Suite, out: Path) -> dict[str, Any] | None:
 def definition(suite: Suite) -> dict[str, Any]:
     """What every record of a suite rests on, as JSON gives it back: not which numbers there are, and the length."""
     others = ("labeled", "iterations", "iterations_per_epoch")
-    others += tuple(key for key in ("initial_lr", "batch_dice", "rare") if not getattr(suite, key))  # as older records
+    unset = [key for key in ("initial_lr", "batch_dice", "rare", "sliced") if not getattr(suite, key)]
+    others += tuple(unset)  # as older records
     return json.loads(json.dumps({key: value for key, value in asdict(suite).items() if key not in others}))

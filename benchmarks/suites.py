@@ -8,6 +8,7 @@ from functools import partial
 
 from abdomen import ORGANS, write_abdomen
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+from two_slices import sliced_name
 
 from nnunet_ssl.demo.phantom import write_phantom
 from nnunet_ssl.report.records import ALL
@@ -29,7 +30,8 @@ class Suite:
         patch: voxels, in nnU-Net's order of axes.
         batch: labeled patches of a step; as many unlabeled ones come on top.
         iterations: of every training, at `iterations_per_epoch`.
-        labeled: numbers of labeled units that the suite is for, ascending.
+        labeled: numbers of labeled units that the suite is for, ascending; 0 where `sliced` ones are all there is.
+        sliced: units of which there is a copy annotated in two orthogonal slices only: the labels of the number 0.
         units: training units in all: the labels of the upper bound.
         cases_per_unit: images of a unit, such as the two frames of a patient.
         phantom: arguments of the function in `DRAWN` beyond the numbers of cases.
@@ -57,6 +59,7 @@ class Suite:
     initial_lr: float | None = None
     batch_dice: bool = False
     rare: tuple[str, ...] = ()
+    sliced: int = 0
 
 
 LA = {"data": "la", "classes": ("left_atrium",), "configuration": "3d_fullres", "labeled": (4, 8, 16), "units": 80}
@@ -91,6 +94,12 @@ SUITES = {
         Suite(
             **LA | {"labeled": (1, 2, 4)}, name="la-coarse", spacing=(3.75, 3.75, 3.75), features=(8, 16, 32, 64),
             patch=(16, 32, 32), batch=2, iterations=8000, iterations_per_epoch=100,
+        ),
+        # The same images: two orthogonal slices of each of 5 scans (two in a hundred of their voxels or so), beside
+        # 1 and 5 scans that are labeled in full.
+        Suite(
+            **LA | {"labeled": (0, 1, 5)}, name="la-sparse", spacing=(3.75, 3.75, 3.75), features=(8, 16, 32, 64),
+            patch=(16, 32, 32), batch=2, iterations=8000, iterations_per_epoch=100, sliced=5,
         ),
         # Slices stay apart: nnU-Net's 2d resamples in the plane only, the first number just keeps the axes in order.
         Suite(
@@ -143,13 +152,17 @@ def make_folds(suite: Suite, cases: Sequence[str]) -> list[dict[str, list[str]]]
     """One fold for each number of `suite.labeled`, and the one with all labels.
 
     The labels of `"unlabeled"` are hidden from a fold. nnU-Net wants a validation case: the first training case, which
-    decides nothing, as final checkpoints are compared on the test cases.
+    decides nothing, as final checkpoints are compared on the test cases. Of the scans annotated in slices, no fold has
+    both the copy and the original.
 
     Args:
         cases: all training cases in the order of the protocol, those of a unit side by side.
     """
     counts = [number * suite.cases_per_unit for number in suite.labeled]
-    folds = [{"train": [*cases[:n]], "val": [cases[0]], "unlabeled": [*cases[n:]]} for n in counts]
+    folds = [{"train": [*cases[:n]], "val": [cases[0]], "unlabeled": [*cases[n:]]} for n in counts if n]
+    if suite.sliced:
+        slices = [sliced_name(case) for case in cases[: suite.sliced]]
+        folds.insert(0, {"train": slices, "val": slices[:1], "unlabeled": [*cases[suite.sliced :]]})
     return [*folds, {"train": [*cases], "val": [cases[0]]}]
 
 

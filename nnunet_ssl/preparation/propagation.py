@@ -82,7 +82,11 @@ def propagate_dataset(
             f"methods train on them through the ignore label: {listed(others)}"
         )
     if problems:
-        raise InputError(f"{len(problems)} case(s) not propagated, all others are:\n  " + listed(problems, 10, "\n  "))
+        made = len(cases) - len(problems) - len(others)
+        raise InputError(
+            f"{len(problems)} case(s) annotated in two slices could not be propagated, {made} could:\n  "
+            + listed(problems, 10, "\n  ")
+        )
     if len(others) == len(cases):
         raise InputError(f"No case of {raw / 'labelsTr'} is annotated in exactly two orthogonal slices.")
     print(f"Done: {folder}; look at the pictures there.")

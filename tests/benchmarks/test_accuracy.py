@@ -77,6 +77,30 @@ def test_rows_have_both_bounds_and_the_baseline_is_the_same_for_every_preset(tmp
     assert accuracy.make_rows(TINY, asked(tmp_path))[-1] == default[4]
 
 
+def test_slices_stand_beside_full_labels(tmp_path):
+    """Methods have the slices, unless other numbers are asked for; the baseline has all of them, whatever is asked."""
+    suite = suites.SUITES["la-sparse"]
+    rows = accuracy.make_rows(suite, asked(tmp_path, methods=["BCP", "DeSCO"]))
+    baselines = [("Supervised", number) for number in (1, 5, "all")]
+    assert [(row.method, row.labeled) for row in rows] == [
+        ("Supervised", 0), ("BCP", 0), ("DeSCO", 0), *baselines
+    ]  # fmt: skip
+    assert len(accuracy.make_rows(suite, asked(tmp_path, methods=["BCP"], labeled=[0, 1]))) == 6
+    assert accuracy.definition(suite)["sliced"] == 5
+    assert "sliced" not in accuracy.definition(suites.SUITES["la-coarse"])
+
+
+@pytest.mark.parametrize(("methods", "propagated"), [(["DeSCO"], 1), (["BCP"], 0)])
+def test_slices_are_propagated_for_desco_alone(tmp_path, monkeypatch, methods, propagated):
+    commands = []
+    monkeypatch.setattr(accuracy, "prepare", lambda *args: None)
+    monkeypatch.setattr(accuracy, "measure", lambda workspace, row: 1 / 0)
+    monkeypatch.setattr(accuracy.Workspace, "run", lambda self, title, command, *others: commands.append(command))
+    with pytest.raises(ZeroDivisionError):
+        accuracy.run_suite(suites.SUITES["la-sparse"], asked(tmp_path, methods=methods))
+    assert [command[:2] for command in commands] == [["nnunet_ssl", "propagate"]] * propagated
+
+
 def test_changes_without_a_name_have_folders_of_their_own(tmp_path):
     rows = [
         accuracy.make_rows(TINY, asked(tmp_path, methods=["CPS"], config=config))
