@@ -95,8 +95,8 @@ SUITES = {
             **LA | {"labeled": (1, 2, 4)}, name="la-coarse", spacing=(3.75, 3.75, 3.75), features=(8, 16, 32, 64),
             patch=(16, 32, 32), batch=2, iterations=8000, iterations_per_epoch=100,
         ),
-        # The same images: two orthogonal slices of each of 5 scans (two in a hundred of their voxels or so), beside
-        # 1 and 5 scans that are labeled in full.
+        # The same images: two orthogonal slices of each of 5 scans, a tenth of their voxels, beside 1 and 5 scans that
+        # are labeled in full.
         Suite(
             **LA | {"labeled": (0, 1, 5)}, name="la-sparse", spacing=(3.75, 3.75, 3.75), features=(8, 16, 32, 64),
             patch=(16, 32, 32), batch=2, iterations=8000, iterations_per_epoch=100, sliced=5,
