@@ -18,7 +18,7 @@ import nnunet_ssl.losses
 from nnunet_ssl.augmentation.intensity import OPERATIONS
 from nnunet_ssl.losses.affinity import affinity_distance, class_masks, pooled
 from nnunet_ssl.losses.confidence import admitted_cross_entropy, admitted_shares, admitted_supervised
-from nnunet_ssl.losses.consistency import masked_mse
+from nnunet_ssl.losses.consistency import masked_mse, mutual_consistency
 from nnunet_ssl.losses.cross_entropy import cross_entropy, weighted_mean
 from nnunet_ssl.losses.dense_sparse import carried, dense_sparse, mean_per_patch
 from nnunet_ssl.losses.dice import soft_dice_distance, squared_dice, weighted_dice
@@ -27,13 +27,7 @@ from nnunet_ssl.losses.sharpening import sharpened, sharpened_per_channel
 from nnunet_ssl.losses.supervised import of_annotated
 from nnunet_ssl.losses.weighted import weighted_supervised
 from nnunet_ssl.losses.worst_case import contradiction, worst_case
-from nnunet_ssl.memory.class_weights import (
-    DifferenceWeights,
-    DifficultyWeights,
-    DistributionWeights,
-    ReversedWeights,
-    agreement,
-)
+from nnunet_ssl.memory import class_weights
 from nnunet_ssl.method import Labeled
 from nnunet_ssl.methods.urpc import pyramid_consistency
 from nnunet_ssl.schedules import ema_decay, gaussian_rampup, polynomial_decay, reversal_coefficient
@@ -269,6 +263,13 @@ def test_weighted_supervised(case):
             assert torch.isfinite(weighted_supervised(alone, one, case.weights, known))
 
 
+@covers(mutual_consistency)
+def test_mutual_consistency(case):
+    outputs = [case.output(case.first), case.output(case.second)]
+    assert (loss := check_finite(mutual_consistency(outputs, 0.1), case.first, case.second)) >= 0
+    close(mutual_consistency(outputs[::-1], 0.1, detach_targets=True), loss)
+
+
 @covers(pooled, class_masks, affinity_distance)
 def test_affinity_distance(case):
     masks = class_masks(case.target(case.labels), case.first.shape[2:])
@@ -312,14 +313,14 @@ def test_pyramid_consistency(case):
     assert pyramid_consistency([case.first, case.first], case.kind)[0].abs() < 1e-5
 
 
-@covers(agreement)
+@covers(class_weights.agreement)
 def test_class_weights(case):
     """Weights stay finite and within [0, C], whatever classes a batch lacks."""
     channels = case.first.shape[1]
     first, second = (case.output(z).hard for z in (case.first, case.second))
     for skip in (True, False):
-        difficulty = DifficultyWeights(case.kind, skip_absent=skip)
-        counted = [made(case.kind) for made in (DistributionWeights, DifferenceWeights, ReversedWeights)]
+        difficulty = class_weights.DifficultyWeights(case.kind, skip_absent=skip)
+        counted = [made(case.kind) for made in class_weights.CountedWeights.__subclasses__()]
         for labels in (case.labels, first, second, case.labels):
             known = case.target(labels)
             w = difficulty.update(first, first, known)
