@@ -48,6 +48,10 @@ class Target:
         """
         return self._read[1]
 
+    def where_annotated(self, masks: Tensor) -> Tensor:
+        """Of bool masks (B, K, *spatial) at full resolution, the voxels whose label is known."""
+        return masks if self.annotated is None else masks & self.annotated[:, None]
+
     @cached_property
     def _read(self) -> tuple[Tensor, Tensor | None]:
         labels, annotated = self.kind.read(self.scales[0], self.ignore_label)

@@ -120,8 +120,7 @@ def proximity(output: Output, target: Target) -> tuple[Tensor, Tensor]:
         target: of the patches; unannotated voxels do not count.
     """
     probs, holds = map(output.kind.exhaustive, (output.probs, target.kind.masks(target.labels)))
-    if target.annotated is not None:
-        holds = holds & target.annotated[:, None]
+    holds = target.where_annotated(holds)
     axes = tuple(range(2, probs.ndim))
     voxels = holds.sum(axes)
     mean = torch.where(holds, probs, 0).sum(axes) / voxels.clamp_min(1)

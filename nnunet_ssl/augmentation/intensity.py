@@ -72,6 +72,11 @@ def noise(image: Tensor, level: Tensor) -> Tensor:
     return image + per_sample(0.2 * level, image) * torch.randn_like(image)
 
 
+def cut_noise(image: Tensor, deviation: float) -> Tensor:
+    """x + eps, eps ~ N(0, deviation^2) cut at twice the deviation, as in the code of Mean Teacher and UA-MT."""
+    return image + (deviation * torch.randn_like(image)).clamp_(-2 * deviation, 2 * deviation)
+
+
 def blur(image: Tensor, level: Tensor) -> Tensor:
     """Smooths."""
     return gaussian(image, 0.1 + (MAX_BLUR - 0.1) * level)

@@ -23,7 +23,7 @@ def carried(labeled: Labeled, alpha: float) -> tuple[tuple[Target, Tensor], tupl
         alpha: in [0, 1].
     """
     target, maps = labeled.target, labeled.maps
-    known = torch.ones_like(target.full[:, :1]) if target.annotated is None else target.annotated[:, None].float()
+    known = target.where_annotated(torch.ones_like(target.full[:, :1], dtype=torch.bool)).float()
     if maps is None or maps.shape[1] == 0:
         return (target, known), (target, known)
     channels = (maps.shape[1] - 3) // 2

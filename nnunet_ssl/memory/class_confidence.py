@@ -50,11 +50,9 @@ class ClassConfidence(nn.Module):
     @torch.no_grad()
     def add(self, probs: Tensor, target: Target) -> None:
         """Takes probabilities of this rank's labeled patches, (B, C, *spatial) in float32, and their target."""
-        kind, axes = target.kind, (0, *range(2, probs.ndim))
-        true = kind.exhaustive(kind.masks(target.labels))
-        if target.annotated is not None:
-            true = true & target.annotated[:, None]
-        sums, counts = sum_over_ranks(torch.stack([(kind.exhaustive(probs) * true).sum(axes), true.sum(axes)]))
+        kind = target.kind
+        true = target.where_annotated(kind.exhaustive(kind.masks(target.labels)))
+        sums, counts = sum_over_ranks(torch.stack([over_voxels(kind.exhaustive(probs) * true), over_voxels(true)]))
         sound = sums.isfinite()
         self.sums += torch.where(sound, sums, 0)
         self.counts += torch.where(sound, counts, 0)
@@ -114,9 +112,7 @@ class FuzzyConfidence(nn.Module):
     @torch.no_grad()
     def add(self, output: Output, target: Target) -> None:
         """Takes a prediction for this rank's labeled patches and their target."""
-        true = target.kind.masks(target.labels)
-        if target.annotated is not None:
-            true = true & target.annotated[:, None]
+        true = target.where_annotated(target.kind.masks(target.labels))
         totals = [self.total(values, true) for values in indicators_of(output)]
         *sums, voxels = sum_over_ranks(torch.stack([*totals, over_voxels(true).float()]))
         means = torch.stack(sums) / voxels.clamp_min(1)

@@ -102,8 +102,11 @@ class CountedWeights(ClassWeights):
 
     def take(self, counts: Tensor) -> None:
         """Averages with w_now of this rank's counts (entries,)."""
-        current = self.current(sum_over_ranks(counts.float()))
-        self.average.copy_(self.momentum * self.average + (1 - self.momentum) * current)
+        self.move_by(sum_over_ranks(counts.float()))
+
+    def move_by(self, counts: Tensor) -> None:
+        """Averages with w_now of the counts of all ranks, (entries,), float."""
+        self.average.copy_(self.momentum * self.average + (1 - self.momentum) * self.current(counts))
 
     @abstractmethod
     def current(self, counts: Tensor) -> Tensor:
@@ -230,8 +233,7 @@ class DifferenceWeights(CountedWeights):
 
     @torch.no_grad()
     def start(self, voxel_counts: Callable[[], Tensor]) -> None:
-        current = self.current(voxel_counts().to(self.average))
-        self.average.copy_(self.momentum * self.average + (1 - self.momentum) * current)
+        self.move_by(voxel_counts().to(self.average))
 
     @torch.no_grad()
     def update(self, on_labeled: Tensor, on_unlabeled: Tensor, target: Target) -> Tensor:

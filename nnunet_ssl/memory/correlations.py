@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nnunet_ssl.distributed import mean_over_ranks, world_size
 from nnunet_ssl.kinds import Kind
+from nnunet_ssl.losses.cross_entropy import weighted_mean
 from nnunet_ssl.memory.case_bank import CaseBank, spread
 from nnunet_ssl.networks.net import Output
 from nnunet_ssl.networks.projection import projection
@@ -49,8 +50,8 @@ class Correlations(nn.Module):
             cases: ids of these.
             offset: see `spread`.
         """
-        right = agreed(*outputs) & target.kind.exhaustive(target.kind.masks(target.labels))
-        right = right if target.annotated is None else right & target.annotated[:, None]
+        true = target.where_annotated(target.kind.exhaustive(target.kind.masks(target.labels)))
+        right = agreed(*outputs) & true
         found = [spread(masks, self.bank.vectors.shape[2], offset) for masks in right.flatten(2)]
         index, count = (torch.stack(each) for each in zip(*found, strict=True))  # (B, E, K) and (B, E)
         self.g.eval()
@@ -83,8 +84,7 @@ class Correlations(nn.Module):
         both = zip(self.q, self.g, outputs, strict=True)
         u_1, u_2 = (_by_question(q(g(voxels(o, patch, place))).unflatten(0, index.shape), kind) for q, g, o in both)
         losses = disagreement(u_1, u_2, memory, usable, self.tau)
-        counted = _by_question(valid, kind) & usable.any(1, keepdim=True)
-        return (losses * counted).sum() / mean_over_ranks(counted.sum().float()).clamp_min(1e-8)
+        return weighted_mean(losses, (_by_question(valid, kind) & usable.any(1, keepdim=True)).float())
 
 
 def agreed(first: Output, second: Output) -> Tensor:

@@ -69,12 +69,12 @@ class CAML(TwoNetworks):
         rampup: float = 0.4,
     ):
         super().__init__(weight, rampup)
-        for name, value in (("correlation", correlation), ("supervised_weight", supervised_weight)):
-            check_range(name, value, 0)
-        for name, value in (("tau", tau), ("temperature", temperature)):
-            check_range(name, value, 1e-3, 1)
-        for name, value in (("memory", memory), ("max_voxels", max_voxels)):
-            check_range(name, value, 2)
+        check_range("correlation", correlation, 0)
+        check_range("supervised_weight", supervised_weight, 0)
+        check_range("tau", tau, 1e-3, 1)
+        check_range("temperature", temperature, 1e-3, 1)
+        check_range("memory", memory, 2)
+        check_range("max_voxels", max_voxels, 2)
         check_range("dropout", dropout, 0, 0.99)
         self.omega, self.tau, self.memory, self.max_voxels = correlation, tau, memory, max_voxels
         self.dropout, self.temperature, self.supervised_weight = dropout, temperature, supervised_weight

@@ -27,11 +27,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nnunet_ssl.augmentation.intensity import cut_noise
 from nnunet_ssl.data.propagated import read_maps
 from nnunet_ssl.losses.dense_sparse import carried, dense_sparse, mean_per_patch
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
 from nnunet_ssl.methods.families import TwoNetworks
-from nnunet_ssl.networks.net import Net, Output
+from nnunet_ssl.networks.net import Net, Output, mean_probs
 from nnunet_ssl.schedules import gaussian_rampup
 
 
@@ -78,12 +79,9 @@ class DeSCO(TwoNetworks):
     @torch.no_grad()
     def certain(self, net: Net, image: Tensor, now: Now) -> Tensor:
         """H < tau, a bool voxel map."""
-        total = torch.zeros((), device=image.device)
-        for _ in range(self.passes):
-            noise = (self.noise * torch.randn_like(image)).clamp_(-2 * self.noise, 2 * self.noise)
-            total = total + net.predict(image + noise).probs
+        mean = mean_probs(net.predict(cut_noise(image, self.noise)) for _ in range(self.passes))
         tau = (0.75 + 0.25 * gaussian_rampup(now.fraction)) * net.kind.max_entropy
-        certain = net.kind.of_channels(net.kind.entropy(total / self.passes) < tau)
+        certain = net.kind.of_channels(net.kind.entropy(mean) < tau)
         self.report["certain_voxels"] = certain.float().mean()
         return certain
 

@@ -80,8 +80,7 @@ class MCF(AveragedPair):
     def foreground(self, target: Target) -> tuple[Tensor, Tensor]:
         """y of the foreground channels as 0/1, (B, K, *spatial), and the annotated voxels, (B, 1, *spatial)."""
         y = target.kind.masks(target.labels, target.kind.background)
-        known = torch.ones_like(y[:, :1]) if target.annotated is None else target.annotated[:, None]
-        return y.float(), known
+        return y.float(), target.where_annotated(torch.ones_like(y[:, :1]))
 
     def differ(self, first: Output, second: Output) -> Tensor:
         """D, (B, 1, *spatial), or per region (B, C, *spatial)."""

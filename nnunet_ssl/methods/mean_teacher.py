@@ -21,10 +21,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nnunet_ssl.augmentation.intensity import cut_noise
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
 from nnunet_ssl.methods.families import TeacherStudent
 from nnunet_ssl.networks.net import Net, Output
@@ -61,4 +61,4 @@ class MeanTeacher(TeacherStudent):
 
     def noisy(self, image: Tensor) -> Tensor:
         """x + eps."""
-        return image + (self.noise * torch.randn_like(image)).clamp_(-2 * self.noise, 2 * self.noise)
+        return cut_noise(image, self.noise)

@@ -95,8 +95,7 @@ class SSNet(RampedMethod):
 
     def labeled_voxels(self, target: Target, predicted: Tensor) -> tuple[Tensor, Tensor]:
         """Annotated voxels of each class, and those of them that f has right, without the background's."""
-        y = target.kind.masks(target.labels)
-        y = y if target.annotated is None else y & target.annotated[:, None]
+        y = target.where_annotated(target.kind.masks(target.labels))
         right = y & target.kind.masks(predicted)
         right[:, : target.kind.background] = False
         return y, right

@@ -56,11 +56,13 @@ class Architecture:
         Raises:
             NotImplementedError: a trainer builds a network of its own.
         """
-        if self.own is not None:
-            raise NotImplementedError(
-                "A network of the trainer's own has no counterpart for more channels; take a U-Net of nnU-Net's plans."
-            )
+        self.require_planned("has no counterpart for more channels")
         return replace(self, input_channels=self.input_channels + channels)
+
+    def require_planned(self, what: str) -> None:
+        """Raises NotImplementedError where a trainer builds a network of its own, of which `what` is said."""
+        if self.own is not None:
+            raise NotImplementedError(f"A network of the trainer's own {what}; take a U-Net of nnU-Net's plans.")
 
     def of_another_form(self) -> Architecture:
         """The same stages, features and strides with residual blocks in the encoder; with plain ones if it has those.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from nnunet_ssl.networks.hooks import let_compile_see_hooks
-from nnunet_ssl.networks.net import Output
+from nnunet_ssl.networks.net import Output, mean_probs
 
 
 def dropout_places(network: nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -82,10 +82,5 @@ def mean_prediction(
         predict: a forward of it, not compiled.
         p: as in `channel_dropout`.
     """
-    total: Any = 0
-    count = 0
     with channel_dropout(network, p):
-        for image in images:
-            total = total + predict(image).probs
-            count += 1
-    return total / count
+        return mean_probs(predict(image) for image in images)

@@ -86,8 +86,7 @@ def with_gated_skips(architecture: Architecture) -> nn.Module:
         NotImplementedError: it is no U-Net of nnU-Net's plans, or a trainer builds a network of its own, which would
             predict without gates.
     """
-    if architecture.own is not None:
-        raise NotImplementedError("A network of the trainer's own has no gated skips; take a U-Net of nnU-Net's plans.")
+    architecture.require_planned("has no gated skips")
     network = require_unet(architecture())
     network.decoder = GatedDecoder(network.decoder)
     return network

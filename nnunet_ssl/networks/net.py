@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, overload
@@ -63,6 +63,17 @@ class Output:
         scales = zip(*(scale.split(sizes) for scale in self.pyramid), strict=True)
         features = split(self.features, sizes)
         return tuple(Output(scale, self.kind, own) for scale, own in zip(scales, features, strict=True))
+
+
+@torch.no_grad()
+def mean_probs(outputs: Iterable[Output]) -> Tensor:
+    """The mean of their probabilities, (B, C, *spatial) in float32, by a running sum: they may be made one by one."""
+    total: Any = 0
+    count = 0
+    for output in outputs:
+        total = total + output.probs
+        count += 1
+    return total / count
 
 
 class Net:

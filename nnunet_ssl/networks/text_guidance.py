@@ -126,8 +126,7 @@ def with_text_guidance(architecture: Architecture) -> nn.Module:
         NotImplementedError: it is no U-Net of nnU-Net's plans, or a trainer builds a network of its own, which would
             predict without guidance, or its deepest features are of a single voxel.
     """
-    if architecture.own is not None:
-        raise NotImplementedError("A network of the trainer's own is not guided; take a U-Net of nnU-Net's plans.")
+    architecture.require_planned("is not guided")
     unet = require_unet(architecture())
     encoder = unet.encoder
     strides = zip(*encoder.strides, strict=True)
