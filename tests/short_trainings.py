@@ -1,5 +1,8 @@
 """Trainings of a few steps, what they save, and how they are interrupted."""
 
+from pathlib import Path
+
+import pytest
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 
@@ -43,3 +46,41 @@ def interrupt_after(epoch):
             raise Interrupted
 
     return on_epoch_end
+
+
+def interrupt(trainer, epoch, monkeypatch):
+    """Trains until so many epochs are over."""
+    with monkeypatch.context() as patched:
+        patched.setattr(type(trainer), "on_epoch_end", interrupt_after(epoch), raising=False)
+        with pytest.raises(Interrupted):
+            trainer.run_training()
+
+
+def whole_and_resumed(make, monkeypatch):
+    """The last checkpoint of a training, and a trainer that goes on after two epochs of another one like it.
+
+    Args:
+        make: factory of the trainer, with `resume`.
+    """
+    trainer = make()
+    trainer.run_training()
+    whole = checkpoint(trainer)
+    (Path(trainer.output_folder) / "checkpoint_final.pth").unlink()
+    interrupt(make(), 2, monkeypatch)
+    resumed = make(resume=True)
+    resumed.load_checkpoint(f"{resumed.output_folder}/checkpoint_latest.pth")
+    assert resumed.current_epoch == 2
+    return whole, resumed
+
+
+def batches_of(trainer, monkeypatch):
+    """A list that is filled with the labeled and unlabeled patches of each step to come."""
+    seen, losses = [], type(trainer).method.losses
+    monkeypatch.setattr(
+        type(trainer).method,
+        "losses",
+        lambda self, net, labeled, unlabeled, now: (
+            seen.append((labeled, unlabeled)) or losses(self, net, labeled, unlabeled, now)
+        ),
+    )
+    return seen

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import blosc2
@@ -13,7 +14,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
-from short_trainings import SHORT, Interrupted, checkpoint, equal, interrupt_after, trainer_of
+from short_trainings import SHORT, checkpoint, equal, trainer_of, whole_and_resumed
 from workbench import file_size_limit
 
 from nnunet_ssl.errors import InputError
@@ -185,18 +186,7 @@ def test_a_resume_ends_with_the_same_bits(made, monkeypatch):
             terms = super().losses(net, labeled, unlabeled, now)
             return terms | {"mapped": (net(labeled.image).logits.float() * labeled.maps[:, :1]).square().mean()}
 
-    trainer = made(method=Weighing)
-    trainer.run_training()
-    whole = checkpoint(trainer)
-    (Path(trainer.output_folder) / "checkpoint_final.pth").unlink()
-    trainer = made(method=Weighing)
-    with monkeypatch.context() as patched:
-        patched.setattr(type(trainer), "on_epoch_end", interrupt_after(2), raising=False)
-        with pytest.raises(Interrupted):
-            trainer.run_training()
-    resumed = made(method=Weighing, resume=True)
-    resumed.load_checkpoint(f"{resumed.output_folder}/checkpoint_latest.pth")
-    assert resumed.current_epoch == 2
+    whole, resumed = whole_and_resumed(partial(made, method=Weighing), monkeypatch)
     resumed.run_training()
     again = checkpoint(resumed)
     for part in ("network_weights", "optimizer_state"):

@@ -1,11 +1,12 @@
 """CReST on prepared phantoms: what each generation takes of the last one's labels, and going on within one."""
 
+from functools import partial
 from pathlib import Path
 
 import blosc2
 import pytest
 import torch
-from short_trainings import SHORT, Interrupted, checkpoint, equal, interrupt_after, trainer_of
+from short_trainings import SHORT, checkpoint, equal, trainer_of, whole_and_resumed
 
 from nnunet_ssl.methods.crest import CReST, rates_of
 from nnunet_ssl.methods.crest_dhc import CReSTDHC
@@ -60,18 +61,8 @@ def test_each_generation_takes_the_shares_of_the_labeled_cases(made, kind, monke
 
 @KINDS
 def test_a_resume_within_a_generation_ends_with_the_same_bits(made, kind, monkeypatch):
-    trainer = made(kind)
-    trainer.run_training()
-    whole = checkpoint(trainer)
-    (Path(trainer.output_folder) / "checkpoint_final.pth").unlink()
-    trainer = made(kind)
-    with monkeypatch.context() as patched:
-        patched.setattr(type(trainer), "on_epoch_end", interrupt_after(2), raising=False)
-        with pytest.raises(Interrupted):
-            trainer.run_training()
-    resumed = made(kind, resume=True)
-    resumed.load_checkpoint(f"{resumed.output_folder}/checkpoint_latest.pth")
-    assert resumed.current_epoch == 2 and resumed.phases.starts == [1, 2]
+    whole, resumed = whole_and_resumed(partial(made, kind), monkeypatch)
+    assert resumed.phases.starts == [1, 2]
     resumed.run_training()
     again = checkpoint(resumed)
     for part in ("network_weights", "optimizer_state"):

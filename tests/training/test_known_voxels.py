@@ -3,6 +3,7 @@
 import json
 import pickle
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import blosc2
@@ -12,7 +13,7 @@ import torch
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-from short_trainings import SHORT, Interrupted, checkpoint, equal, interrupt_after, trainer_of
+from short_trainings import SHORT, checkpoint, equal, trainer_of, whole_and_resumed
 from workbench import output
 
 from nnunet_ssl.methods.self_training import SelfTraining
@@ -151,18 +152,8 @@ def test_files_hold_the_label_after_the_last_for_what_is_unknown(made, kind):
 
 @DATASETS
 def test_a_resume_within_a_phase_ends_with_the_same_bits(made, kind, monkeypatch):
-    trainer = made(kind)
-    trainer.run_training()
-    whole = checkpoint(trainer)
-    (Path(trainer.output_folder) / "checkpoint_final.pth").unlink()
-    trainer = made(kind)
-    with monkeypatch.context() as patched:
-        patched.setattr(type(trainer), "on_epoch_end", interrupt_after(2), raising=False)
-        with pytest.raises(Interrupted):
-            trainer.run_training()
-    resumed = made(kind, resume=True)
-    resumed.load_checkpoint(f"{resumed.output_folder}/checkpoint_latest.pth")
-    assert resumed.current_epoch == 2 and resumed.phases.starts == [1]
+    whole, resumed = whole_and_resumed(partial(made, kind), monkeypatch)
+    assert resumed.phases.starts == [1]
     resumed.run_training()
     again = checkpoint(resumed)
     for part in ("network_weights", "optimizer_state"):

@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from nnunetv2.run.run_training import run_training
-from short_trainings import CPU, train, trainer_of
+from short_trainings import CPU, batches_of, train, trainer_of
 from workbench import Dataset, prepare
 
 from nnunet_ssl.data.origin import Origin, data_differences
@@ -106,15 +106,8 @@ def test_from_the_command_to_the_corrected_validation(dataset, monkeypatch, meth
 
 def test_a_step_is_told_what_is_missing_in_each_patch(dataset, monkeypatch):
     monkeypatch.setenv("nnUNet_ssl_config", f"{{{SHORT}}}")
-    trainer, seen = trainer_of(dataset), []
-    losses = type(trainer).method.losses
-    monkeypatch.setattr(
-        type(trainer).method,
-        "losses",
-        lambda self, net, labeled, unlabeled, now: (
-            seen.append((labeled, unlabeled)) or losses(self, net, labeled, unlabeled, now)
-        ),
-    )
+    trainer = trainer_of(dataset)
+    seen = batches_of(trainer, monkeypatch)
     trainer.on_train_start()
     for _ in range(4):
         trainer.train_step(next(trainer.dataloader_train.loader))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from short_trainings import CPU, SHORT, Interrupted, interrupt_after, trainer_of
+from short_trainings import CPU, SHORT, interrupt, trainer_of
 
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.networks.net import unwrap
@@ -22,14 +22,6 @@ def dataset(phantom_3d, tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     monkeypatch.setattr("nnunet_ssl.training.progress.ProgressLogger.plot_progress_png", lambda *args: None)
     return phantom_3d.copy(tmp_path).use(monkeypatch)
-
-
-def interrupt(trainer, epoch, monkeypatch):
-    """Trains until so many epochs are over."""
-    with monkeypatch.context() as patched:
-        patched.setattr(type(trainer), "on_epoch_end", interrupt_after(epoch), raising=False)
-        with pytest.raises(Interrupted):
-            trainer.run_training()
 
 
 def resume(dataset, name):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.run.run_training import run_training
-from short_trainings import CPU, SHORT, Interrupted, checkpoint, equal, interrupt_after, train, trainer_of
+from short_trainings import CPU, SHORT, batches_of, checkpoint, equal, interrupt, train, trainer_of
 
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.kinds import Regions
@@ -46,9 +46,7 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(dataset, monkeypatch, m
     shutil.move(whole.output_folder, tmp_path / "whole")
 
     broken = trainer_of(dataset, name)
-    monkeypatch.setattr(type(broken), "on_epoch_end", interrupt_after(2), raising=False)
-    with pytest.raises(Interrupted):
-        broken.run_training()
+    interrupt(broken, 2, monkeypatch)
     resumed = trainer_of(dataset, name, resume=True)
     resumed.load_checkpoint(f"{resumed.output_folder}/checkpoint_latest.pth")
     assert resumed.current_epoch == 2
@@ -279,15 +277,7 @@ def test_class_counts_are_of_the_labeled_training_cases(dataset, monkeypatch):
 def test_patches_carry_the_cases_that_they_come_from(dataset, monkeypatch):
     monkeypatch.setenv("nnUNet_ssl_config", f"{{{SHORT}}}")
     trainer = trainer_of(dataset)
-    seen = []
-    losses = type(trainer).method.losses
-    monkeypatch.setattr(
-        type(trainer).method,
-        "losses",
-        lambda self, net, labeled, unlabeled, now: (
-            seen.append((labeled, unlabeled)) or losses(self, net, labeled, unlabeled, now)
-        ),
-    )
+    seen = batches_of(trainer, monkeypatch)
     trainer.run_training()
     train, _ = trainer.do_split()
     assert trainer.method.task.labeled_cases == tuple(train)
