@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.run.run_training import run_training
-from short_trainings import CPU, SHORT, batches_of, checkpoint, equal, interrupt, train, trainer_of
+from short_trainings import (
+    CPU,
+    SHORT,
+    Interrupted,
+    batches_of,
+    checkpoint,
+    equal,
+    interrupt,
+    train,
+    trainer_of,
+)
 
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.kinds import Regions
