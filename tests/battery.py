@@ -15,10 +15,12 @@ TRAINERS = sorted(file.stem.removeprefix(PREFIX) for file in Path(trainers_folde
 UNET = "a U-Net of nnU-Net's plans"
 TWO_PATCHES = "two or more unlabeled patches per step"
 FOUR_STAGES = "four stages or more"
+PROPAGATED = "`nnunet_ssl propagate` where labeled scans have ignored voxels"
 REFUSALS = {
     UNET: "U-Net",
     TWO_PATCHES: "set unlabeled_batch_size to 2 or more",
     FOUR_STAGES: "four stages or more",
+    PROPAGATED: "no propagated labels in .*run `nnunet_ssl propagate`",
 }
 
 
