@@ -15,11 +15,13 @@ TRAINERS = sorted(file.stem.removeprefix(PREFIX) for file in Path(trainers_folde
 UNET = "a U-Net of nnU-Net's plans"
 TWO_PATCHES = "two or more unlabeled patches per step"
 FOUR_STAGES = "four stages or more"
+THREE_D = "a 3D configuration"
 PROPAGATED = "`nnunet_ssl propagate` where labeled scans have ignored voxels"
 REFUSALS = {
     UNET: "U-Net",
     TWO_PATCHES: "set unlabeled_batch_size to 2 or more",
     FOUR_STAGES: "four stages or more",
+    THREE_D: "two orthogonal slices, which no 2D patch shows",
     PROPAGATED: "no propagated labels in .*run `nnunet_ssl propagate`",
 }
 

@@ -15,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 import torch
-from battery import FOUR_STAGES, PROPAGATED, TRAINERS, TWO_PATCHES, refusal, shortest
+from battery import FOUR_STAGES, PROPAGATED, THREE_D, TRAINERS, TWO_PATCHES, refusal, shortest
 from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
     nnUNetPlannerResEncL,
     nnUNetPlannerResEncM,
@@ -160,6 +160,7 @@ KINDS = {
 }
 # what a method may need
 LACKING = {"batch of 1 and three stages": (TWO_PATCHES, FOUR_STAGES)}
+LACKING |= {name: (THREE_D,) for name, kind in KINDS.items() if kind.configuration == "2d"}
 LACKING |= {name: (PROPAGATED,) for name, kind in KINDS.items() if kind.sparse is not None}
 
 

@@ -90,6 +90,38 @@ def test_slices_stand_beside_full_labels(tmp_path):
     assert "sliced" not in accuracy.definition(suites.SUITES["la-coarse"])
 
 
+def test_partly_annotated_copies_stand_between_naive_and_full_labels(tmp_path):
+    """The baseline knows what is missing, and once takes it for background: two rows of the same files."""
+    suite = suites.SUITES["phantom-partial"]
+    rows = accuracy.make_rows(suite, asked(tmp_path, methods=["BCP"]))
+    assert [(row.method, row.labeled, row.tag) for row in rows] == [
+        ("Supervised", 0, "default"), ("Supervised", 0, "naive"), ("BCP", 0, "default"), ("Supervised", 6, "default"),
+        ("Supervised", "all", "default"),
+    ]  # fmt: skip
+    workspace = accuracy.Workspace(suite, tmp_path, "cpu")
+    assert len({workspace.fold(row) for row in rows}) == len({str(row) for row in rows}) == 5
+    assert "--name" not in accuracy.command_of(rows[1], workspace)
+    assert accuracy.definition(suite)["partial"] == 6
+    assert "partial" not in accuracy.definition(suites.SUITES["phantom"])
+    with pytest.raises(InputError, match="--name naive"):
+        accuracy.make_rows(suite, asked(tmp_path, name="naive"))
+
+
+@pytest.mark.parametrize(("row", "folder"), [(0, "nnUNet_preprocessed"), (1, "nnUNet_preprocessed_naive")])
+def test_the_naive_row_alone_reads_labels_as_if_all_were_annotated(tmp_path, monkeypatch, row, folder):
+    places = []
+
+    def stop(title, command, environment, log):
+        places.append(environment["nnUNet_preprocessed"])
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(accuracy, "run_command", stop)
+    suite = suites.SUITES["phantom-partial"]
+    with pytest.raises(ZeroDivisionError):
+        accuracy.measure(accuracy.Workspace(suite, tmp_path, "cpu"), accuracy.make_rows(suite, asked(tmp_path))[row])
+    assert places == [str(tmp_path / folder)]
+
+
 @pytest.mark.parametrize(("methods", "propagated"), [(["DeSCO"], 1), (["BCP"], 0)])
 def test_slices_are_propagated_for_desco_alone(tmp_path, monkeypatch, methods, propagated):
     commands = []
