@@ -113,7 +113,7 @@ class Experiment:
         base = preprocessed_folder(self.dataset_id)
         return present_origin(
             *(base, read_plans_file(base, self.plans, self.dataset_id), self.configuration, run.fold),
-            *(f"{TRAINER}{run.method}", method is not None),
+            *(f"{TRAINER}{run.method}", bool(method and method.reads_unlabeled())),
             check_settings(method, self.settings(run), VARIABLE).overrides,
         )
 
@@ -243,7 +243,9 @@ def overrides_by_method(methods: Sequence[str], config: str) -> dict[str, dict[s
     asked, source = parse_overrides(config)
     classes = {method: _method_of_trainer(f"{TRAINER}{method}") for method in methods}
     known = {
-        method: TRAINER_SETTINGS.keys() | ({"preset", *STREAM_SETTINGS, *_hyperparameters(cls)} if cls else set())
+        method: TRAINER_SETTINGS.keys()
+        | ({"preset", *_hyperparameters(cls)} if cls else set())
+        | (STREAM_SETTINGS.keys() if cls and cls.reads_unlabeled() else set())
         for method, cls in classes.items()
     }
     somewhere = set().union(*known.values())

@@ -112,13 +112,14 @@ class ConfiguredTrainer(ResumableTrainer):
         return self._origin
 
     def _present_origin(self) -> Origin:
+        method = type(self).method
         origin = present_origin(
             Path(self.preprocessed_dataset_folder_base),
             self.plans_manager.plans,
             self.configuration_name,
             self.fold,
             type(self).__name__,
-            type(self).method is not None,
+            bool(method and method.reads_unlabeled()),
             self.settings.overrides,
             self.do_split(),
         )

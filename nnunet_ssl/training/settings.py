@@ -92,7 +92,7 @@ def read_settings(method: type[Method] | None, text: str | None = None) -> Setti
 def check_settings(method: type[Method] | None, asked: dict[str, Any], source: str) -> Settings:
     """The overrides that `source` asks for, checked as `read_settings` does."""
     asked = dict(asked)
-    settings = TRAINER_SETTINGS | (STREAM_SETTINGS if method else {})
+    settings = TRAINER_SETTINGS | (STREAM_SETTINGS if method and method.reads_unlabeled() else {})
     presets = ["default", *method.presets] if method else []
     preset = asked.pop("preset", "default")
     if preset != "default" and preset not in presets:

@@ -60,9 +60,8 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.unlabeled_batch_size = self.settings.trainer.get(
-            "unlabeled_batch_size", self.configuration_manager.batch_size
-        )
+        default = self.configuration_manager.batch_size if self.settings.chosen.reads_unlabeled() else 0
+        self.unlabeled_batch_size = self.settings.trainer.get("unlabeled_batch_size", default)
         self.hyperparameters = self.settings.chosen.hyperparameters() | self.defaults | self.settings.method
         self.logger.local_logger = ProgressLogger()
         self._iteration = 0  # within the epoch
@@ -150,10 +149,12 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         return datasets
 
     def join_streams(self, labeled: nnUNetDataLoader) -> Iterator[dict]:
-        """Each training batch also carries an unlabeled one, made by the same workers, unless it is not read yet."""
-        views = Views(labeled.transforms, self.method.views, self._pseudo_task.ignore_label)
+        """Each training batch also carries an unlabeled one, made by the same workers, unless none is read (yet)."""
         if self.method.case_maps is not None:
             case_maps.join_maps(labeled, Path(self.output_folder) / case_maps.FOLDER)
+        if not self.method.reads_unlabeled():
+            return labeled
+        views = Views(labeled.transforms, self.method.views, self._pseudo_task.ignore_label)
         labels = labels_folder(self, self._loaders_phase) if "target" in views.views and self._loaders_phase else None
         pool = unlabeled_pool(self, labels)
         if self.method.labeled_first and self._loaders_phase == 0:
