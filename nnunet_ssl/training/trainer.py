@@ -16,6 +16,7 @@ from nnunetv2.utilities.helpers import dummy_context
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, autocast, nn
 
+from nnunet_ssl.augmentation.mixing import BoxMixing, joined
 from nnunet_ssl.data.loader import STREAM, TwoStreamLoader, UnlabeledLoader
 from nnunet_ssl.data.previous_stage import check_predicted
 from nnunet_ssl.data.views import Views
@@ -47,9 +48,16 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
 
     `self.network` is the student with nnU-Net's architecture, wrapped and compiled by nnU-Net. In validation and in
     checkpoints the network that the method deploys stands in its place.
+
+    Attributes:
+        mix_labeled: above 0, each labeled batch also holds its patches once more, with this probability with a box of
+            another one: nnU-Net's loss, which is a mean, has clean and mixed ones at half the weight each.
+        mix_labeled_until: the fraction of training at which this ends.
     """
 
     method: type[Method]
+    mix_labeled: float = 0.0
+    mix_labeled_until: float = 1.0
 
     def __init__(
         self,
@@ -88,6 +96,8 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
                 f'{type(self.method).__name__} asks for the view "target" without labeled_first: before the first of '
                 "its phases there is no network that could label the unlabeled cases."
             )
+        self._mix = BoxMixing(self.mix_labeled)
+        self._mix.require_pairs(self.batch_size)
         self.method.task = self._pseudo_task = task_of(self)
         self.method.supervised = Supervised(self.loss, self.enable_deep_supervision)
         if self.method.known_voxels is not None:
@@ -233,6 +243,8 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         step = self.current_epoch * self.num_iterations_per_epoch + self._iteration
         fraction = step / (self.num_epochs * self.num_iterations_per_epoch)
         now = Now(step, self.current_epoch, fraction, self._phase)
+        if self.mix_labeled and fraction < self.mix_labeled_until:
+            labeled = joined(labeled, self._mix(labeled))
         if self._iteration == 0 and self.phases.begin_with(self.current_epoch):
             self._begin_phase()  # not before: a run that is stopped ahead of this step begins it when it goes on
 

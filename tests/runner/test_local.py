@@ -138,8 +138,17 @@ def command(dataset, trainings, monkeypatch):
 
 def test_command(command, trainings):
     trainings.behave(UAMT1="fail")
-    grid = ("--methods", "MeanTeacher UAMT", "--folds", "0,1", "--baseline", "--config", "{num_epochs: 2}")
-    trainings.know(*plan(7, "2d", ["MeanTeacher", "UAMT"], [0, 1], baseline=True, config="{num_epochs: 2}"))
+    grid = (
+        "--methods",
+        "MeanTeacher UAMT",
+        "--folds",
+        "0,1",
+        "--baseline",
+        "Supervised",
+        "--config",
+        "{num_epochs: 2}",
+    )
+    trainings.know(*plan(7, "2d", ["MeanTeacher", "UAMT"], [0, 1], baseline="Supervised", config="{num_epochs: 2}"))
     result = command(*grid)
     assert result.exit_code == 1
     assert "1 of 6 runs failed" in result.output and "RuntimeError: out of memory" in result.output
