@@ -39,6 +39,7 @@ from nnunet_ssl.training.settings import Settings, read_settings
 from nnunet_ssl.training.workers import Workers
 
 NNUNET_FOLDS = 5
+DA5_SIDE = 6  # voxels; nnU-Net's transform takes the logarithm of a sixth of each side
 
 
 class ConfiguredTrainer(ResumableTrainer):
@@ -86,6 +87,12 @@ class ConfiguredTrainer(ResumableTrainer):
         self.print_to_log_file(f"overrides: {self.settings}")
 
     def initialize(self) -> None:
+        patch = [*self.configuration_manager.patch_size]
+        if self.augmentation == "da5" and min(patch) < DA5_SIDE:
+            raise InputError(
+                f"augmentation: da5 is for patches of {DA5_SIDE} voxels or more along each axis, and the plans have "
+                f"{' x '.join(map(str, patch))}: leave it out."
+            )
         if self.seed is not None and not self.was_initialized:
             seed_everything(self.seed)
         base = self.preprocessed_dataset_folder_base

@@ -82,7 +82,7 @@ def test_an_unknown_transform_is_refused_with_its_name():
             Views(ComposeTransforms(transforms), ("weak",))
 
 
-@pytest.mark.parametrize(("patch", "dummy_2d"), [((16, 16), False), ((16, 16, 12), False), ((4, 16, 16), True)])
+@pytest.mark.parametrize(("patch", "dummy_2d"), [((16, 16), False), ((16, 16, 12), False), ((6, 20, 20), True)])
 def test_turns_of_da5_are_geometry_and_its_choices_are_intensity(patch, dummy_2d):
     """Image and pseudo-label are turned alike, and the weak view has no changed grey level."""
     transforms = training_transforms(patch, dummy_2d, trainer=nnUNetTrainerDA5)

@@ -1,5 +1,6 @@
 """Labeled patches that any method gets mixed, a method without unlabeled scans, and nnU-Net's stronger augmentation."""
 
+import json
 import shutil
 
 import pytest
@@ -11,6 +12,7 @@ from tiny_steps import LATE, batches, gradients, ready
 
 from nnunet_ssl.augmentation.mixing import BoxMixing, joined
 from nnunet_ssl.data.origin import read_origin
+from nnunet_ssl.errors import InputError
 
 MIX = "nnUNetTrainerSupervisedMix"
 
@@ -87,6 +89,28 @@ def test_da5_is_nnunets_augmentation_of_both_streams(dataset, monkeypatch, name)
         turns[augmentation] = [any(turns_by_90(transform) for transform in stream) for stream in streams]
     count = 1 if name.endswith("Supervised") else 2
     assert turns == {"default": [False] * count, "da5": [True] * count}
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerSupervised", "nnUNetTrainerMeanTeacher"])
+def test_da5_is_refused_for_patches_that_are_too_thin_for_it(dataset, monkeypatch, name):
+    file = dataset.base / f"{dataset.plans}.json"
+    plans = json.loads(file.read_text(encoding="utf-8"))
+    plans["configurations"]["3d_fullres"]["patch_size"][0] = 4
+    file.write_text(json.dumps(plans), encoding="utf-8")
+    trainer = trainer_of_settings(dataset, monkeypatch, name, "augmentation: da5")
+    with pytest.raises(InputError, match="da5 is for patches of 6 voxels or more .* 4 x .*: leave it out"):
+        trainer.initialize()
+
+
+def test_a_single_labeled_patch_on_a_gpu_is_refused_where_it_was_to_be_mixed(dataset, monkeypatch):
+    file = dataset.base / f"{dataset.plans}.json"
+    plans = json.loads(file.read_text(encoding="utf-8"))
+    plans["configurations"]["3d_fullres"]["batch_size"] = 1
+    file.write_text(json.dumps(plans), encoding="utf-8")
+    for name, settings in ((MIX, "probability: 1"), ("nnUNetTrainerMeanTeacher", "mix_labeled: 1")):
+        with pytest.raises(NotImplementedError, match="there is one on a GPU: raise batch_size in the plans"):
+            trainer_of_settings(dataset, monkeypatch, name, settings).initialize()
+    trainer_of_settings(dataset, monkeypatch, "nnUNetTrainerMeanTeacher", "mix_labeled: 0").initialize()
 
 
 def turns_by_90(transform):
