@@ -75,7 +75,14 @@ def test_one_run_at_a_time_on_each_gpu(dataset, trainings):
 
 def test_seeds_do_not_overwrite_each_other(dataset, trainings):
     experiment, runs = plan(
-        7, "2d", ["MeanTeacher"], [0], [0, 5], True, config="{num_epochs: 2, weight: 1}", program=str(trainings.program)
+        7,
+        "2d",
+        ["MeanTeacher"],
+        [0],
+        [0, 5],
+        "Supervised",
+        config="{num_epochs: 2, weight: 1}",
+        program=str(trainings.program),
     )
     run_local(experiment, runs, poll_seconds=0.02)
     found = {
