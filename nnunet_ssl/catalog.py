@@ -178,7 +178,7 @@ def page(entry: Entry, measured: str = "") -> str:
         f"{_escaped(facts.citation)}.",
         f"- Networks: {facts.networks}\n- Predicts: {facts.predicts}\n"
         f"- Cost of a step: {facts.cost}, where 1 is a supervised step on the same patches; {facts.cost_detail}\n"
-        f"- Needs: {', '.join(facts.needs) or 'nothing beyond unlabeled scans'}",
+        f"- Needs: {_needs(entry)}",
         "## Use",
         f"```bash\nnnUNetv2_train DATASET CONFIGURATION FOLD -tr {PREFIX}{trainer}\n"
         f"{VARIABLE}='{_example(entry)}' nnUNetv2_train DATASET CONFIGURATION FOLD -tr {PREFIX}{trainer}\n```",
@@ -195,6 +195,12 @@ def page(entry: Entry, measured: str = "") -> str:
         measured,
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _needs(entry: Entry) -> str:
+    if entry.method.reads_unlabeled():
+        return ", ".join(entry.facts.needs) or "nothing beyond unlabeled scans"
+    return ", ".join([*entry.facts.needs, "no unlabeled scans"])
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

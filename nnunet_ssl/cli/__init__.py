@@ -44,11 +44,14 @@ MANY_VALUES = {
     "export": {"-f"},
     "report": {"--overlays"},
 }
+# options that may stand without a value, and which one they have then
+VALUE_UNSAID = {"run": {"--baseline": "Supervised"}}
 
 
 def spread(arguments: list[str]) -> list[str]:
-    """Repeats an option for each of its values, which is how typer wants them: `-c a b` becomes `-c a -c b`."""
+    """Options as typer wants them: once for each value, `-c a b` becomes `-c a -c b`, and none without a value."""
     many = MANY_VALUES.get(arguments[0], set()) if arguments else set()
+    unsaid = VALUE_UNSAID.get(arguments[0], {}) if arguments else {}
     result: list[str] = []
     option = None
     for number, argument in enumerate(arguments):
@@ -56,6 +59,7 @@ def spread(arguments: list[str]) -> list[str]:
             option = argument if argument in many else None
             has_values = number + 1 < len(arguments) and not arguments[number + 1].startswith("-")
             result += [] if option and has_values else [argument]
+            result += [] if has_values or argument not in unsaid else [unsaid[argument]]
         else:
             result += [option, argument] if option else [argument]
     return result

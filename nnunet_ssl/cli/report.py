@@ -17,8 +17,11 @@ def report(
         list[Path] | None,
         typer.Option(help="Work folder of the accuracy benchmark, for pictures of test cases; repeatable."),
     ] = None,
+    baseline: Annotated[
+        str, typer.Option(help="The method that the others are compared with, such as SupervisedMix.")
+    ] = "supervised",
 ) -> None:
     """One page on the accuracy records: methods between their bounds, tests, figures, costs."""
     from nnunet_ssl.report.page import write_report
 
-    print(write_report(folders, output, overlays or []))
+    print(write_report(folders, output, overlays or [], baseline))

@@ -25,7 +25,12 @@ def run(
     seeds: Annotated[
         list[str] | None, typer.Option(help="Seeds, such as 0,1,2; each has its own folder nnUNet_results/seed_SEED.")
     ] = None,
-    baseline: Annotated[bool, typer.Option("--baseline", help="Also nnU-Net alone: nnUNetTrainerSupervised.")] = False,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="Also a baseline, first in the table: without a name nnU-Net alone, Supervised; or SupervisedMix."
+        ),
+    ] = None,
     test: Annotated[
         bool, typer.Option("--test", help="Also predict imagesTs with the final checkpoints, and measure by labelsTs.")
     ] = False,

@@ -220,13 +220,18 @@ def percent(share: float) -> str:
     return f"{round(100 * share)}%".replace("-", MINUS)
 
 
-def make_sections(records: Sequence[Record]) -> list[Section]:
+def make_sections(records: Sequence[Record], baseline: str = SUPERVISED) -> list[Section]:
     """Sorts records into sections and tables.
 
+    Args:
+        baseline: the method that is the lower bound; the upper one is it or the supervised one with all labels.
+
     Raises:
-        InputError: one run has two records, runs of one section have other test cases or classes, or runs with the same
-            number of labels were trained on other folds.
+        InputError: the baseline has no record, one run has two, runs of one section have other test cases or classes,
+            or runs with the same number of labels were trained on other folds.
     """
+    if baseline != SUPERVISED and all(record.method != baseline for record in records):
+        raise InputError(f"--baseline {baseline}: there is no record of it.")
     found: dict[tuple[str, int], dict[str, list[Record]]] = {}
     for record in sorted(records, key=lambda r: (r.suite, r.iterations)):
         definitions = found.setdefault((record.suite, record.iterations), {})
@@ -237,34 +242,39 @@ def make_sections(records: Sequence[Record]) -> list[Section]:
             _check_same_cases(members)
             _check_same_folds(members)
             variant = chr(ord("A") + number) if len(definitions) > 1 else ""
-            comparisons = tuple(_comparisons(members))
+            comparisons = tuple(_comparisons(members, baseline))
             sections.append(Section(suite, iterations, members[0].definition, comparisons, variant))
     return sections
 
 
-def _comparisons(records: Sequence[Record]) -> list[Comparison]:
+def _comparisons(records: Sequence[Record], baseline: str) -> list[Comparison]:
     """The tables of a section by number of labels; overrides that the baseline has, too, make a table of their own."""
-    groups = _groups(records)
-    baselines = [group for group in groups if group.first.method == SUPERVISED]
+    groups = _groups(records, baseline)
+    baselines = [group for group in groups if group.first.method == baseline]
     tables: dict[tuple[float, str], list[Group]] = {}
     for group in groups:
         tables.setdefault((_order(group.first.labeled), _key(_regime(group, baselines))), []).append(group)
     bounds = {key: members[0] for key, members in tables.items() if members[0] in baselines}
+    uppers = {
+        regime: members[0]
+        for (order, regime), members in tables.items()
+        if order == _order(ALL) and members[0].first.method in (baseline, SUPERVISED)
+    }
     comparisons = []
     for (order, regime), members in sorted(tables.items(), key=lambda item: item[0]):
         lower, labeled = bounds.get((order, regime)), members[0].first.labeled
-        if labeled == ALL and members == [lower] and sum(other == regime for _, other in tables) > 1:
+        if labeled == ALL and members == [uppers.get(regime)] and sum(other == regime for _, other in tables) > 1:
             continue  # it is the upper bound of other tables and nothing else
-        upper = None if labeled == ALL else bounds.get((_order(ALL), regime))
+        upper = None if labeled == ALL else uppers.get(regime)
         methods = sorted((group for group in members if group is not lower), key=lambda group: -group.dice)
-        several = sum(other == order for other, _ in tables) > 1
+        several = baseline != SUPERVISED or sum(other == order for other, _ in tables) > 1
         variant = (lower.label if lower else "no baseline") if several else ""
         comparisons.append(Comparison(labeled, lower, upper, tuple(methods), variant))
     return comparisons
 
 
-def _groups(records: Sequence[Record]) -> list[Group]:
-    """Records that differ in nothing but the seed, the baseline's first."""
+def _groups(records: Sequence[Record], baseline: str) -> list[Group]:
+    """Records that differ in nothing but the seed, the baseline's first, then the supervised ones."""
     found: dict[tuple, dict[int, Record]] = {}
     for r in records:
         seeds = found.setdefault((r.method, r.labeled, r.preset, r.name, _key(r.overrides)), {})
@@ -272,7 +282,7 @@ def _groups(records: Sequence[Record]) -> list[Group]:
             raise InputError(f"{seeds[r.seed].file} and {r.file} are the same run: keep one of them.")
         seeds[r.seed] = r
     groups = [Group(tuple(seeds[seed] for seed in sorted(seeds))) for seeds in found.values()]
-    return sorted(groups, key=lambda group: group.first.method != SUPERVISED)
+    return sorted(groups, key=lambda group: [group.first.method != name for name in (baseline, SUPERVISED)])
 
 
 def _regime(group: Group, baselines: Sequence[Group]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from nnunet_ssl.report import wording
 from nnunet_ssl.report.comparison import Comparison, Section, make_sections
 from nnunet_ssl.report.figures import class_figure, curve_figure, gap_figure, label_figure
 from nnunet_ssl.report.overlays import draw_overlay, find_overlay
-from nnunet_ssl.report.records import read_records
+from nnunet_ssl.report.records import SUPERVISED, read_records
 from nnunet_ssl.report.significance import LEVEL
 
 PAGE = "index.html"
@@ -31,22 +31,24 @@ NO_OVERLAY = "To see the best, median and worst case, name the work folder of be
 NOT_FOUND = "The folders of --overlays have no predictions of the baseline and of the best method with these figures."
 
 
-def write_report(folders: Sequence[Path], out: Path, works: Sequence[Path] = ()) -> Path:
+def write_report(folders: Sequence[Path], out: Path, works: Sequence[Path] = (), baseline: str = SUPERVISED) -> Path:
     """Writes the report on the accuracy records in some folders, and returns its page.
 
     Args:
         out: new folder, or that of an earlier report, which is replaced once the new one is whole.
         works: work folders of the accuracy benchmark, for the pictures of test cases.
+        baseline: the method that the others are compared with.
 
     Raises:
-        InputError: `out` holds other files than a report's, no or faulty records, records that cannot be compared.
+        InputError: `out` holds other files than a report's, no or faulty records, none of the baseline, records that
+            cannot be compared.
     """
     out = out.resolve()
     _check_replaceable(out)
     if missing := [work for work in works if not work.is_dir()]:
         raise InputError(f"--overlays {missing[0]}: not a folder.")
     records = read_records(folders)
-    sections = make_sections(records)
+    sections = make_sections(records, baseline)
     entries = read_catalog()
     papers = {trainer.name: entry.facts.paper for entry in entries for trainer in entry.trainers}
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -61,6 +61,7 @@ class Experiment:
         overrides: by method, what `nnUNet_ssl_config` holds for its runs.
         program: the path of `nnUNetv2_train`.
         test: whether a run is finished only when its final checkpoint was measured on the test cases.
+        baseline: the method that tables show first.
     """
 
     dataset_id: int
@@ -72,6 +73,7 @@ class Experiment:
     overrides: dict[str, dict[str, Any]]
     program: str
     test: bool = False
+    baseline: str = BASELINE
 
     def root(self, run: Run) -> Path:
         """The `nnUNet_results` of a run."""
@@ -113,7 +115,7 @@ class Experiment:
         base = preprocessed_folder(self.dataset_id)
         return present_origin(
             *(base, read_plans_file(base, self.plans, self.dataset_id), self.configuration, run.fold),
-            *(f"{TRAINER}{run.method}", method is not None),
+            *(f"{TRAINER}{run.method}", bool(method and method.reads_unlabeled())),
             check_settings(method, self.settings(run), VARIABLE).overrides,
         )
 
@@ -170,7 +172,7 @@ def plan(
     methods: Sequence[str],
     folds: Sequence[int] = (),
     seeds: Sequence[int] = (),
-    baseline: bool = False,
+    baseline: str | None = None,
     plans: str = "nnUNetPlans",
     device: str = "cuda",
     config: str = "",
@@ -181,6 +183,7 @@ def plan(
 
     Args:
         methods: names after `nnUNetTrainer`.
+        baseline: such a name, of what the methods are compared with; None to run none.
         folds: all of `splits_final.json` if empty; nnU-Net's file is written if there is none yet.
         seeds: none means one run per method and fold, in plain `nnUNet_results`.
         config: a YAML file or a mapping; a trainer gets the keys that it knows.
@@ -196,7 +199,8 @@ def plan(
         raise InputError(f"{base / plans}.json has no configuration {configuration[:60]}, but {', '.join(available)}.")
     dataset_file = base / "dataset.json"  # the table at the end names its classes
     read_labels(read_dataset_json(dataset_file, f"run nnUNetv2_plan_and_preprocess -d {dataset_id}"), dataset_file)
-    methods = list(dict.fromkeys([*([BASELINE] if baseline else []), *(m.removeprefix(TRAINER) for m in methods)]))
+    methods = [*([baseline] if baseline else []), *methods]
+    methods = list(dict.fromkeys(method.removeprefix(TRAINER) for method in methods))
     if not methods:
         raise InputError("Nothing to run: name methods, such as --methods MeanTeacher,UAMT, or add --baseline.")
     overrides = overrides_by_method(methods, config)
@@ -212,6 +216,7 @@ def plan(
     experiment = Experiment(
         *(dataset_id, base.name, configuration, plans, device),
         *(environment_folder("nnUNet_results").absolute(), overrides, program or find_command("nnUNetv2_train"), test),
+        methods[0] if baseline else BASELINE,
     )
     runs = [Run(method, fold, seed) for seed in seeds or [None] for fold in folds or range(count) for method in methods]
     require_own(experiment, runs)
@@ -243,7 +248,9 @@ def overrides_by_method(methods: Sequence[str], config: str) -> dict[str, dict[s
     asked, source = parse_overrides(config)
     classes = {method: _method_of_trainer(f"{TRAINER}{method}") for method in methods}
     known = {
-        method: TRAINER_SETTINGS.keys() | ({"preset", *STREAM_SETTINGS, *_hyperparameters(cls)} if cls else set())
+        method: TRAINER_SETTINGS.keys()
+        | ({"preset", *_hyperparameters(cls)} if cls else set())
+        | (STREAM_SETTINGS.keys() if cls and cls.reads_unlabeled() else set())
         for method, cls in classes.items()
     }
     somewhere = set().union(*known.values())
@@ -268,7 +275,7 @@ def _method_of_trainer(name: str) -> type[Method] | None:
         try:
             trainer = recursive_find_trainer_class_by_name(name)
         except RuntimeError:
-            raise InputError(f"There is no trainer {name[:60]}: check the name after --methods.") from None
+            raise InputError(f"There is no trainer {name[:60]}: check --methods and --baseline.") from None
     if not issubclass(trainer, ConfiguredTrainer):
         raise InputError(f"{name} of {trainer.__module__} is not a trainer of nnunet_ssl and takes no overrides.")
     return trainer.method

@@ -14,7 +14,7 @@ from nnunet_ssl.data.origin import read_origin
 from nnunet_ssl.data.raw import preprocessed_folder, read_dataset_json
 from nnunet_ssl.files import read_json, write_json, write_text
 from nnunet_ssl.results.evaluation import read_labels
-from nnunet_ssl.runner.plan import BASELINE, Experiment, Run, read_summary, require_own
+from nnunet_ssl.runner.plan import Experiment, Run, read_summary, require_own
 from nnunet_ssl.runner.testing import read_metrics
 
 TEST = {"dice": "Dice", "asd_mm": "ASD in mm, without the cases that miss a class,"}  # of `results.evaluation`
@@ -52,7 +52,7 @@ def make_table(experiment: Experiment, runs: Sequence[Run], classes: dict[str, t
             | ({"test": _tested(experiment.folder(run))} if experiment.test else {})
         )
     methods = {}
-    for method in sorted(dict.fromkeys(run.method for run in runs), key=lambda method: method != BASELINE):
+    for method in sorted(dict.fromkeys(run.method for run in runs), key=lambda method: method != experiment.baseline):
         mine = [entry for entry in finished if entry["method"] == method]
         methods[method] = {
             "finished": len(mine),

@@ -16,6 +16,7 @@ from nnunetv2.utilities.helpers import dummy_context
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, autocast, nn
 
+from nnunet_ssl.augmentation.mixing import BoxMixing, joined
 from nnunet_ssl.data.loader import STREAM, TwoStreamLoader, UnlabeledLoader
 from nnunet_ssl.data.previous_stage import check_predicted
 from nnunet_ssl.data.views import Views
@@ -47,9 +48,16 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
 
     `self.network` is the student with nnU-Net's architecture, wrapped and compiled by nnU-Net. In validation and in
     checkpoints the network that the method deploys stands in its place.
+
+    Attributes:
+        mix_labeled: above 0, each labeled batch also holds its patches once more, with this probability with a box of
+            another one: nnU-Net's loss, which is a mean, has clean and mixed ones at half the weight each.
+        mix_labeled_until: the fraction of training at which this ends.
     """
 
     method: type[Method]
+    mix_labeled: float = 0.0
+    mix_labeled_until: float = 1.0
 
     def __init__(
         self,
@@ -60,9 +68,8 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.unlabeled_batch_size = self.settings.trainer.get(
-            "unlabeled_batch_size", self.configuration_manager.batch_size
-        )
+        default = self.configuration_manager.batch_size if self.settings.chosen.reads_unlabeled() else 0
+        self.unlabeled_batch_size = self.settings.trainer.get("unlabeled_batch_size", default)
         self.hyperparameters = self.settings.chosen.hyperparameters() | self.defaults | self.settings.method
         self.logger.local_logger = ProgressLogger()
         self._iteration = 0  # within the epoch
@@ -89,6 +96,8 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
                 f'{type(self.method).__name__} asks for the view "target" without labeled_first: before the first of '
                 "its phases there is no network that could label the unlabeled cases."
             )
+        self._mix = BoxMixing(self.mix_labeled)
+        self._mix.require_pairs(self.batch_size)
         self.method.task = self._pseudo_task = task_of(self)
         self.method.supervised = Supervised(self.loss, self.enable_deep_supervision)
         if self.method.known_voxels is not None:
@@ -150,10 +159,12 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         return datasets
 
     def join_streams(self, labeled: nnUNetDataLoader) -> Iterator[dict]:
-        """Each training batch also carries an unlabeled one, made by the same workers, unless it is not read yet."""
-        views = Views(labeled.transforms, self.method.views, self._pseudo_task.ignore_label)
+        """Each training batch also carries an unlabeled one, made by the same workers, unless none is read (yet)."""
         if self.method.case_maps is not None:
             case_maps.join_maps(labeled, Path(self.output_folder) / case_maps.FOLDER)
+        if not self.method.reads_unlabeled():
+            return labeled
+        views = Views(labeled.transforms, self.method.views, self._pseudo_task.ignore_label)
         labels = labels_folder(self, self._loaders_phase) if "target" in views.views and self._loaders_phase else None
         pool = unlabeled_pool(self, labels)
         if self.method.labeled_first and self._loaders_phase == 0:
@@ -232,6 +243,8 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         step = self.current_epoch * self.num_iterations_per_epoch + self._iteration
         fraction = step / (self.num_epochs * self.num_iterations_per_epoch)
         now = Now(step, self.current_epoch, fraction, self._phase)
+        if self.mix_labeled and fraction < self.mix_labeled_until:
+            labeled = joined(labeled, self._mix(labeled))
         if self._iteration == 0 and self.phases.begin_with(self.current_epoch):
             self._begin_phase()  # not before: a run that is stopped ahead of this step begins it when it goes on
 

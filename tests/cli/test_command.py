@@ -15,7 +15,11 @@ COMMAND = Path(sys.executable).parent / "nnunet_ssl"
     ("given", "expected"),
     [
         ("preprocess -d 18 -c 2d 3d_fullres -np 4", "preprocess -d 18 -c 2d -c 3d_fullres -np 4"),
-        ("run --methods A B --folds 0 1 --baseline", "run --methods A --methods B --folds 0 --folds 1 --baseline"),
+        ("run --methods A B --folds 0 1", "run --methods A --methods B --folds 0 --folds 1"),
+        ("run --methods A --baseline", "run --methods A --baseline Supervised"),
+        ("run --baseline --methods A B", "run --baseline Supervised --methods A --methods B"),
+        ("run --baseline SupervisedMix --folds 0 1", "run --baseline SupervisedMix --folds 0 --folds 1"),
+        ("run --baseline=SupervisedMix", "run --baseline=SupervisedMix"),
         ("backbone -d 1 --network vnet -c 2d 3d_fullres -o X", "backbone -d 1 --network vnet -c 2d -c 3d_fullres -o X"),
         ("export -f 0 -o OUT", "export -f 0 -o OUT"),
         ("run --folds --seeds 0", "run --folds --seeds 0"),

@@ -75,7 +75,14 @@ def test_one_run_at_a_time_on_each_gpu(dataset, trainings):
 
 def test_seeds_do_not_overwrite_each_other(dataset, trainings):
     experiment, runs = plan(
-        7, "2d", ["MeanTeacher"], [0], [0, 5], True, config="{num_epochs: 2, weight: 1}", program=str(trainings.program)
+        7,
+        "2d",
+        ["MeanTeacher"],
+        [0],
+        [0, 5],
+        "Supervised",
+        config="{num_epochs: 2, weight: 1}",
+        program=str(trainings.program),
     )
     run_local(experiment, runs, poll_seconds=0.02)
     found = {
@@ -138,8 +145,17 @@ def command(dataset, trainings, monkeypatch):
 
 def test_command(command, trainings):
     trainings.behave(UAMT1="fail")
-    grid = ("--methods", "MeanTeacher UAMT", "--folds", "0,1", "--baseline", "--config", "{num_epochs: 2}")
-    trainings.know(*plan(7, "2d", ["MeanTeacher", "UAMT"], [0, 1], baseline=True, config="{num_epochs: 2}"))
+    grid = (
+        "--methods",
+        "MeanTeacher UAMT",
+        "--folds",
+        "0,1",
+        "--baseline",
+        "Supervised",
+        "--config",
+        "{num_epochs: 2}",
+    )
+    trainings.know(*plan(7, "2d", ["MeanTeacher", "UAMT"], [0, 1], baseline="Supervised", config="{num_epochs: 2}"))
     result = command(*grid)
     assert result.exit_code == 1
     assert "1 of 6 runs failed" in result.output and "RuntimeError: out of memory" in result.output

@@ -10,7 +10,7 @@ from nnunet_ssl.runner.table import make_table, markdown, write_table
 
 
 def test_table_numbers(dataset):
-    experiment, runs = plan(7, "2d", ["UAMT", "MeanTeacher"], [0, 1, 2], baseline=True, program="x")
+    experiment, runs = plan(7, "2d", ["UAMT", "MeanTeacher"], [0, 1, 2], baseline="Supervised", program="x")
     nan = float("nan")
     for run, liver, spleen in [
         (Run("Supervised", 0), 0.6, 0.8),
@@ -57,3 +57,11 @@ def test_table_over_seeds_and_regions(dataset):
     whole = {"mean": pytest.approx(0.3), "std": pytest.approx((0.2 / 3) ** 0.5)}  # of 0, 0.2, 0.4, 0.6
     assert table["methods"]["MeanTeacher"]["per_class"] == {"whole": whole, "core": {"mean": 1.0, "std": 0.0}}
     assert sorted(entry.name for entry in file.parent.iterdir()) == ["nnunet_ssl_2d.json", "nnunet_ssl_2d.md"]
+
+
+def test_the_baseline_of_the_grid_stands_first(dataset):
+    methods = ["Supervised", "UAMT", "SupervisedMix"]
+    experiment, runs = plan(7, "2d", methods, [0], baseline="SupervisedMix", program="x")
+    assert list(make_table(experiment, runs, {"liver": (1,)})["methods"]) == ["SupervisedMix", "Supervised", "UAMT"]
+    experiment, runs = plan(7, "2d", methods[::-1], [0], program="x")
+    assert list(make_table(experiment, runs, {"liver": (1,)})["methods"]) == ["Supervised", "SupervisedMix", "UAMT"]
