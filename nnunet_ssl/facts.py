@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
@@ -75,6 +75,7 @@ class Facts:
     needs: list[str] = field(default_factory=list)
     doi: str = ""
     arxiv: str = ""
+    first: bool = False
 
     @property
     def citation(self) -> str:
@@ -97,8 +98,14 @@ def read_facts() -> dict[str, Facts]:
     Raises:
         InputError: an entry lacks a field, or has one that is unknown or has a value that is.
     """
-    content = yaml.safe_load(files("nnunet_ssl.methods").joinpath("facts.yaml").read_text(encoding="utf-8"))
+    content = read_yaml("facts.yaml")
     return {name: facts_from(name, entry) for name, entry in content.items()}
+
+
+def read_yaml(file: str) -> dict[str, Any]:
+    """A file of `methods/`, by libyaml where PyYAML was built with it: that is ten times as fast."""
+    text = (Path(__file__).parent / "methods" / file).read_text(encoding="utf-8")
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def facts_from(name: str, entry: Mapping[str, Any]) -> Facts:

@@ -1,13 +1,14 @@
 """``nnunet_ssl convert DATASET``: public data sets to nnU-Net raw datasets with unlabeled cases."""
 
-import os
 from collections.abc import Callable
 from enum import Enum
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+
+from nnunet_ssl.cli.options import Processes
 
 if TYPE_CHECKING:
     from nnunet_ssl.conversion.cases import Conversion
@@ -27,7 +28,6 @@ class Modality(str, Enum):
     both = "both"
 
 
-DEFAULT_PROCESSES = min(8, os.cpu_count() or 1)
 SPACINGS_HELP = "File with a line CASE Z Y X (mm) for each scan whose header is a placeholder."
 SKIP_HELP = "Leave out scans whose header is a placeholder and that --spacings does not name."
 
@@ -52,7 +52,7 @@ def converter(default: str, others: str = "", units: str = "cases") -> Callable:
             Path,
             typer.Argument(metavar="SOURCE", help="Folder of the data set as downloaded.", show_default=False),
         ),
-        _option("dataset_id", int, typer.Option(help="nnU-Net's id of the new dataset.", show_default=False)),
+        _option("dataset_id", int, typer.Option("-d", "--dataset-id", help="Number of the new dataset.")),
         _option("labeled", str | None, typer.Option(help=labeled_help), None),
         _option("labeled_list", Path | None, typer.Option(help=f"File with the labeled {units}, one id a line."), None),
         _option("protocol", str | None, typer.Option(help=protocol_help), None),
@@ -60,7 +60,7 @@ def converter(default: str, others: str = "", units: str = "cases") -> Callable:
         _option("link", bool, typer.Option("--link", help="Link files that fit as they are, do not copy."), False),
         _option("spacings", Path | None, typer.Option(help=SPACINGS_HELP), None),
         _option("skip_unknown_spacing", bool, typer.Option("--skip-unknown-spacing", help=SKIP_HELP), False),
-        _option("processes", int, typer.Option("-np", min=1, help="Worker processes."), DEFAULT_PROCESSES),
+        _option("processes", *get_args(Processes), None),
     ]
     if default.endswith("%"):
         options = [option for option in options if option.name != "protocol"]
@@ -75,15 +75,18 @@ def converter(default: str, others: str = "", units: str = "cases") -> Callable:
             link: bool,
             spacings: Path | None,
             skip_unknown_spacing: bool,
-            processes: int,
+            processes: int | None,
             protocol: str | None = None,
             **own: Any,
         ) -> None:
             from nnunet_ssl.conversion.protocols import wanted_labeled
+            from nnunet_ssl.machine import processes as default_processes
 
             conversion = find(source, wanted_labeled(labeled, labeled_list, protocol), **own)
             writing = {"link": link, "spacings": spacings, "skip_unknown_spacing": skip_unknown_spacing}
-            _write(conversion, dataset_id, name or conversion.name, processes=processes, **writing)
+            _write(
+                conversion, dataset_id, name or conversion.name, processes=processes or default_processes(), **writing
+            )
 
         own_options = list(signature(find).parameters.values())[2:]
         parameters = [option.replace(kind=Parameter.KEYWORD_ONLY) for option in [*options, *own_options]]

@@ -18,6 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnunet_ssl.locks import locked
+from nnunet_ssl.machine import nnunets_variables
 from nnunet_ssl.runner.plan import Experiment, Run
 from nnunet_ssl.training.settings import VARIABLE
 
@@ -59,6 +60,7 @@ def run_local(
     """
     waiting = [run for run in runs if experiment.state(run) != "finished"]
     free: list[str | None] = list(gpus) or [None]
+    variables = nnunets_variables(at_once=min(len(free), max(1, len(waiting))))
     active: list[_Training] = []
     outcomes = []
     for run in runs:
@@ -71,7 +73,7 @@ def run_local(
         try:
             while waiting or active:
                 while waiting and free:
-                    active.append(_start(experiment, waiting.pop(0), free.pop(0)))
+                    active.append(_start(experiment, waiting.pop(0), free.pop(0), variables))
                 time.sleep(poll_seconds)
                 for training in [training for training in active if training.process.poll() is not None]:
                     active.remove(training)
@@ -95,7 +97,7 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _start(experiment: Experiment, run: Run, gpu: str | None) -> _Training:
+def _start(experiment: Experiment, run: Run, gpu: str | None, variables: dict[str, str]) -> _Training:
     state, folder, command = experiment.state(run), experiment.folder(run), experiment.command(run)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / LOG_FILE
@@ -106,7 +108,7 @@ def _start(experiment: Experiment, run: Run, gpu: str | None) -> _Training:
         log_start = stream.tell()
         process = subprocess.Popen(
             command,
-            env=experiment.environment(run, gpu),
+            env=variables | experiment.environment(run, gpu),
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,

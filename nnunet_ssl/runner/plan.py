@@ -23,19 +23,21 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_ssl.commands import find_command
 from nnunet_ssl.data.origin import ORIGIN_FILE, Origin, differences, present_origin, read_origin
-from nnunet_ssl.data.plans import read_plans_file
+from nnunet_ssl.data.plans import read_plans_file, require_configurations
 from nnunet_ssl.data.raw import environment_folder, listed, preprocessed_folder, read_dataset_json
 from nnunet_ssl.data.splits import FILE as SPLITS_FILE
 from nnunet_ssl.data.splits import SEED as SPLIT_SEED
 from nnunet_ssl.data.splits import read_splits, write_splits
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.listing import BASELINE, PREFIX, full_name, trainer_names
 from nnunet_ssl.method import Method
+from nnunet_ssl.names import suggestion
 from nnunet_ssl.results.evaluation import read_labels
 from nnunet_ssl.runner.testing import MODULE, read_metrics, require_test_cases
 from nnunet_ssl.training.configured import NNUNET_FOLDS, ConfiguredTrainer
 from nnunet_ssl.training.settings import STREAM_SETTINGS, TRAINER_SETTINGS, VARIABLE, check_settings, parse_overrides
 
-TRAINER, BASELINE = "nnUNetTrainer", "Supervised"
+TRAINER = PREFIX
 FLAGS = {"new": [], "resume": ["--c"], "validate": ["--val"]}  # of nnUNetv2_train
 
 
@@ -192,11 +194,11 @@ def plan(
     """
     base = preprocessed_folder(dataset_id)
     available = read_plans_file(base, plans, dataset_id)["configurations"]
-    if configuration not in available:
-        raise InputError(f"{base / plans}.json has no configuration {configuration[:60]}, but {', '.join(available)}.")
+    require_configurations([configuration], available, base / f"{plans}.json")
     dataset_file = base / "dataset.json"  # the table at the end names its classes
     read_labels(read_dataset_json(dataset_file, f"run nnUNetv2_plan_and_preprocess -d {dataset_id}"), dataset_file)
-    methods = list(dict.fromkeys([*([BASELINE] if baseline else []), *(m.removeprefix(TRAINER) for m in methods)]))
+    asked = [full_name(method).removeprefix(TRAINER) for method in methods]
+    methods = list(dict.fromkeys([*([BASELINE] if baseline else []), *asked]))
     if not methods:
         raise InputError("Nothing to run: name methods, such as --methods MeanTeacher,UAMT, or add --baseline.")
     overrides = overrides_by_method(methods, config)
@@ -268,7 +270,8 @@ def _method_of_trainer(name: str) -> type[Method] | None:
         try:
             trainer = recursive_find_trainer_class_by_name(name)
         except RuntimeError:
-            raise InputError(f"There is no trainer {name[:60]}: check the name after --methods.") from None
+            near = suggestion(name.removeprefix(TRAINER), trainer_names())
+            raise InputError(f"There is no trainer {name[:60]}. {near}") from None
     if not issubclass(trainer, ConfiguredTrainer):
         raise InputError(f"{name} of {trainer.__module__} is not a trainer of nnunet_ssl and takes no overrides.")
     return trainer.method
