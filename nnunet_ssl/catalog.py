@@ -17,7 +17,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.facts import Facts
+from nnunet_ssl.facts import Facts, Term
 from nnunet_ssl.listing import PREFIX, Listed, Trainer, find_trainer, read_listing
 from nnunet_ssl.method import Method
 from nnunet_ssl.training.settings import VARIABLE
@@ -168,6 +168,8 @@ def page(entry: Entry, measured: str = "") -> str:
         _hyperparameter_table(entry.hyperparameters),
         _choices(entry),
         _published_step(entry) if entry.published_step else "",
+        "## What to look at while it trains",
+        _terms(facts),
         "## Published figures",
         _published(facts),
         measured,
@@ -214,6 +216,15 @@ def _hyperparameter_table(parameters: Sequence[Hyperparameter]) -> str:
         for h in parameters
     ]
     return table(("name", "default", "published", "symbol", "meaning"), rows)
+
+
+def _terms(facts: Facts) -> str:
+    """The terms in the log and in progress.png."""
+    rows = [(f"`{name}`", *map(_escaped, term)) for name, term in facts.terms.items()]
+    return (
+        "Mean of each epoch, in the log, in `progress.png` and, by class, in `per_class.png`; losses with their weight; "
+        "some of a preset or a phase alone.\n\n" + table(("term", *Term._fields), rows)
+    )
 
 
 def _published_step(entry: Entry) -> str:

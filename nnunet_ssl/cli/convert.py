@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from nnunet_ssl.cli.options import Processes
+from nnunet_ssl.conversion.layouts import layout_help
 
 if TYPE_CHECKING:
     from nnunet_ssl.conversion.cases import Conversion
 
 app = typer.Typer(
     name="convert",
+    rich_markup_mode=None,
     help="Convert a public data set to an nnU-Net raw dataset with unlabeled cases.",
     no_args_is_help=True,
 )
@@ -29,6 +31,7 @@ class Modality(str, Enum):
 
 
 SPACINGS_HELP = "File with a line CASE Z Y X (mm) for each scan whose header is a placeholder."
+SKIP_MISSING_HELP = "Leave out scans of the lists that SOURCE lacks."
 SKIP_HELP = "Leave out scans whose header is a placeholder and that --spacings does not name."
 
 
@@ -60,6 +63,7 @@ def converter(default: str, others: str = "", units: str = "cases") -> Callable:
         _option("link", bool, typer.Option("--link", help="Link files that fit as they are, do not copy."), False),
         _option("spacings", Path | None, typer.Option(help=SPACINGS_HELP), None),
         _option("skip_unknown_spacing", bool, typer.Option("--skip-unknown-spacing", help=SKIP_HELP), False),
+        _option("skip_missing", bool, typer.Option("--skip-missing", help=SKIP_MISSING_HELP), False),
         _option("processes", *get_args(Processes), None),
     ]
     if default.endswith("%"):
@@ -75,6 +79,7 @@ def converter(default: str, others: str = "", units: str = "cases") -> Callable:
             link: bool,
             spacings: Path | None,
             skip_unknown_spacing: bool,
+            skip_missing: bool,
             processes: int | None,
             protocol: str | None = None,
             **own: Any,
@@ -82,7 +87,7 @@ def converter(default: str, others: str = "", units: str = "cases") -> Callable:
             from nnunet_ssl.conversion.protocols import wanted_labeled
             from nnunet_ssl.machine import processes as default_processes
 
-            conversion = find(source, wanted_labeled(labeled, labeled_list, protocol), **own)
+            conversion = find(source, wanted_labeled(labeled, labeled_list, protocol, skip_missing), **own)
             writing = {"link": link, "spacings": spacings, "skip_unknown_spacing": skip_unknown_spacing}
             _write(
                 conversion, dataset_id, name or conversion.name, processes=processes or default_processes(), **writing
@@ -92,7 +97,7 @@ def converter(default: str, others: str = "", units: str = "cases") -> Callable:
         parameters = [option.replace(kind=Parameter.KEYWORD_ONLY) for option in [*options, *own_options]]
         command.__signature__ = Signature(parameters)
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        command.__doc__ = find.__doc__
+        command.__doc__ = f"{find.__doc__}\n\n{layout_help(find.__name__)}"
         app.command(find.__name__)(command)
         return find
 
