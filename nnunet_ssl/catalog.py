@@ -222,8 +222,8 @@ def _terms(facts: Facts) -> str:
     """The terms in the log and in progress.png."""
     rows = [(f"`{name}`", *map(_escaped, term)) for name, term in facts.terms.items()]
     return (
-        "Mean of each epoch, in the log, in `progress.png` and, by class, in `per_class.png`; losses with their weight; "
-        "some of a preset or a phase alone.\n\n" + table(("term", *Term._fields), rows)
+        "Mean of each epoch, in the log, in `progress.png` and, by class, in `per_class.png`; losses with their "
+        "weight; some of a preset or a phase alone.\n\n" + table(("term", *Term._fields), rows)
     )
 
 

@@ -53,7 +53,7 @@ class Term(NamedTuple):
 
 
 COMMON_TERMS = "terms.yaml"
-OF_EVERY_METHOD = "predicted_share"  # logged by the trainer
+OF_EVERY_METHOD = "predicted_share"  # which the trainer logs
 ROWS = {"passes": Pass, "figures": Figure}
 
 
