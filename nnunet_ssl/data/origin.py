@@ -132,8 +132,7 @@ class Origin:
         lists = {key: getattr(self, key) for key in ("train", "val", "hidden", "unlabeled")}
         digests = {key: hashlib.sha256(json.dumps(cases).encode()).hexdigest() for key, cases in lists.items()}
         return {key: {"cases": len(cases), "sha256": digests[key]} for key, cases in lists.items()} | {
-            key: getattr(self, key)
-            for key in ("plans_fingerprint", *NNUNET_LENGTH, *(["stopped"] if self.stopped else []))
+            key: getattr(self, key) for key in ("plans_fingerprint", *NNUNET_LENGTH, *["stopped"][: bool(self.stopped)])
         }
 
 
@@ -280,8 +279,9 @@ def setting_differences(before: Origin, now: Origin) -> list[str]:
 def in_words(origin: Origin) -> str:
     """`nnUNetTrainerBCP, fold 0, 1000 epochs; learned 2 labels (a, b); 6 hidden, 40 unlabeled, 2 validation cases`."""
     more = "" if origin.complete else " and what weights of unknown data had"
+    stopped = f", {origin.stopped}" if origin.stopped else ""
     return (
-        f"{origin.trainer}, fold {origin.fold}, {origin.num_epochs} epochs{', ' * bool(origin.stopped)}{origin.stopped}; "
+        f"{origin.trainer}, fold {origin.fold}, {origin.num_epochs} epochs{stopped}; "
         f"learned {len(origin.learned)} labels ({listed(list(origin.learned), separator=', ')}){more}; "
         f"{len(origin.hidden)} hidden, {len(origin.unlabeled)} unlabeled, {len(origin.val)} validation cases"
     )
