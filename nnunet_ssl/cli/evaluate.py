@@ -50,7 +50,7 @@ def evaluate(
         box=SIMPLE,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("class")
+    table.add_column("class", overflow="fold")  # a long name goes on in a second line and is not cut
     for title in (*titles, "absent", "missed"):
         table.add_column(title, justify="right", min_width=max(map(len, title.split())))
 

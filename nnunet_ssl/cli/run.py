@@ -45,6 +45,9 @@ def run(
         str, typer.Option(envvar="nnUNet_ssl_config", help="Overrides: a YAML file, or {num_epochs: 100}.")
     ] = "",
     executor: Annotated[Executor, typer.Option(help="This machine, or a cluster through submitit.")] = Executor.local,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the trainings with their folders and states, and start none.")
+    ] = False,
     slurm: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE...", help="time (minutes, needed), partition, gpus, mem...")
     ] = None,
@@ -53,7 +56,7 @@ def run(
     from nnunet_ssl.data.raw import dataset_id
     from nnunet_ssl.errors import InputError
     from nnunet_ssl.runner.local import run_local
-    from nnunet_ssl.runner.plan import numbers, plan, words
+    from nnunet_ssl.runner.plan import in_lines, numbers, plan, words
     from nnunet_ssl.runner.table import write_table
 
     if gpus and (device is not Device.cuda or executor is Executor.slurm):
@@ -62,8 +65,11 @@ def run(
         raise InputError("--slurm is for --executor slurm.")
     experiment, runs = plan(
         dataset_id(dataset), configuration, words(methods), numbers(folds, "--folds"), numbers(seeds, "--seeds"),
-        baseline, plans, device.value, config, test=test,
+        baseline, plans, device.value, config, test=test, dry=dry_run,
     )  # fmt: skip
+    if dry_run:
+        print(in_lines(experiment, runs))
+        return
     if executor is Executor.slurm:
         from nnunet_ssl.runner.slurm import run_submitted, slurm_executor
 

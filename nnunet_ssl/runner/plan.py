@@ -178,6 +178,7 @@ def plan(
     config: str = "",
     program: str | None = None,
     test: bool = False,
+    dry: bool = False,
 ) -> tuple[Experiment, list[Run]]:
     """The runs of a grid, fold by fold so that methods can be compared early, the baseline first.
 
@@ -188,6 +189,7 @@ def plan(
         config: a YAML file or a mapping; a trainer gets the keys that it knows.
         program: `nnUNetv2_train`; that of this Python environment if None.
         test: whether each final checkpoint is to be measured on the test cases of the raw dataset.
+        dry: nothing is written, `splits_final.json` neither.
 
     Raises:
         InputError: for whatever would let every run fail, or let results of another experiment pass for this one's.
@@ -206,9 +208,10 @@ def plan(
         require_test_cases(dataset_id)
     if seeds and any("seed" in asked for asked in overrides.values()):
         raise InputError("The overrides hold a seed, and --seeds is given: keep one of them.")
-    if not (base / SPLITS_FILE).is_file():  # else trainings that start at once would all write it
+    has_splits = (base / SPLITS_FILE).is_file()
+    if not has_splits and not dry:  # else trainings that start at once would all write it
         write_splits(dataset_id, None, SPLIT_SEED, NNUNET_FOLDS, force=False)
-    count = len(read_splits(base / SPLITS_FILE))
+    count = len(read_splits(base / SPLITS_FILE)) if has_splits or not dry else NNUNET_FOLDS
     if wrong := [fold for fold in folds if fold >= count]:
         raise InputError(f"{base / SPLITS_FILE} has folds 0 to {count - 1}: there is no {', '.join(map(str, wrong))}.")
     experiment = Experiment(
@@ -218,6 +221,23 @@ def plan(
     runs = [Run(method, fold, seed) for seed in seeds or [None] for fold in folds or range(count) for method in methods]
     require_own(experiment, runs)
     return experiment, runs
+
+
+STATES = {
+    "new": "to train",
+    "resume": "to go on where it was cut off",
+    "validate": "trained, to validate",
+    "test": "validated, to predict the test cases",
+    "finished": "finished, nothing to do",
+}
+
+
+def in_lines(experiment: Experiment, runs: Sequence[Run]) -> str:
+    """Each run with its state and folder, and how many are left: what would happen now."""
+    states = {run: experiment.state(run) for run in runs}
+    left = sum(state != "finished" for state in states.values())
+    rows = [f"{run}: {STATES[state]}\n    {experiment.folder(run)}" for run, state in states.items()]
+    return "\n".join([*rows, f"{left} of {len(runs)} runs are left; nothing was started."])
 
 
 def require_own(experiment: Experiment, runs: Sequence[Run]) -> None:
