@@ -39,16 +39,15 @@ def _option(name: str, kind: Any, declared: Any, default: Any = Parameter.empty)
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, declared])
 
 
-def converter(default: str, others: str = "", units: str = "cases") -> Callable:
+def converter(default: str, units: str = "cases") -> Callable:
     """Makes a command of a function ``(source, labeled, own options) -> Conversion``, with the options of all of them.
 
     Args:
         default: what is labeled if the user says nothing: a published protocol or a percentage.
-        others: the other published protocols.
         units: what ``--labeled`` counts.
     """
     labeled_help = f"Labeled {units}: a number (the first of the training list), a percentage (10%) or a list file."
-    protocol_help = f"Published lists: {default} (default){', ' + others if others else ''}."
+    protocol_help = f"One of the published lists above. Default: {default}."
     options = [
         _option(
             "source",
@@ -104,7 +103,7 @@ def converter(default: str, others: str = "", units: str = "cases") -> Callable:
     return register
 
 
-@converter(default="ua-mt-8", others="ua-mt-4, ua-mt-16")
+@converter(default="ua-mt-8")
 def la(source, labeled) -> "Conversion":
     """Left atrium (2018 challenge): the preprocessed h5 files or the original nrrd files."""
     from nnunet_ssl.dataset_conversion.la import la_conversion
@@ -112,7 +111,7 @@ def la(source, labeled) -> "Conversion":
     return la_conversion(source, labeled)
 
 
-@converter(default="ssl4mis-7", others="ssl4mis-3, ssl4mis-14", units="patients")
+@converter(default="ssl4mis-7", units="patients")
 def acdc(
     source,
     labeled,
@@ -127,7 +126,7 @@ def acdc(
     return acdc_conversion(source, labeled, spacing)
 
 
-@converter(default="genericssl-20", others="dhc-10, dhc-20, dhc-40")
+@converter(default="genericssl-20")
 def synapse(source, labeled) -> "Conversion":
     """Abdominal CT, 13 organs (Synapse/BTCV): RawData/Training or imagesTr and labelsTr."""
     from nnunet_ssl.dataset_conversion.synapse import synapse_conversion
@@ -135,7 +134,7 @@ def synapse(source, labeled) -> "Conversion":
     return synapse_conversion(source, labeled)
 
 
-@converter(default="dhc-5", others="dhc-2, dhc-10")
+@converter(default="dhc-5")
 def amos(
     source,
     labeled,
@@ -177,7 +176,7 @@ def msd(
     return msd_conversion(source, labeled, fill_nan)
 
 
-@converter(default="mc-net-12", others="mc-net-6")
+@converter(default="mc-net-12")
 def pancreas(
     source,
     labeled,
