@@ -10,6 +10,7 @@ from trainings import alive, begin, finish, interrupt_when, wait_for
 from typer.testing import CliRunner
 from workbench import another_process_holds
 
+from nnunet_ssl import machine
 from nnunet_ssl.data.splits import write_splits
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.runner import local
@@ -210,3 +211,13 @@ def test_a_dry_run_starts_and_writes_nothing(dataset, trainings):
     assert lines[0] == "BCP fold 0: finished, nothing to do"
     assert lines[2] == "BCP fold 1: to go on where it was cut off"
     assert lines[-1].startswith("1 of 2 runs are left")
+
+
+def test_a_training_is_told_how_many_processes_unless_the_user_has_said(dataset, trainings, monkeypatch):
+    experiment, runs = plan(7, "2d", ["MeanTeacher"], [0], program=str(trainings.program))
+    monkeypatch.delenv("nnUNet_def_n_proc", raising=False)
+    monkeypatch.setenv("nnUNet_nps", "6")
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: range(1))
+    run_local(experiment, runs, poll_seconds=0.02)
+    (call,) = trainings.calls()
+    assert (call["nnUNet_def_n_proc"], call["nnUNet_nps"]) == ("1", "6")

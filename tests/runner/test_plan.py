@@ -36,7 +36,7 @@ def test_grid(dataset):
         ({"methods": []}, "Nothing to run"),
         ({"methods": ["MeanTaecher"]}, "no trainer nnUNetTrainerMeanTaecher"),
         ({"methods": ["_5epochs"]}, "nnUNetTrainer_5epochs .* takes no overrides"),
-        ({"configuration": "3d_fullres"}, "no configuration 3d_fullres, but 2d"),
+        ({"configuration": "3d_fullres"}, "no configuration 3d_fullres. .*There are 2d"),
         ({"plans": "other"}, "other.json does not exist"),
         ({"plans": "copied"}, "calls itself nnUNetPlans"),
         ({"folds": [0, 5]}, "folds 0 to 4: there is no 5"),
