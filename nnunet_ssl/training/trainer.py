@@ -282,13 +282,13 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         super().on_train_epoch_end([{"loss": means.pop("loss")}])
         self._means = means
         self._log(means)
-        self.print_to_log_file("terms", ", ".join(f"{name} {value:.4g}" for name, value in means.items()))
 
     def _log(self, means: dict[str, float]) -> None:
         self.logger.local_logger.log_terms(self._means | means, self.current_epoch)
         for logger in self.logger.loggers:
             for name, value in means.items():
                 logger.log(name, value, self.current_epoch)
+        self.print_to_log_file("terms", ", ".join(f"{name} {value:.4g}" for name, value in means.items()))
 
     def _history(self) -> tuple[dict[str, list[float]], list[list[float]]]:
         """The terms and nnU-Net's pseudo Dice of all epochs so far."""
