@@ -108,6 +108,9 @@ def markdown(table: dict[str, Any]) -> str:
     over = "mean ± standard deviation over runs"
     methods = table["methods"]
     text = f"{title}{seeds}: Dice of nnU-Net's validation, {over}\n\n{_rows(methods)}"
+    for run in table["runs"]:
+        if stopped := run["origin"].get("stopped"):
+            text += f"\n{run['method']} fold {run['fold']}: {stopped}\n"
     for measure, name in TEST.items() if all("test" in row for row in methods.values()) else ():
         rows = {method: row | row["test"][measure] for method, row in methods.items()}
         text += f"\n{name} of the test cases, final checkpoints, {over}\n\n{_rows(rows)}"

@@ -65,6 +65,8 @@ def test_a_wide_table_has_a_row_for_each_class_and_fits_80_columns():
     row = {"mean": value, "per_class": dict.fromkeys(names, value), "finished": 2, "runs": 2}
     methods = dict.fromkeys(["Supervised", "MeanTeacher", "EntropyMinimization", "BCP"], row)
     content = {"dataset": "D", "configuration": "2d", "plans": "P", "folds": [0], "seeds": [], "methods": methods}
+    content["runs"] = [{"method": "BCP", "fold": 1, "origin": {"stopped": "stopped early after 3 of 9 epochs"}}]
+    assert "BCP fold 1: stopped early after 3 of 9 epochs\n" in markdown(content)
     lines = [line for line in markdown(content).splitlines() if line.startswith("|")]
     assert max(map(len, lines)) <= 80
     first = [line.split()[1] for line in lines]
