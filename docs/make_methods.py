@@ -1,4 +1,5 @@
-"""Writes docs/methods/NAME.md for every method, their index, and README's table of them: python docs/make_methods.py"""
+"""Writes docs/methods/NAME.md for every method, their index, README's table of them, and which methods were measured
+(nnunet_ssl/methods/measured.yaml, for `nnunet_ssl methods`): python docs/make_methods.py"""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from nnunet_ssl.report.records import SUPERVISED, read_records
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = "docs/methods"
+MEASURED = "nnunet_ssl/methods/measured.yaml"
 BEGIN, END = "<!-- methods: made by python docs/make_methods.py -->\n\n", "\n\n<!-- end of methods -->"
 FIGURES = (
     "Final checkpoint, test cases; mean ± standard deviation over seeds. Largest component: Dice after nnU-Net's\n"
@@ -52,7 +54,22 @@ def pages(results: Path = RESULTS) -> dict[str, str]:
     )
     texts = {f"{FOLDER}/{entry.name}.md": page(entry, measured(entry, sections)) for entry in entries}
     readme = with_table((ROOT / "README.md").read_text(encoding="utf-8"), entries)
-    return {"README.md": readme, f"{FOLDER}/README.md": index} | texts
+    return {"README.md": readme, f"{FOLDER}/README.md": index, MEASURED: suites(entries, sections)} | texts
+
+
+def suites(entries: Sequence[Entry], sections: Sequence[Section]) -> str:
+    """By method, the suites of the accuracy benchmark that there are records of."""
+    lines = ["# made by python docs/make_methods.py"]
+    for entry in entries:
+        names = {trainer.name for trainer in entry.trainers}
+        found = {
+            section.suite
+            for section in sections
+            for comparison in section.comparisons
+            if any(row.group.first.method in names for row in comparison.rows)
+        }
+        lines += [f"{entry.name}: [{', '.join(sorted(found))}]"] if found else []
+    return "\n".join(lines) + "\n"
 
 
 def with_table(readme: str, entries: Sequence[Entry]) -> str:

@@ -21,7 +21,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
 from nnunet_ssl.data.headers import READ_ERRORS
-from nnunet_ssl.data.plans import read_plans
+from nnunet_ssl.data.plans import read_plans, require_configurations
 from nnunet_ssl.data.raw import listed, preprocessed_folder, raw_folder, read_dataset_json
 from nnunet_ssl.data.reading import read_file
 from nnunet_ssl.data.space import Difference, align, grid_of, in_words, summarize, worst
@@ -30,9 +30,10 @@ from nnunet_ssl.data.unlabeled import MANIFEST, find_unlabeled, manifest_content
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import write_text, writing
 from nnunet_ssl.locks import locked
+from nnunet_ssl.machine import processes as default_processes
 from nnunet_ssl.pools import Pool
 
-# nnU-Net's own defaults; anything else gets 4.
+# nnU-Net's own defaults, where cores and memory allow; anything else gets 4.
 PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
 PARTIAL = ".partial"
 NUMPY_NUMBERS = {
@@ -144,7 +145,7 @@ def _preprocess_configuration(
     for case in old:
         _remove(folder, case)
     work = {case: (case, cases[case], marks[case], folder, plans_manager, configuration_name) for case in todo}
-    problems, differences = _run_parallel(work, processes or PROCESSES.get(configuration_name, 4))
+    problems, differences = _run_parallel(work, processes or default_processes(PROCESSES.get(configuration_name, 4)))
     for line in in_words(summarize(differences), "a channel", "the first one"):
         print(line)
     shutil.rmtree(partial)
@@ -258,11 +259,7 @@ def _choose_configurations(
 ) -> list[str]:
     available = plans_manager.available_configurations
     if wanted:
-        if unknown := [name for name in wanted if name not in available]:
-            raise InputError(
-                f"No configuration {', '.join(unknown)} in the plans {plans_manager.plans_name} of {base.name}; "
-                f"they have: {', '.join(available)}."
-            )
+        require_configurations(wanted, available, base / f"{plans_manager.plans_name}.json")
         return list(dict.fromkeys(wanted))
     names = [
         name for name in PROCESSES

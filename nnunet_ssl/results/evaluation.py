@@ -83,6 +83,7 @@ def evaluate_folders(reference: Path, prediction: Path, dataset_json: Path | Non
         if (prediction / f.name).is_file()
     }
     one_thread = partial(sitk.ProcessObject.SetGlobalDefaultNumberOfThreads, 1)
+    processes = min(processes, len(jobs))  # each takes seconds to begin
     with Pool(0 if processes <= 1 else processes, "and run the same command again.", one_thread) as pool:
         results = pool.run(_evaluate_case, jobs.items())
         for case, result in tqdm(results, total=len(jobs), desc="evaluating", unit="case", disable=None):

@@ -23,19 +23,21 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_ssl.commands import find_command
 from nnunet_ssl.data.origin import ORIGIN_FILE, Origin, differences, present_origin, read_origin
-from nnunet_ssl.data.plans import read_plans_file
+from nnunet_ssl.data.plans import read_plans_file, require_configurations
 from nnunet_ssl.data.raw import environment_folder, listed, preprocessed_folder, read_dataset_json
 from nnunet_ssl.data.splits import FILE as SPLITS_FILE
 from nnunet_ssl.data.splits import SEED as SPLIT_SEED
 from nnunet_ssl.data.splits import read_splits, write_splits
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.listing import BASELINE, PREFIX, full_name, trainer_names
 from nnunet_ssl.method import Method
+from nnunet_ssl.names import suggestion
 from nnunet_ssl.results.evaluation import read_labels
 from nnunet_ssl.runner.testing import MODULE, read_metrics, require_test_cases
 from nnunet_ssl.training.configured import NNUNET_FOLDS, ConfiguredTrainer
 from nnunet_ssl.training.settings import STREAM_SETTINGS, TRAINER_SETTINGS, VARIABLE, check_settings, parse_overrides
 
-TRAINER, BASELINE = "nnUNetTrainer", "Supervised"
+TRAINER = PREFIX
 FLAGS = {"new": [], "resume": ["--c"], "validate": ["--val"]}  # of nnUNetv2_train
 
 
@@ -178,6 +180,7 @@ def plan(
     config: str = "",
     program: str | None = None,
     test: bool = False,
+    dry: bool = False,
 ) -> tuple[Experiment, list[Run]]:
     """The runs of a grid, fold by fold so that methods can be compared early, the baseline first.
 
@@ -189,18 +192,18 @@ def plan(
         config: a YAML file or a mapping; a trainer gets the keys that it knows.
         program: `nnUNetv2_train`; that of this Python environment if None.
         test: whether each final checkpoint is to be measured on the test cases of the raw dataset.
+        dry: nothing is written, `splits_final.json` neither.
 
     Raises:
         InputError: for whatever would let every run fail, or let results of another experiment pass for this one's.
     """
     base = preprocessed_folder(dataset_id)
     available = read_plans_file(base, plans, dataset_id)["configurations"]
-    if configuration not in available:
-        raise InputError(f"{base / plans}.json has no configuration {configuration[:60]}, but {', '.join(available)}.")
+    require_configurations([configuration], available, base / f"{plans}.json")
     dataset_file = base / "dataset.json"  # the table at the end names its classes
     read_labels(read_dataset_json(dataset_file, f"run nnUNetv2_plan_and_preprocess -d {dataset_id}"), dataset_file)
-    methods = [*([baseline] if baseline else []), *methods]
-    methods = list(dict.fromkeys(method.removeprefix(TRAINER) for method in methods))
+    asked = [*([baseline] if baseline else []), *methods]
+    methods = list(dict.fromkeys(full_name(method).removeprefix(TRAINER) for method in asked))
     if not methods:
         raise InputError("Nothing to run: name methods, such as --methods MeanTeacher,UAMT, or add --baseline.")
     overrides = overrides_by_method(methods, config)
@@ -208,9 +211,10 @@ def plan(
         require_test_cases(dataset_id)
     if seeds and any("seed" in asked for asked in overrides.values()):
         raise InputError("The overrides hold a seed, and --seeds is given: keep one of them.")
-    if not (base / SPLITS_FILE).is_file():  # else trainings that start at once would all write it
+    has_splits = (base / SPLITS_FILE).is_file()
+    if not has_splits and not dry:  # else trainings that start at once would all write it
         write_splits(dataset_id, None, SPLIT_SEED, NNUNET_FOLDS, force=False)
-    count = len(read_splits(base / SPLITS_FILE))
+    count = len(read_splits(base / SPLITS_FILE)) if has_splits or not dry else NNUNET_FOLDS
     if wrong := [fold for fold in folds if fold >= count]:
         raise InputError(f"{base / SPLITS_FILE} has folds 0 to {count - 1}: there is no {', '.join(map(str, wrong))}.")
     experiment = Experiment(
@@ -221,6 +225,23 @@ def plan(
     runs = [Run(method, fold, seed) for seed in seeds or [None] for fold in folds or range(count) for method in methods]
     require_own(experiment, runs)
     return experiment, runs
+
+
+STATES = {
+    "new": "to train",
+    "resume": "to go on where it was cut off",
+    "validate": "trained, to validate",
+    "test": "validated, to predict the test cases",
+    "finished": "finished, nothing to do",
+}
+
+
+def in_lines(experiment: Experiment, runs: Sequence[Run]) -> str:
+    """Each run with its state and folder, and how many are left: what would happen now."""
+    states = {run: experiment.state(run) for run in runs}
+    left = sum(state != "finished" for state in states.values())
+    rows = [f"{run}: {STATES[state]}\n    {experiment.folder(run)}" for run, state in states.items()]
+    return "\n".join([*rows, f"{left} of {len(runs)} runs are left; nothing was started."])
 
 
 def require_own(experiment: Experiment, runs: Sequence[Run]) -> None:
@@ -275,7 +296,8 @@ def _method_of_trainer(name: str) -> type[Method] | None:
         try:
             trainer = recursive_find_trainer_class_by_name(name)
         except RuntimeError:
-            raise InputError(f"There is no trainer {name[:60]}: check --methods and --baseline.") from None
+            near = suggestion(name.removeprefix(TRAINER), trainer_names())
+            raise InputError(f"There is no trainer {name[:60]}. {near}") from None
     if not issubclass(trainer, ConfiguredTrainer):
         raise InputError(f"{name} of {trainer.__module__} is not a trainer of nnunet_ssl and takes no overrides.")
     return trainer.method

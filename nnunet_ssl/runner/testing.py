@@ -15,12 +15,12 @@ from nnunet_ssl.data.origin import read_origin
 from nnunet_ssl.data.raw import listed, raw_folder, read_dataset_json
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import is_clutter, read_json, write_json
+from nnunet_ssl.machine import processes
 from nnunet_ssl.results.evaluation import evaluate_folders
 
 FOLDER, METRICS_FILE = "test", "metrics.json"
 IMAGES, LABELS = "imagesTs", "labelsTs"
 MODULE = "nnunet_ssl.runner.testing"
-PROCESSES = 2  # cases measured at once
 
 
 def require_test_cases(dataset_id: int) -> Path:
@@ -58,7 +58,7 @@ def measure_fold(raw: Path, fold_folder: Path, predict: list[str]) -> None:
     for folder in (partial, final):
         shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([*predict, "-i", str(raw / IMAGES), "-o", str(partial)], check=True)
-    result = evaluate_folders(raw / LABELS, partial, raw / "dataset.json", PROCESSES)
+    result = evaluate_folders(raw / LABELS, partial, raw / "dataset.json", processes())
     write_json(result | {"prediction": str(final)}, partial / METRICS_FILE)
     os.rename(partial, final)
 

@@ -33,6 +33,7 @@ from nnunet_ssl.networks.net import set_deep_supervision, unwrap
 from nnunet_ssl.preparation.planning import hidden_labels_of_fold
 from nnunet_ssl.training import lineage, pretrained
 from nnunet_ssl.training.not_annotated import NotAnnotated
+from nnunet_ssl.training.patience import OutOfPatience, reason_to_stop
 from nnunet_ssl.training.random_state import seed_everything
 from nnunet_ssl.training.resumable import ResumableTrainer
 from nnunet_ssl.training.settings import Settings, read_settings
@@ -76,6 +77,7 @@ class ConfiguredTrainer(ResumableTrainer):
             self.enable_deep_supervision = False
         self.seed: int | None = None
         self.accept_other_data = False
+        self.patience: int | None = None
         self._origin: Origin | None = None
         self.settings: Settings = read_settings(type(self).method)
         for name, value in self.settings.trainer.items():
@@ -227,6 +229,26 @@ class ConfiguredTrainer(ResumableTrainer):
         """
         with self._fold_alone():
             super().run_training()
+
+    def on_epoch_start(self) -> None:
+        """nnU-Net's.
+
+        Raises:
+            OutOfPatience: the pseudo Dice has not risen for so many epochs.
+        """
+        history = self.logger.get_value("ema_fg_dice", step=None)
+        if reason := reason_to_stop(history, self.patience, self.num_epochs, self.first_epoch_that_counts):
+            self.print_to_log_file(f"{reason}. checkpoint_final.pth is of epoch {self.current_epoch - 1}, the last.")
+            self._origin = replace(self.origin, stopped=reason)
+            if self.local_rank == 0 and not self.disable_checkpointing:
+                write_json(self.origin.as_dict(), Path(self.output_folder) / ORIGIN_FILE)
+            raise OutOfPatience
+        super().on_epoch_start()
+
+    @property
+    def first_epoch_that_counts(self) -> int:
+        """From which on the pseudo Dice is compared for early stopping."""
+        return 0
 
     @contextmanager
     def _fold_alone(self) -> Iterator[None]:

@@ -55,6 +55,7 @@ TRAINER_SETTINGS = {
     "num_iterations_per_epoch": Setting(int, 1),
     "num_val_iterations_per_epoch": Setting(int, 1),
     "save_every": Setting(int, 1),
+    "patience": Setting(int, 1),
     "initial_lr": Setting(float),
     "weight_decay": Setting(float),
     "oversample_foreground_percent": Setting(float, 0, 1),

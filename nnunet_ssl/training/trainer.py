@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,6 +32,7 @@ from nnunet_ssl.networks.teacher import Teacher
 from nnunet_ssl.schedules import Phases, Restarted
 from nnunet_ssl.training import case_maps
 from nnunet_ssl.training.configured import ConfiguredTrainer
+from nnunet_ssl.training.early_signs import SHARE, signs, signs_of_phase
 from nnunet_ssl.training.progress import ProgressLogger, epoch_means
 from nnunet_ssl.training.pseudo_labels import (
     label_unlabeled_cases,
@@ -74,6 +76,8 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         self.logger.local_logger = ProgressLogger()
         self._iteration = 0  # within the epoch
         self._loaders_phase = 0  # the one that the loaders were made for
+        self._means: dict[str, float] = {}  # of the terms of the epoch at hand
+        self._warned: set[str] = set()
 
     # ------------------------------------------------------------------ set-up
 
@@ -211,6 +215,10 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         self._iteration = len(self.done_before["train"])
 
     @property
+    def first_epoch_that_counts(self) -> int:
+        return self.phases.starts[-1] if self.phases.starts else 0
+
+    @property
     def _phase(self) -> int:
         return self.phases.of(self.current_epoch)
 
@@ -230,6 +238,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
             optimizer.state.clear()
         self.method.begin_phase(self.net, self._phase)
         self.print_to_log_file(f"phase {self._phase} begins")
+        self._warn(signs_of_phase(*self._history(), self._phase))
 
     def train_step(self, batch: dict) -> dict[str, Tensor]:
         """One step; returns the total loss, its terms and the method's report, all still on the device."""
@@ -284,11 +293,25 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         means = epoch_means(train_outputs, self.device)
         super().on_train_epoch_end([{"loss": means.pop("loss")}])
-        self.logger.local_logger.log_terms(means, self.current_epoch)
+        self._means = means
+        self._log(means)
+
+    def _log(self, means: dict[str, float]) -> None:
+        self.logger.local_logger.log_terms(self._means | means, self.current_epoch)
         for logger in self.logger.loggers:
             for name, value in means.items():
                 logger.log(name, value, self.current_epoch)
         self.print_to_log_file("terms", ", ".join(f"{name} {value:.4g}" for name, value in means.items()))
+
+    def _history(self) -> tuple[dict[str, list[float]], list[list[float]]]:
+        """The terms and nnU-Net's pseudo Dice of all epochs so far."""
+        return self.logger.local_logger.terms(), self.logger.get_value("dice_per_class_or_region", step=None)
+
+    def _warn(self, signs: dict[str, str]) -> None:
+        for name, message in signs.items():
+            if name not in self._warned:
+                self.print_to_log_file(f"WARNING: {message}")
+        self._warned.update(signs)
 
     # ------------------------------------------------------------------ validation and checkpoints
 
@@ -313,6 +336,19 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
     def validation_step(self, batch: dict) -> dict:
         with self._deployed(self.enable_deep_supervision):
             return super().validation_step(batch)
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        """nnU-Net's; besides, which share of the patches each class has been given."""
+        super().on_validation_epoch_end(val_outputs)
+        voxels = self.batch_size * math.prod(self.configuration_manager.patch_size)
+        names = self.method.task.channels[self.net.kind.background :]
+        shares = [
+            dict(zip([f"{SHARE}[{name}]" for name in names], each.astype(float).tolist(), strict=True))
+            for step in val_outputs
+            for each in [(step["tp_hard"] + step["fp_hard"]) / voxels]
+        ]
+        self._log(epoch_means(shares, self.device))
+        self._warn(signs(*self._history()))
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         with self._deployed(False):

@@ -64,7 +64,7 @@ def test_a_trainer_without_unlabeled_scans_gets_no_override_of_theirs():
         ({"methods": ["MeanTaecher"]}, "no trainer nnUNetTrainerMeanTaecher"),
         ({"baseline": "SupervisedMiks"}, "no trainer nnUNetTrainerSupervisedMiks: check --methods and --baseline"),
         ({"methods": ["_5epochs"]}, "nnUNetTrainer_5epochs .* takes no overrides"),
-        ({"configuration": "3d_fullres"}, "no configuration 3d_fullres, but 2d"),
+        ({"configuration": "3d_fullres"}, "no configuration 3d_fullres. .*There are 2d"),
         ({"plans": "other"}, "other.json does not exist"),
         ({"plans": "copied"}, "calls itself nnUNetPlans"),
         ({"folds": [0, 5]}, "folds 0 to 4: there is no 5"),

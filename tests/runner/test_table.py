@@ -65,3 +65,19 @@ def test_the_baseline_of_the_grid_stands_first(dataset):
     assert list(make_table(experiment, runs, {"liver": (1,)})["methods"]) == ["SupervisedMix", "Supervised", "UAMT"]
     experiment, runs = plan(7, "2d", methods[::-1], [0], program="x")
     assert list(make_table(experiment, runs, {"liver": (1,)})["methods"]) == ["Supervised", "SupervisedMix", "UAMT"]
+
+
+def test_a_wide_table_has_a_row_for_each_class_and_fits_80_columns():
+    value = {"mean": 0.8125, "std": 0.0125}
+    names = ["portal_and_splenic_veins", *(f"organ_{number}" for number in range(12))]
+    row = {"mean": value, "per_class": dict.fromkeys(names, value), "finished": 2, "runs": 2}
+    methods = dict.fromkeys(["Supervised", "MeanTeacher", "EntropyMinimization", "BCP"], row)
+    content = {"dataset": "D", "configuration": "2d", "plans": "P", "folds": [0], "seeds": [], "methods": methods}
+    content["runs"] = [{"method": "BCP", "fold": 1, "origin": {"stopped": "stopped early after 3 of 9 epochs"}}]
+    assert "BCP fold 1: stopped early after 3 of 9 epochs\n" in markdown(content)
+    lines = [line for line in markdown(content).splitlines() if line.startswith("|")]
+    assert max(map(len, lines)) <= 80
+    first = [line.split()[1] for line in lines]
+    assert first.count("portal_and_splenic_veins") == first.count("mean") == first.count("runs") == 2  # two tables
+    titles = " ".join(line for line in lines if line.split()[1] == "class")
+    assert all(titles.count(method) == 1 for method in methods)
