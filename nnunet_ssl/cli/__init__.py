@@ -6,6 +6,7 @@ import typer
 
 from nnunet_ssl.cli.backbone import backbone
 from nnunet_ssl.cli.check import check
+from nnunet_ssl.cli.compare import compare
 from nnunet_ssl.cli.convert import app as convert
 from nnunet_ssl.cli.demo import demo
 from nnunet_ssl.cli.evaluate import evaluate
@@ -29,8 +30,8 @@ app = typer.Typer(
 )
 app.add_typer(convert, name="convert")
 for verb in (
-    preprocess, propagate, check, split, plan, methods, backbone, run, predict_next_stage, export, evaluate, report,
-    demo,
+    preprocess, propagate, check, split, plan, methods, backbone, run, predict_next_stage, export, evaluate, compare,
+    report, demo,
 ):  # fmt: skip
     app.command(verb.__name__)(verb)
 

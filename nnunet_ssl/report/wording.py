@@ -131,9 +131,9 @@ def overlay_caption(overlay: Overlay) -> str:
     )
 
 
-def signed(value: float | None) -> str:
+def signed(value: float | None, digits: int = 3) -> str:
     """A difference with its sign; what rounds to zero has that of zero."""
-    return DASH if value is None else f"{round(value, 3) + 0.0:+.3f}".replace("-", MINUS)
+    return DASH if value is None else f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", MINUS)
 
 
 def probability(p: float | None) -> str:
