@@ -177,7 +177,7 @@ def test_folders_of_one_name_are_told_apart_by_their_paths(folders):
         (lambda f: write(f / "BCP", "case2.nii.gz", bar(20), (2, 2, 2)), "case2.nii.gz: the prediction .*reference"),
         (lambda f: write(f / "BCP", "case2.nii.gz", bar(20)[:3]), "case2.nii.gz: the prediction"),
         (lambda f: write(f / "BCP", "case2.nii.gz", bar(20, 7)), r"values \[7.0\] are not declared"),
-        (lambda f: (f / "imagesTs" / "case3_0000.nii.gz").unlink(), "lacks case3_0000.nii.gz: give the folder imagesTs"),
+        (lambda f: (f / "imagesTs" / "case3_0000.nii.gz").unlink(), "lacks case3_0000.nii.gz: give the folder"),
     ],
 )  # fmt: skip
 def test_bad_input_is_told_in_a_line_or_two_and_nothing_is_written(folders, monkeypatch, capsys, change, told):
