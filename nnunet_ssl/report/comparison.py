@@ -269,13 +269,13 @@ def _comparisons(records: Sequence[Record]) -> list[Comparison]:
 
 def _groups(records: Sequence[Record]) -> list[Group]:
     """Records that differ in nothing but the seed, the baseline's first."""
-    found: dict[tuple, dict[int, Record]] = {}
+    found: dict[tuple, dict[int | None, Record]] = {}
     for r in records:
         seeds = found.setdefault((r.method, r.labeled, r.preset, r.name, _key(r.overrides)), {})
         if r.seed in seeds:
             raise InputError(f"{seeds[r.seed].file} and {r.file} are the same run: keep one of them.")
         seeds[r.seed] = r
-    groups = [Group(tuple(seeds[seed] for seed in sorted(seeds))) for seeds in found.values()]
+    groups = [Group(tuple(seeds[seed] for seed in sorted(seeds, key=_seed_order))) for seeds in found.values()]
     return sorted(groups, key=lambda group: group.first.method != SUPERVISED)
 
 
@@ -312,6 +312,10 @@ def _check_same_folds(records: Sequence[Record]) -> None:
 
 def _order(labeled: int | str) -> float:
     return float("inf") if labeled == ALL else labeled
+
+
+def _seed_order(seed: int | None) -> int:
+    return -1 if seed is None else seed
 
 
 def _key(content: dict[str, Any]) -> str:

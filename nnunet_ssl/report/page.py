@@ -18,7 +18,7 @@ from nnunet_ssl.report.comparison import Comparison, Section, make_sections
 from nnunet_ssl.report.figures import class_panels, curve_panels, gap_figure, label_panels
 from nnunet_ssl.report.html import data_uri, render
 from nnunet_ssl.report.methods import ListedMethod, read_methods
-from nnunet_ssl.report.records import read_records
+from nnunet_ssl.report.records import read_sources
 from nnunet_ssl.report.significance import LEVEL
 from nnunet_ssl.report.svg import Drawing, as_grid
 
@@ -27,7 +27,10 @@ GENERATOR = "nnunet_ssl report"
 FIGURES = (".svg", ".png")
 COLUMNS = 4  # of panels in a file
 DELAY = 1.0  # seconds after which a progress bar shows
-NO_OVERLAY = "To see the best, median and worst case, name the work folder of benchmarks/accuracy.py with --overlays."
+NO_OVERLAY = (
+    "To see the best, median and worst case: nnunet_ssl compare with folders of predictions, or --overlays with the work "
+    "folder of benchmarks/accuracy.py."
+)
 NOT_FOUND = "The folders of --overlays have no predictions of the baseline and of the best method with these figures."
 
 
@@ -46,7 +49,7 @@ def write_report(folders: Sequence[Path], out: Path, works: Sequence[Path] = ())
     _check_replaceable(out)
     if missing := [work for work in works if not work.is_dir()]:
         raise InputError(f"--overlays {missing[0]}: not a folder.")
-    records = read_records(folders)
+    records, left_out = read_sources(folders)
     sections = make_sections(records)
     methods = read_methods()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -56,6 +59,7 @@ def write_report(folders: Sequence[Path], out: Path, works: Sequence[Path] = ())
         content = {
             "generator": GENERATOR,
             "count": len(records),
+            "left_out": left_out,
             "level": LEVEL,
             "matrix": matrix.make_matrix(sections, methods),
             "sections": [_section(section, partial, works, methods) for section in shown],

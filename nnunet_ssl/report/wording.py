@@ -65,7 +65,7 @@ def rows(comparison: Comparison, papers: dict[str, str]) -> list[dict[str, Any]]
             "gain": signed(row.gain),
             "interval": "" if row.interval is None else f"[{', '.join(map(signed, row.interval))}]",
             "closed": DASH if row.closed is None else percent(row.closed),
-            "p": probability(row.p),
+            "p": "" if row.p is None else probability(row.p),
             "corrected": probability(row.corrected),
             "verdict": row.verdict,
             "tone": _tone(row),
@@ -86,7 +86,7 @@ def notes(comparison: Comparison) -> list[str]:
         found.append(f"The baseline with {comparison.labeled} labels has no record: no gain, no gap, no test.")
     elif tested := sum(row.claim for row in comparison.rows):
         methods = "one method" if tested == 1 else f"{tested} methods"
-        found.append(f"Paired tests over n = {comparison.n} test cases; Holm's correction for {methods}.")
+        found.append(f"Paired tests over n = {comparison.n} cases; Holm's correction for {methods}.")
         if smallest_p(comparison.n) * tested > LEVEL:
             found.append("With so few test cases and so many methods no p (Holm) can be small: more cases are needed.")
     if lower and count and lower.seeds == 1:

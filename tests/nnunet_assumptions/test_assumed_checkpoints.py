@@ -127,10 +127,7 @@ def test_progress_is_drawn_with_lists_of_ours_among_them(tmp_path):
 
 
 def test_lines_of_the_log(trainer, monkeypatch):
-    """The accuracy benchmark reads its curves, and the demo its progress, from the training's log."""
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-    from records import read_logs
-
+    """The report reads its curves, and the demo its progress, from the training's log."""
     monkeypatch.setattr(trainer, "save_checkpoint", lambda file: None)
     monkeypatch.setattr(trainer.logger, "plot_progress_png", lambda folder: None)
     trainer.on_epoch_start()
