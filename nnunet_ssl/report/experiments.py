@@ -22,13 +22,12 @@ from nnunet_ssl.files import read_json
 from nnunet_ssl.report.methods import PREFIX
 from nnunet_ssl.report.records import ALL, METRICS, ROLES, SUPERVISED, Record
 from nnunet_ssl.results.measured import read_metrics, read_summary
-from nnunet_ssl.results.training_log import read_training
+from nnunet_ssl.results.training_log import RUN_LOG, read_training
 
 if TYPE_CHECKING:
     from nnunet_ssl.data.origin import Origin
 
 BASELINE = "Supervised"  # the trainer; a record has SUPERVISED
-RUN_LOG = "nnunet_ssl_run.log"
 PerCase = dict[str, dict[str, float | None]]
 
 
@@ -218,11 +217,8 @@ def _together(lists: Sequence[Sequence[str]]) -> dict[str, Any]:
 def _device(place: Path) -> str:
     """As nnU-Net wrote it down, without the number of the GPU."""
     file = place / "debug.json"
-    return (
-        str(read_json(file, "train the fold again").get("device", "unknown")).split(":")[0]
-        if file.is_file()
-        else "unknown"
-    )
+    noted = read_json(file, "train the fold again") if file.is_file() else {}
+    return str(noted.get("device", "unknown")).split(":")[0]
 
 
 def _command(place: Path) -> str:

@@ -28,8 +28,8 @@ FIGURES = (".svg", ".png")
 COLUMNS = 4  # of panels in a file
 DELAY = 1.0  # seconds after which a progress bar shows
 NO_OVERLAY = (
-    "To see the best, median and worst case: nnunet_ssl compare with folders of predictions, or --overlays with the work "
-    "folder of benchmarks/accuracy.py."
+    "To see the best, median and worst case: nnunet_ssl compare with folders of predictions, or --overlays with the "
+    "work folder of benchmarks/accuracy.py."
 )
 NOT_FOUND = "The folders of --overlays have no predictions of the baseline and of the best method with these figures."
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+RUN_LOG = "nnunet_ssl_run.log"  # what `nnunet_ssl run` called, and all that it printed
 NUMBER = r"(-?[\d.]+(?:e[+-]?\d+)?|nan|-?inf)"
 CURVES = {
     "train_loss": re.compile(rf"train_loss {NUMBER}"),

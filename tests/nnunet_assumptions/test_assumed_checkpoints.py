@@ -18,6 +18,7 @@ from nnunet_ssl._bootstrap import trainers_folder
 from nnunet_ssl.checkpoints import read_whole
 from nnunet_ssl.errors import InputError, machine_fault, refusal
 from nnunet_ssl.results.export import PREDICTION_KEYS
+from nnunet_ssl.results.training_log import read_logs
 from nnunet_ssl.training.pretrained import HEADS, NNUNETS_CALLER, NNUNETS_LOADER
 
 # what `ResumableTrainer._write` writes beside our own entry

@@ -115,7 +115,7 @@ def test_a_baseline_with_all_labels_is_the_upper_bound(tmp_path):
 
 
 def test_what_is_no_result_is_named(tmp_path):
-    train(tmp_path, "Supervised", 0, 0.5)
+    supervised = train(tmp_path, "Supervised", 0, 0.5)
     (train(tmp_path, "BCP", 0, 0.5) / "checkpoint_final.pth").unlink()
     (train(tmp_path, "CPS", 0, 0.5) / "nnunet_ssl_origin.json").unlink()
     (train(tmp_path, "DHC", 0, 0.5) / "validation" / "summary.json").unlink()
