@@ -124,9 +124,7 @@ def test_what_is_no_result_is_named(tmp_path):
         ("BCP", "not finished"), ("CPS", "of unknown origin: no nnunet_ssl_origin.json"), ("DHC", "not validated"),
     ):  # fmt: skip
         assert f"Left out: Dataset007_X/nnUNetTrainer{method}__nnUNetPlans__2d/fold_0: {reason}." in page
-    (
-        tmp_path / "Dataset007_X" / "nnUNetTrainerSupervised__nnUNetPlans__2d" / "fold_0" / "checkpoint_final.pth"
-    ).unlink()
+    (supervised / "checkpoint_final.pth").unlink()
     with pytest.raises(InputError, match="has no finished fold: .*Supervised.*not finished"):
         read_experiments(tmp_path)
 
