@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from nnunet_ssl.data.raw import listed, read_dataset_json
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import read_json
+from nnunet_ssl.report.comparison import LENGTH
 from nnunet_ssl.report.methods import PREFIX
 from nnunet_ssl.report.records import ALL, METRICS, ROLES, SUPERVISED, Record
 from nnunet_ssl.results.measured import read_metrics, read_summary
@@ -74,11 +75,18 @@ def read_experiments(folder: Path) -> tuple[list[Record], list[str]]:
         raise InputError(f"{folder} has no finished fold: {listed(left_out)}.")
     records = []
     for (dataset, configuration, plans, fingerprint), folds in experiments.items():
-        definition = {"configuration": configuration, "plans": f"{plans} {fingerprint[:8]}"}
+        definition = {"configuration": configuration, "plans": f"{plans} {fingerprint[:8]}"} | _shared_overrides(folds)
         for what in ("validation", "test"):
             measured = [fold for fold in folds if getattr(fold, what)]
             records += _records_of(f"{dataset} {configuration}", what, measured, definition)
     return records, left_out
+
+
+def _shared_overrides(folds: Sequence[TrainedFold]) -> dict[str, Any]:
+    """What all trainings of an experiment were told alike, beside length and seed: no part of a method's name."""
+    first, *others = (fold.origin.overrides for fold in folds)
+    keys = first.keys() - LENGTH - {"seed"}
+    return {key: first[key] for key in sorted(keys) if all(key in o and o[key] == first[key] for o in others)}
 
 
 def _fold_folders(folder: Path) -> Iterator[Path]:

@@ -88,6 +88,14 @@ def test_methods_are_compared_on_the_folds_that_they_share(tmp_path):
     assert row.gain == pytest.approx(0.05) and row.p is None and row.interval is None  # liver +0.1, spleen as it was
 
 
+def test_an_override_of_all_is_no_part_of_a_name(tmp_path):
+    for method, own in (("Supervised", {}), ("BCP", {"weight": 0.5})):
+        train(tmp_path, method, 0, 0.5, overrides=LENGTH | {"initial_lr": 0.03} | own)
+    [section] = make_sections(read_experiments(tmp_path)[0])
+    assert [group.label for group in section.comparisons[0].groups] == ["supervised", "BCP {weight: 0.5}"]
+    assert section.definition["initial_lr"] == 0.03
+
+
 def test_seeds_and_test_cases(tmp_path):
     for seed in (0, 1):
         for fold in (0, 1):
