@@ -27,7 +27,7 @@ from typing import Any
 
 from partly_annotated import add_partial, link_naive
 from postprocessing import write_rule
-from records import commit, make_table, read_measures, read_training, versions
+from records import commit, make_table, read_measures, versions
 from rich.console import Console
 from rows import NAIVE, PRESETS, Row, definition, length, make_rows, record_file, recorded, shown
 from steps import digest_of, run_command
@@ -41,6 +41,7 @@ from nnunet_ssl.files import read_json, write_json
 from nnunet_ssl.locks import locked
 from nnunet_ssl.report.comparison import make_sections
 from nnunet_ssl.report.records import ALL, read_record
+from nnunet_ssl.results.training_log import read_training
 from nnunet_ssl.runner.local import interrupted_by_signals
 from nnunet_ssl.runner.plan import BASELINE, Experiment, Run
 from nnunet_ssl.training.settings import VARIABLE

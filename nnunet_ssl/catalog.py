@@ -17,7 +17,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.facts import Facts, Term
+from nnunet_ssl.facts import Facts, Term, mapping_text, value_text
 from nnunet_ssl.listing import PREFIX, Listed, Trainer, find_trainer, read_listing
 from nnunet_ssl.method import Method
 from nnunet_ssl.training.settings import VARIABLE
@@ -187,18 +187,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-
-
-def value_text(value: Any) -> str:
-    """A value as it is written in `nnUNet_ssl_config`, "" for none."""
-    if value is None:
-        return ""
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def mapping_text(values: dict[str, Any]) -> str:
-    """Hyperparameters as they are written in `nnUNet_ssl_config`."""
-    return "{" + ", ".join(f"{name}: {value_text(value)}" for name, value in values.items()) + "}"
 
 
 def _example(entry: Entry) -> str:

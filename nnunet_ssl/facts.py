@@ -162,3 +162,15 @@ def _check_fields(kind: type, entry: Mapping[str, Any], where: str) -> None:
         raise InputError(f"{where}: lacks {', '.join(missing)}; the head of the file says what these are.")
     if unknown := sorted(set(entry) - {each.name for each in fields(kind)}):
         raise InputError(f"{where}: unknown {', '.join(unknown)}; the head of the file lists the fields.")
+
+
+def value_text(value: Any) -> str:
+    """A value as it is written in `nnUNet_ssl_config`, "" for none."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def mapping_text(values: dict[str, Any]) -> str:
+    """Hyperparameters as they are written in `nnUNet_ssl_config`."""
+    return "{" + ", ".join(f"{name}: {value_text(value)}" for name, value in values.items()) + "}"

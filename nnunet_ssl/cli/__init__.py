@@ -7,6 +7,7 @@ import typer
 
 from nnunet_ssl.cli.backbone import backbone
 from nnunet_ssl.cli.check import check
+from nnunet_ssl.cli.compare import compare
 from nnunet_ssl.cli.convert import app as convert
 from nnunet_ssl.cli.demo import demo
 from nnunet_ssl.cli.evaluate import evaluate
@@ -32,8 +33,8 @@ app = typer.Typer(
 )
 app.add_typer(convert, name="convert", short_help=convert.info.help)
 for verb in (
-    preprocess, propagate, check, split, plan, methods, backbone, run, predict_next_stage, export, evaluate, report,
-    demo,
+    preprocess, propagate, check, split, plan, methods, backbone, run, predict_next_stage, export, evaluate, compare,
+    report, demo,
 ):  # fmt: skip
     app.command(verb.__name__, short_help=(verb.__doc__ or "").partition("\n")[0])(verb)
 

@@ -74,6 +74,9 @@ def evaluate(
         console.print(f"not annotated, as dataset.json says: {counts} case(s); they are left out of its means.")
     if any(missed.values()):
         console.print("missed: cases whose prediction lacks the class: Dice 0, left out of the mean distances.")
+    if spurious := {name: cases for name, cases in result["spurious"].items() if cases}:
+        counts = ", ".join(f"{escape(name)} in {len(cases)}" for name, cases in spurious.items())
+        console.print(f"found where the reference has none: {counts} case(s); no value tells of it.")
     for line in (*in_words(result["space"], "the prediction", "the reference"), *seen_in_words(result["seen"])):
         print(line)
     print(f"Every case's values: {output}")

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from nnunet_ssl.catalog import mapping_text
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.facts import mapping_text
 from nnunet_ssl.report.records import ALL, ROLES, SUPERVISED, Record
-from nnunet_ssl.report.significance import LEVEL, holm, paired_p
+from nnunet_ssl.report.significance import LEVEL, bootstrap_interval, holm, paired_p
 
 MINUS = "−"  # as wide as the plus sign
 # overrides that every run of an iteration number has, or that its preset tells
@@ -121,16 +121,19 @@ class Row:
     Attributes:
         gain: of Dice over the lower bound; None where that is missing.
         closed: share of the way from the lower to the upper bound; None where a bound is missing or there is no way.
-        p, corrected: of the paired test against the lower bound, as it is and after Holm's correction in the table.
         claim: whether there are enough seeds to say anything: two or more of the method and of the baseline.
+        p, corrected: of the paired test against the lower bound, as it is and after Holm's correction in the table;
+            None without a claim.
+        interval: of the gain, 95 %, over test cases; None without a claim.
     """
 
     group: Group
     gain: float | None
     closed: float | None
-    p: float | None
-    corrected: float | None
     claim: bool
+    p: float | None = None
+    corrected: float | None = None
+    interval: tuple[float, float] | None = None
 
     @property
     def better(self) -> bool:
@@ -173,20 +176,21 @@ class Comparison:
         """The methods as compared with the bounds."""
         lower, upper = self.lower, self.upper
         if lower is None:
-            return [Row(group, None, None, None, None, False) for group in self.methods]
-        cases = list(lower.case_dice)
-        values = [[group.case_dice[case] for case in cases] for group in (lower, *self.methods)]
-        p = [paired_p(of_method, values[0]) for of_method in values[1:]]
+            return [Row(group, None, None, False) for group in self.methods]
+        claimed = [group for group in self.methods if min(group.seeds, lower.seeds) > 1]
+        pairs = [[(group.case_dice[case], value) for case, value in lower.case_dice.items()] for group in claimed]
+        p = [paired_p(*zip(*pair, strict=True)) for pair in pairs]
+        intervals = [bootstrap_interval([method - baseline for method, baseline in pair]) for pair in pairs]
+        tested = dict(zip(map(id, claimed), zip(p, holm(p), intervals, strict=True), strict=True))
         return [
             Row(
                 group,
-                gain=group.dice - lower.dice,
-                closed=gap_closed(group.dice, lower.dice, upper.dice) if upper else None,
-                p=plain,
-                corrected=corrected,
-                claim=min(group.seeds, lower.seeds) > 1,
+                group.dice - lower.dice,
+                gap_closed(group.dice, lower.dice, upper.dice) if upper else None,
+                id(group) in tested,
+                *tested.get(id(group), ()),
             )
-            for group, plain, corrected in zip(self.methods, p, holm(p), strict=True)
+            for group in self.methods
         ]
 
 
@@ -275,13 +279,13 @@ def _comparisons(records: Sequence[Record], baseline: str) -> list[Comparison]:
 
 def _groups(records: Sequence[Record], baseline: str) -> list[Group]:
     """Records that differ in nothing but the seed, the baseline's first, then the supervised ones."""
-    found: dict[tuple, dict[int, Record]] = {}
+    found: dict[tuple, dict[int | None, Record]] = {}
     for r in records:
         seeds = found.setdefault((r.method, r.labeled, r.preset, r.name, _key(r.overrides)), {})
         if r.seed in seeds:
             raise InputError(f"{seeds[r.seed].file} and {r.file} are the same run: keep one of them.")
         seeds[r.seed] = r
-    groups = [Group(tuple(seeds[seed] for seed in sorted(seeds))) for seeds in found.values()]
+    groups = [Group(tuple(seeds[seed] for seed in sorted(seeds, key=_seed_order))) for seeds in found.values()]
     return sorted(groups, key=lambda group: [group.first.method != name for name in (baseline, SUPERVISED)])
 
 
@@ -318,6 +322,10 @@ def _check_same_folds(records: Sequence[Record]) -> None:
 
 def _order(labeled: int | str) -> float:
     return float("inf") if labeled == ALL else labeled
+
+
+def _seed_order(seed: int | None) -> int:
+    return -1 if seed is None else seed
 
 
 def _key(content: dict[str, Any]) -> str:

@@ -21,10 +21,10 @@ from tqdm import tqdm
 from nnunet_ssl.data.origin import read_origin
 from nnunet_ssl.locks import locked
 from nnunet_ssl.machine import nnunets_variables
+from nnunet_ssl.results.training_log import RUN_LOG
 from nnunet_ssl.runner.plan import Experiment, Run
 from nnunet_ssl.training.settings import VARIABLE
 
-LOG_FILE = "nnunet_ssl_run.log"
 SHOW_EVERY, SAY_EVERY = 2, 600  # seconds between two looks at the epochs, and between two lines without a terminal
 PATIENCE = 60  # seconds that a training has to end its step and write its checkpoint
 
@@ -135,7 +135,7 @@ def say(line: str) -> None:
 def _start(experiment: Experiment, run: Run, gpu: str | None, variables: dict[str, str]) -> _Training:
     state, folder, command = experiment.state(run), experiment.folder(run), experiment.command(run)
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / LOG_FILE
+    log = folder / RUN_LOG
     with log.open("a", encoding="utf-8") as stream:
         stream.write(f"\n=== {time.strftime('%Y-%m-%d %H:%M:%S')} {VARIABLE}='{json.dumps(experiment.settings(run))}' ")
         stream.write(f"{' '.join(command)}\n")

@@ -33,7 +33,8 @@ from nnunet_ssl.listing import BASELINE, PREFIX, full_name, trainer_names
 from nnunet_ssl.method import Method
 from nnunet_ssl.names import suggestion
 from nnunet_ssl.results.evaluation import read_labels
-from nnunet_ssl.runner.testing import MODULE, read_metrics, require_test_cases
+from nnunet_ssl.results.measured import read_metrics, read_summary
+from nnunet_ssl.runner.testing import MODULE, require_test_cases
 from nnunet_ssl.training.configured import NNUNET_FOLDS, ConfiguredTrainer
 from nnunet_ssl.training.settings import STREAM_SETTINGS, TRAINER_SETTINGS, VARIABLE, check_settings, parse_overrides
 
@@ -144,15 +145,6 @@ class Experiment:
             "PYTHONUNBUFFERED": "1",  # so that the log can be followed
         }
         return os.environ | variables | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
-
-
-def read_summary(folder: Path) -> dict | None:
-    """What nnU-Net measured on a fold; None if there is no `validation/summary.json` or a cut-off one."""
-    try:
-        summary = json.loads((folder / "validation" / "summary.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return summary if isinstance(summary, dict) and "mean" in summary else None
 
 
 def words(texts: Iterable[str] | None) -> list[str]:

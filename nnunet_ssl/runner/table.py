@@ -14,8 +14,8 @@ from nnunet_ssl.data.origin import read_origin
 from nnunet_ssl.data.raw import preprocessed_folder, read_dataset_json
 from nnunet_ssl.files import read_json, write_json, write_text
 from nnunet_ssl.results.evaluation import read_labels
-from nnunet_ssl.runner.plan import Experiment, Run, read_summary, require_own
-from nnunet_ssl.runner.testing import read_metrics
+from nnunet_ssl.results.measured import read_metrics, read_summary
+from nnunet_ssl.runner.plan import Experiment, Run, require_own
 
 TEST = {"dice": "Dice", "asd_mm": "ASD in mm, without the cases that miss a class,"}  # of `results.evaluation`
 

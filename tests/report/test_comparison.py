@@ -87,7 +87,7 @@ def test_a_case_is_the_mean_over_its_classes_and_the_seeds(tmp_path):
     ],
 )
 def test_verdicts(gain, corrected, claim, verdict, better):
-    row = Row(Group(()), gain, None, corrected, corrected, claim)
+    row = Row(Group(()), gain, None, claim, corrected, corrected)
     assert (row.verdict, row.better) == (verdict, better)
 
 
