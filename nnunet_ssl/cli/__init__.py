@@ -18,6 +18,7 @@ from nnunet_ssl.cli.propagate import propagate
 from nnunet_ssl.cli.report import report
 from nnunet_ssl.cli.run import run
 from nnunet_ssl.cli.split import split
+from nnunet_ssl.cli.suggest import suggest
 from nnunet_ssl.errors import InputError, machine_fault, say
 
 app = typer.Typer(
@@ -30,7 +31,7 @@ app = typer.Typer(
 app.add_typer(convert, name="convert")
 for verb in (
     preprocess, propagate, check, split, plan, methods, backbone, run, predict_next_stage, export, evaluate, report,
-    demo,
+    suggest, demo,
 ):  # fmt: skip
     app.command(verb.__name__)(verb)
 
@@ -42,6 +43,7 @@ MANY_VALUES = {
     "run": {"--methods", "--folds", "--seeds", "--gpus", "--slurm"},
     "predict_next_stage": {"-f"},
     "export": {"-f"},
+    "suggest": {"-f"},
     "report": {"--overlays"},
 }
 

@@ -1,0 +1,1 @@
+"""Which scan to annotate next, and its labels taken in."""
