@@ -68,10 +68,7 @@ def write_page(out: Path, model: Model, strategy: str, choices: Sequence[Choice]
                 "reason": choice.reason,
                 "draft": f"drafts/{choice.scores.case}{ending}",
                 "place": place,
-                "planes": [
-                    {"name": plane.name, "image": picture(plane, labels, colors), "width": width_of(plane)}
-                    for plane in planes
-                ],
+                "planes": [{"name": plane.name, "image": picture(plane, labels, colors)} for plane in planes],
                 "classes": what_to_correct(choice.scores, colors),
                 "scores": scores_in_words(choice.scores, pool),
             }
@@ -128,13 +125,6 @@ def scores_in_words(scores: CaseScores, pool: Sequence[CaseScores]) -> list[dict
             {"name": name, "meaning": meaning, "value": f"{value:.4g}", "median": f"{median:.4g}", "place": f"{place}"}
         )
     return rows
-
-
-def width_of(plane: Plane) -> int:
-    """Pixels that a plane's two panels deserve on a page: 1.0 of their height for a square."""
-    rows, columns = plane.image.shape
-    ratio = columns * plane.size[1] / (rows * plane.size[0])
-    return int(2 * 300 * min(max(ratio, 0.5), 1.6))
 
 
 def picture(plane: Plane, labels: dict[str, tuple[int, ...]], colors: dict[str, str]) -> str:

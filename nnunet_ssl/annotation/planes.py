@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ssl.data.space import VoxelGrid, grid_of, nearest_axes, turn
 
@@ -42,7 +42,6 @@ def three_planes(
     uncertainty: np.ndarray,
     properties: Mapping[str, Any],
     plans: PlansManager,
-    configuration: ConfigurationManager,
 ) -> tuple[list[Plane], str]:
     """The planes, one alone in 2D data, and where they cross, in words.
 

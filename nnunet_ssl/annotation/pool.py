@@ -79,7 +79,7 @@ def score_pool(model: Model, files: dict[str, str], folder: Path, processes: int
             properties = _properties(case, Path(files[case]).with_suffix(".pkl"))
             scored = model.predictor.score(case, torch.from_numpy(image))
             maps = (image[0], scored.segmentation, scored.uncertainty)
-            planes = three_planes(*maps, properties, plans, configuration)
+            planes = three_planes(*maps, properties, plans)
             common = (properties, plans, configuration, model.predictor.dataset_json, folder)
             yield case, (scored.scores, scored.logits.numpy(), planes, *common)
 

@@ -56,12 +56,17 @@ class ScoringPredictor(nnUNetPredictor):
         self.parts = unets_of(self.network)
         mirrored = self.use_mirroring and self.allowed_mirroring_axes
         self.compares_passes = bool(mirrored) and len(self.list_of_parameters) == 1
-        self.has_information = self.compares_passes or len(self.list_of_parameters) > 1
         self.window_means: list[Tensor] = []  # bottleneck features of each window, (features,)
         further = bool(self.parts) + self.compares_passes
         # all that nnU-Net's sliding window asks of labels
         self.label_manager = SimpleNamespace(num_segmentation_heads=self.kind.channels + further)
         self.heads = [self._head(parameters) for parameters in self.list_of_parameters] if self.parts else []
+
+    @property
+    def gives(self) -> set[str]:
+        """The scores that this model has beside those of all models."""
+        information = self.compares_passes or len(self.list_of_parameters) > 1
+        return {*(["instability", "distance"] if self.parts else []), *(["mutual_information"] if information else [])}
 
     def _head(self, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """W W^T and W d of a fold's head; of several members that are averaged they are one head of them all."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,15 +35,17 @@ class Choice:
     reason: str
 
 
-def choose(strategy: str, pool: Sequence[CaseScores], labeled: Labeled, n: int) -> list[Choice]:
-    """The first `n` of the pool, or all of it, in the order of a strategy.
+def require(strategy: str, scores: Collection[str]) -> None:
+    """Raises InputError if there is no such strategy, or the model gives other scores than it needs."""
+    if strategy not in STRATEGIES:
+        raise InputError(f"--strategy {strategy[:40]}: there is no such strategy; there are {', '.join(STRATEGIES)}.")
+    needed = NEEDS.get(strategy)
+    if needed and needed not in scores:
+        raise InputError(f"--strategy {strategy}: {MISSING[needed]}")
 
-    Raises:
-        InputError: the network or the number of passes does not give the scores that it needs.
-    """
-    for name in NEEDS.get(strategy, ()):
-        if any(getattr(scores, name) is None for scores in pool):
-            raise InputError(f"--strategy {strategy}: {MISSING[name]}")
+
+def choose(strategy: str, pool: Sequence[CaseScores], labeled: Labeled, n: int) -> list[Choice]:
+    """The first `n` of the pool, or all of it, in the order of a strategy that has its scores (`require`)."""
     choices = STRATEGIES[strategy](pool, labeled)[:n]
     unlike = [choice.scores.distance is not None and not labeled.has_like(choice.scores) for choice in choices]
     return [
@@ -141,11 +143,7 @@ STRATEGIES: dict[str, Callable[[Sequence[CaseScores], Labeled], list[Choice]]] =
     "diversity": diversity,
     "random": random,
 }
-NEEDS = {
-    "boostmis": ("instability",),
-    "mutual-information": ("mutual_information",),
-    "diversity": ("distance",),
-}
+NEEDS = {"boostmis": "instability", "mutual-information": "mutual_information", "diversity": "distance"}
 _NO_UNET = "the network has no encoder and decoder of nnU-Net's U-Nets; take entropy, mutual-information or random."
 MISSING = {
     "instability": _NO_UNET,

@@ -11,14 +11,15 @@ The folder that results::
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_ssl.annotation.drafts import install, refuse_corrected
 from nnunet_ssl.annotation.model import Model, load_model
 from nnunet_ssl.annotation.page import PAGE, write_page
 from nnunet_ssl.annotation.pool import Record, begin_folder, describe_labeled, read_record, score_pool
-from nnunet_ssl.annotation.scores import within_pool
-from nnunet_ssl.annotation.strategies import STRATEGIES, choose
+from nnunet_ssl.annotation.scores import CaseScores, within_pool
+from nnunet_ssl.annotation.strategies import NEEDS, Choice, choose, require
 from nnunet_ssl.data.raw import dataset_number
 from nnunet_ssl.data.unlabeled import read_cases, unlabeled_folder
 from nnunet_ssl.errors import InputError
@@ -55,13 +56,13 @@ def suggest(
         InputError: of all that `load_model` and `score_pool` name; there is no unlabeled case, no such strategy, or
             `out` holds corrected drafts.
     """
-    if strategy not in STRATEGIES:
-        raise InputError(f"--strategy {strategy[:40]}: there is no such strategy; there are {', '.join(STRATEGIES)}.")
+    require(strategy, set(NEEDS.values()))
     if n < 1:
         raise InputError(f"-n {n}: suggest at least one case.")
     out = out.resolve()
     require_new_folder(out, "-o")
     model = load_model(dataset_id, configuration, trainer, folds, plans, checkpoint, device, mirroring)
+    require(strategy, model.predictor.gives)
     folder = unlabeled_folder(model.base, model.predictor.configuration_manager)
     files = {
         case: str(folder / f"{case}.b2nd") for case in read_cases(folder, model.plans, configuration, model.base.name)
@@ -80,7 +81,14 @@ def suggest(
         return _write(out, model, strategy, choices, records, scored)
 
 
-def _write(out: Path, model: Model, strategy: str, choices, records: dict[str, Record], scored) -> Path:
+def _write(
+    out: Path,
+    model: Model,
+    strategy: str,
+    choices: Sequence[Choice],
+    records: dict[str, Record],
+    scored: Sequence[CaseScores],
+) -> Path:
     ending = model.predictor.dataset_json["file_ending"]
     cases = [
         {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nnunet_ssl.annotation.scores import CaseScores, ClassScores, within_pool
-from nnunet_ssl.annotation.strategies import STRATEGIES, Labeled, choose
+from nnunet_ssl.annotation.strategies import STRATEGIES, Labeled, choose, require
 from nnunet_ssl.errors import InputError
 
 NOBODY = Labeled((), None)
@@ -103,14 +103,17 @@ def test_ties_are_broken_by_name_and_all_can_be_taken(strategy):
 
 
 @pytest.mark.parametrize(
-    ("strategy", "lacking", "words"),
+    ("strategy", "words"),
     [
-        ("boostmis", "instability", "no encoder and decoder"),
-        ("diversity", "distance", "no encoder and decoder"),
-        ("mutual-information", "mutual_information", "name more folds with -f"),
+        ("boostmis", "the network has no encoder and decoder"),
+        ("diversity", "the network has no encoder and decoder"),
+        ("mutual-information", "one fold without mirroring is a single pass"),
+        ("best", "there is no such strategy; there are boostmis, entropy, mutual-information, diversity, random."),
     ],
 )
-def test_a_strategy_without_its_score_is_refused(strategy, lacking, words):
-    with pytest.raises(InputError, match=words) as caught:
-        choose(strategy, [case("a", **{"distance": 1.0, lacking: None})], NOBODY, 1)
-    assert str(caught.value).startswith(f"--strategy {strategy}: ") and "\n" not in str(caught.value)
+def test_a_strategy_that_is_none_or_lacks_its_score_is_refused(strategy, words):
+    with pytest.raises(InputError) as caught:
+        require(strategy, set())
+    assert str(caught.value).startswith(f"--strategy {strategy}: {words}") and "\n" not in str(caught.value)
+    for name in ("entropy", "random"):
+        require(name, set())
