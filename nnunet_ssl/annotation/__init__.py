@@ -1,1 +1,1 @@
-"""Which scan to annotate next, and its labels taken in."""
+"""Which scan to annotate next, and taking its labels in."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,20 @@ def files_of(folder: Path, case: str, ending: str) -> list[Path]:
     return [file for file in (folder / f"{case}{ending}", folder / f"{case}.json") if file.is_file()]
 
 
-def refuse_corrected(folder: Path, ending: str, digests: Iterable[str], plans: PlansManager, remedy: str) -> None:
-    """Raises InputError if a folder of drafts holds anything but drafts of these digests: it may be somebody's work."""
+def refuse_corrected(
+    folder: Path, ending: str, digests: Iterable[str], taken_in: Collection[str], plans: PlansManager, remedy: str
+) -> None:
+    """Raises InputError if a folder of drafts holds anything but drafts of these digests: it may be somebody's work.
+
+    Args:
+        taken_in: cases that were suggested and are labeled by now, whose drafts may go.
+    """
     known = set(digests)
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
         stem = file.name.removesuffix(ending)
         if is_clutter(file.name) or (file.suffix == ".json" and (folder / f"{file.stem}{ending}").is_file()):
+            continue
+        if stem in taken_in:
             continue
         if stem == file.name or not file.is_file() or digest_of_draft(file, plans) not in known:
             raise InputError(f"{file} is no unchanged draft: {remedy}")

@@ -73,7 +73,7 @@ def load_model(
         device=torch.device(device),
         allow_tqdm=False,
     )
-    with _refusing(folder):
+    with _refusing(folder / f"fold_{folds[0]}" / checkpoint):
         predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), checkpoint)
     for fold, parameters in weights.items():
         with _refusing(folder / f"fold_{fold}" / checkpoint):
@@ -96,7 +96,7 @@ def _refusing(file: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, LookupError, TypeError, AttributeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{file} cannot be used ({reason[:200]}): train it again.") from error
 
 

@@ -11,7 +11,7 @@ The folder that results::
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from nnunet_ssl.annotation.drafts import install, refuse_corrected
@@ -68,7 +68,7 @@ def suggest(
         case: str(folder / f"{case}.b2nd") for case in read_cases(folder, model.plans, configuration, model.base.name)
     }
     with locked(out):
-        _refuse_corrected(out, model)
+        _refuse_corrected(out, model, files)
         begin_folder(out / "scored", model.mark)
         labeled = describe_labeled(model, out / "scored")
         records = score_pool(model, files, out / "scored", processes)
@@ -77,7 +77,7 @@ def suggest(
         if n > len(scored):
             print(f"-n {n}: there are {len(scored)} unlabeled cases, all of them are suggested.")
         choices = choose(strategy, scored, labeled, n)
-        _refuse_corrected(out, model)  # somebody may have begun while this ran
+        _refuse_corrected(out, model, files)  # somebody may have begun while this ran
         return _write(out, model, strategy, choices, records, scored)
 
 
@@ -113,18 +113,24 @@ def _write(
     return out / PAGE
 
 
-def _refuse_corrected(out: Path, model: Model) -> None:
-    """Raises InputError if drafts of an earlier suggestion were changed."""
+def _refuse_corrected(out: Path, model: Model, pool: Collection[str]) -> None:
+    """Raises InputError if drafts of an earlier suggestion were changed and not taken in yet."""
     digests = [read_record(file).draft_digest for file in (out / "scored" / "cases").glob("*.json")]
+    suggested = []
     if (file := out / SUGGESTED).is_file():
-        earlier = read_json(file, "name another folder with -o")
-        require_keys(earlier, {"cases": (list,)}, file, advice="name another folder with -o")
-        digests += [case.get("draft_digest") for case in earlier["cases"] if isinstance(case, dict)]
+        advice = "name another folder with -o"
+        earlier = read_json(file, advice)
+        require_keys(earlier, {"cases": (list,)}, file, advice=advice)
+        for case in earlier["cases"]:
+            require_keys(case, {"case": (str,), "draft_digest": (str,)}, file, "cases[].", advice)
+        suggested = [case["case"] for case in earlier["cases"]]
+        digests += [case["draft_digest"] for case in earlier["cases"]]
     remedy = (
         f"give it back first, `nnunet_ssl adopt -d {dataset_number(model.base.name)} {out / 'drafts'}`, or name "
         "another folder with -o"
     )
-    refuse_corrected(out / "drafts", model.predictor.dataset_json["file_ending"], digests, model.plans, remedy)
+    ending = model.predictor.dataset_json["file_ending"]
+    refuse_corrected(out / "drafts", ending, digests, {*suggested} - {*pool}, model.plans, remedy)
 
 
 def _random(case: str, seed: int) -> float:

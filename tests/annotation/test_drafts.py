@@ -33,16 +33,17 @@ def test_digest_is_of_int16_in_little_endian_and_the_order_of_the_array(tmp_path
 
 def test_a_corrected_draft_or_a_file_of_somebody_else_is_refused(tmp_path):
     folder = tmp_path / "drafts"
-    refuse_corrected(folder, ".nii.gz", [], PLANS, "")  # there is none
+    refuse_corrected(folder, ".nii.gz", [], [], PLANS, "")  # there is none
     file = write(folder / "a.nii.gz")
     (folder / ".DS_Store").touch()
-    refuse_corrected(folder, ".nii.gz", [label_digest(LABELS)], PLANS, "")
+    refuse_corrected(folder, ".nii.gz", [label_digest(LABELS)], [], PLANS, "")
     with pytest.raises(InputError, match=r"a\.nii\.gz is no unchanged draft: give it back"):
-        refuse_corrected(folder, ".nii.gz", [label_digest(LABELS + 1)], PLANS, "give it back")
+        refuse_corrected(folder, ".nii.gz", [label_digest(LABELS + 1)], [], PLANS, "give it back")
+    refuse_corrected(folder, ".nii.gz", [], ["a"], PLANS, "")  # it is labeled by now
     notes = folder / "notes.txt"
     notes.touch()
     with pytest.raises(InputError, match=r"notes\.txt is no unchanged draft"):
-        refuse_corrected(folder, ".nii.gz", [label_digest(LABELS)], PLANS, "")
+        refuse_corrected(folder, ".nii.gz", [label_digest(LABELS)], [], PLANS, "")
     assert file.is_file() and notes.is_file()
 
 

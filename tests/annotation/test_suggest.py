@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,11 @@ def run(out: Path, folds=("0",), **options) -> dict:
 
 def cases_of(content: dict) -> list[str]:
     return [case["case"] for case in content["cases"]]
+
+
+def unlabeled(dataset) -> Path:
+    (folder,) = dataset.base.glob("*_3d_fullres_unlabeled")
+    return folder
 
 
 def drafts_in(out: Path) -> list[str]:
@@ -123,7 +129,7 @@ def test_what_was_cut_off_goes_on(dataset, tmp_path, monkeypatch, scored):
         run(out)
     assert scored == POOL[:2] and not (out / "suggested.json").exists()
     assert run(out) == whole and scored == POOL
-    os.utime(dataset.base / "nnUNetPlans_3d_fullres_unlabeled" / f"{POOL[1]}.b2nd")  # preprocessed again
+    os.utime(unlabeled(dataset) / f"{POOL[1]}.b2nd")  # preprocessed again
     (out / "scored" / "drafts" / f"{POOL[3]}.nii.gz").unlink()
     assert run(out) == whole and scored == [*POOL, POOL[1], POOL[3]]
 
@@ -146,6 +152,21 @@ def test_corrected_drafts_are_left_alone(dataset, tmp_path):
     for options in ({}, {"strategy": "random"}, {"folds": ("1",)}):
         assert "is no unchanged draft: give it back first, `nnunet_ssl adopt -d 7" in refused(out, **options)
     assert file.read_bytes() == corrected
+
+
+def test_drafts_that_were_taken_in_make_room(dataset, tmp_path):
+    """The corrected case is no longer in the pool."""
+    out = tmp_path / "out"
+    case = run(out, n=1)["cases"][0]
+    labels = sitk.ReadImage(str(out / "drafts" / case["draft"]))
+    sitk.WriteImage(labels + 1, str(out / "drafts" / case["draft"]))
+    manifest = unlabeled(dataset) / "unlabeled.json"
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    content["cases"].remove(case["case"])
+    manifest.write_text(json.dumps(content), encoding="utf-8")
+    after = run(out, n=9)
+    assert sorted(cases_of(after)) == sorted({*POOL} - {case["case"]})
+    assert drafts_in(out) == sorted(each["draft"] for each in after["cases"])
 
 
 def test_more_than_there_are_takes_all_and_says_so(dataset, tmp_path, capsys):
@@ -180,9 +201,7 @@ def test_page_is_one_file_with_the_pictures_of_each_case(dataset, tmp_path):
 
 
 def without_cases(dataset):
-    for file in (dataset.base / "nnUNetPlans_3d_fullres_unlabeled").iterdir():
-        file.unlink()
-    (dataset.base / "nnUNetPlans_3d_fullres_unlabeled").rmdir()
+    shutil.rmtree(unlabeled(dataset))
 
 
 def with_other_plans(dataset):
@@ -200,7 +219,7 @@ def with_other_labels(dataset):
 
 
 def with_damaged_image(dataset):
-    (dataset.base / "nnUNetPlans_3d_fullres_unlabeled" / "phantom_005.b2nd").write_bytes(b"no image")
+    (unlabeled(dataset) / "phantom_005.b2nd").write_bytes(b"no image")
 
 
 def with_weights_of_another_network(dataset):

@@ -18,6 +18,7 @@ COMMAND = Path(sys.executable).parent / "nnunet_ssl"
         ("run --methods A B --folds 0 1 --baseline", "run --methods A --methods B --folds 0 --folds 1 --baseline"),
         ("backbone -d 1 --network vnet -c 2d 3d_fullres -o X", "backbone -d 1 --network vnet -c 2d -c 3d_fullres -o X"),
         ("export -f 0 -o OUT", "export -f 0 -o OUT"),
+        ("suggest -d 1 -f 0 1 -n 5", "suggest -d 1 -f 0 -f 1 -n 5"),
         ("run --folds --seeds 0", "run --folds --seeds 0"),
         ("evaluate A B -c x y", "evaluate A B -c x y"),
         ("", ""),
@@ -30,7 +31,7 @@ def test_options_with_several_values(given, expected):
 def test_help_names_every_verb_and_is_fast_to_import():
     text = subprocess.run([COMMAND, "--help"], capture_output=True, encoding="utf-8", check=True).stdout
     training = ("convert", "preprocess", "check", "split", "methods", "backbone", "run")
-    for verb in (*training, "export", "evaluate", "report", "demo"):
+    for verb in (*training, "export", "evaluate", "report", "suggest", "demo"):
         assert f" {verb} " in text
     code = "import sys, nnunet_ssl.cli; assert not {'torch', 'nnunetv2', 'SimpleITK'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
