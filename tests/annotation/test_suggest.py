@@ -211,6 +211,14 @@ def with_other_plans(dataset):
     file.write_text(json.dumps(plans), encoding="utf-8")
 
 
+def with_a_second_stage(dataset):
+    file = dataset.base / f"{dataset.plans}.json"
+    plans = json.loads(file.read_text(encoding="utf-8"))
+    second = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    plans["configurations"]["3d_cascade_fullres"] = second
+    file.write_text(json.dumps(plans), encoding="utf-8")
+
+
 def with_other_labels(dataset):
     file = dataset.base / "dataset.json"
     content = json.loads(file.read_text(encoding="utf-8"))
@@ -234,6 +242,11 @@ def with_weights_of_another_network(dataset):
     [
         (without_cases, {}, "No preprocessed unlabeled cases: .* Put the unlabeled images in .*imagesUnlabeled"),
         (with_other_plans, {}, "was trained with other plans than .*nnUNetPlans_tiny.json is now"),
+        (
+            with_a_second_stage,
+            {"configuration": "3d_cascade_fullres"},
+            "3d_cascade_fullres is the second stage of a cascade.*: suggest with the first, -c 3d_lowres",
+        ),
         (with_other_labels, {}, "has other labels than .*: train the model anew"),
         (with_damaged_image, {}, r"case phantom_005: .*phantom_005.b2nd cannot be read .* run `nnunet_ssl preprocess`"),
         (with_weights_of_another_network, {}, r"fold_0/checkpoint_final.pth cannot be used .*: train it again"),
