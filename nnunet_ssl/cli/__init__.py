@@ -20,6 +20,7 @@ from nnunet_ssl.cli.propagate import propagate
 from nnunet_ssl.cli.report import report
 from nnunet_ssl.cli.run import run
 from nnunet_ssl.cli.split import split
+from nnunet_ssl.cli.suggest import suggest
 from nnunet_ssl.errors import InputError, machine_fault, say
 from nnunet_ssl.names import suggestion
 
@@ -34,7 +35,7 @@ app = typer.Typer(
 app.add_typer(convert, name="convert", short_help=convert.info.help)
 for verb in (
     preprocess, propagate, check, split, plan, methods, backbone, run, predict_next_stage, export, evaluate, compare,
-    report, demo,
+    report, suggest, demo,
 ):  # fmt: skip
     app.command(verb.__name__, short_help=(verb.__doc__ or "").partition("\n")[0])(verb)
 

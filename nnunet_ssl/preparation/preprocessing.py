@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import blosc2
 import numpy as np
@@ -26,7 +25,14 @@ from nnunet_ssl.data.raw import listed, preprocessed_folder, raw_folder, read_da
 from nnunet_ssl.data.reading import read_file
 from nnunet_ssl.data.space import Difference, align, grid_of, in_words, summarize, worst
 from nnunet_ssl.data.splits import read_splits
-from nnunet_ssl.data.unlabeled import MANIFEST, find_unlabeled, manifest_content, plans_fingerprint, unlabeled_folder
+from nnunet_ssl.data.unlabeled import (
+    MANIFEST,
+    find_unlabeled,
+    load_properties,
+    manifest_content,
+    plans_fingerprint,
+    unlabeled_folder,
+)
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import write_text, writing
 from nnunet_ssl.locks import locked
@@ -36,10 +42,6 @@ from nnunet_ssl.pools import Pool
 # nnU-Net's own defaults, where cores and memory allow; anything else gets 4.
 PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
 PARTIAL = ".partial"
-NUMPY_NUMBERS = {
-    ("numpy", "dtype"), ("numpy", "ndarray"), ("numpy.core.multiarray", "scalar"),
-    ("numpy.core.multiarray", "_reconstruct"), ("numpy.core.numeric", "_frombuffer"),
-}  # fmt: skip
 
 
 def preprocess_dataset(
@@ -218,20 +220,10 @@ def _is_flat(spacing: Iterable[float]) -> bool:
     return largest > 998 * max(others)
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads what nnU-Net's properties are made of, containers and numbers, and calls nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module.replace("numpy._core", "numpy.core"), name) not in NUMPY_NUMBERS:
-            raise pickle.UnpicklingError(f"{module}.{name} is no number")
-        return super().find_class(module, name)
-
-
 def _is_done(folder: Path, case: str, mark: dict) -> bool:
     """Whether a case was preprocessed from the same files with the same plans, and its image opens."""
     try:
-        with open(folder / f"{case}.pkl", "rb") as stream:
-            properties = _PlainUnpickler(stream).load()
+        properties = load_properties(folder / f"{case}.pkl")
         blosc2.open(str(folder / f"{case}.b2nd"), mode="r")
     except (*READ_ERRORS, AttributeError, pickle.UnpicklingError):
         return False  # of another kind, damaged or gone: the case is made again

@@ -44,6 +44,7 @@ def called(monkeypatch, capsys):
         ("run -tr A B -f 0 1 -device cpu", "run -tr A -tr B -f 0 -f 1 -device cpu"),
         ("backbone -d 1 --network vnet -c 2d 3d_fullres -o X", "backbone -d 1 --network vnet -c 2d -c 3d_fullres -o X"),
         ("export -f 0 -o OUT", "export -f 0 -o OUT"),
+        ("suggest -d 1 -f 0 1 -n 5", "suggest -d 1 -f 0 -f 1 -n 5"),
         ("run --folds --seeds 0", "run --folds --seeds 0"),
         ("evaluate A B -c x y", "evaluate A B -c x y"),
         ("", ""),
