@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from nnunet_ssl.cli.adopt import adopt
 from nnunet_ssl.cli.backbone import backbone
 from nnunet_ssl.cli.check import check
 from nnunet_ssl.cli.convert import app as convert
@@ -30,7 +31,7 @@ app = typer.Typer(
 app.add_typer(convert, name="convert")
 for verb in (
     preprocess, propagate, check, split, plan, methods, backbone, run, predict_next_stage, export, evaluate, report,
-    demo,
+    adopt, demo,
 ):  # fmt: skip
     app.command(verb.__name__)(verb)
 
