@@ -16,6 +16,7 @@ from nnunet_ssl.data.strays import PICTURES, channel_file
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import is_clutter
 
+SUGGESTED = "suggested.json"  # of `nnunet_ssl suggest`
 ENDINGS = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha")
 LAYERS = "holds several values per voxel and names no segments (colors?); save one label map"
 
@@ -67,6 +68,9 @@ def find_label_files(folder: Path, ending: str, cases: set[str]) -> tuple[dict[s
             others.append(entry.name)
         else:
             found.setdefault(entry.name[: -len(own)], []).append(entry)
+    others = [
+        name for name in others if name != SUGGESTED and name.removesuffix(".json") not in found
+    ]  # TIFF's spacing
     if twice := [case for case, files in found.items() if len(files) > 1]:
         raise InputError(
             f"case {twice[0]} has {len(found[twice[0]])} label files in {folder}, "
@@ -98,8 +102,7 @@ def read_drawn(file: Path, name: str) -> Drawn:
     try:
         image = sitk.ReadImage(str(file))
     except READ_ERRORS as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise InputError(f"{name}: cannot be read ({reason}); save or copy it again") from error
+        raise InputError(f"{name}: is damaged, or no image; save or copy it again") from error
     if image.GetDimension() not in (2, 3):
         raise InputError(f"{name}: has {image.GetDimension()} axes; save one 3D file for each case")
     components = image.GetNumberOfComponentsPerPixel()
@@ -142,9 +145,9 @@ def on_scan(drawn: Drawn, scan: VoxelGrid, file: str, other: str) -> tuple[np.nd
         whole = np.zeros((len(drawn.layers), *scan.shape), drawn.layers.dtype)
         box = tuple(slice(start, start + size) for start, size in zip(first, grid.shape, strict=True))
         whole[(slice(None), *box)] = drawn.layers
-        return whole, ["holds a part of the scan: the rest is background"]
+        return whole, ["a part of the scan: background around it"]
     layers, difference = align(drawn.layers, grid, scan, file, other)
-    return layers, ["was stored with other axes than the scan: turned"] if difference.turned else []
+    return layers, ["turned: stored with other axes"] if difference.turned else []
 
 
 def _segments(image: sitk.Image, components: int, name: str) -> dict[tuple[int, int], str] | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnunet_ssl.annotation.drawn import on_scan, read_drawn
+from nnunet_ssl.annotation.drawn import SUGGESTED, on_scan, read_drawn
 from nnunet_ssl.annotation.naming import Labels, painted
 from nnunet_ssl.data.previous_stage import digest_of
 from nnunet_ssl.data.reading import read_file
@@ -19,8 +19,6 @@ from nnunet_ssl.files import check_case_ids, read_json, require_keys
 
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-
-SUGGESTED = "suggested.json"
 
 
 @dataclass(frozen=True)

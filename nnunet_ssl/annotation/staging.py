@@ -30,6 +30,7 @@ from nnunet_ssl.pools import Pool
 
 RECORD = "adopted.json"
 FORMAT = 1
+NEXT_STAGE = "predicted_next_stage"
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,21 @@ class Places:
         """Files that were made of a case while it was an unlabeled one: preprocessed, propagated, predicted."""
         folders = [*self.base.glob("*_unlabeled"), *self.base.glob("*_propagated")]
         for fold in self.fold_folders():
-            for place in ("pseudo_labels/phase_*", "case_maps", "predicted_next_stage/*"):
+            for place in ("pseudo_labels/phase_*", "case_maps", f"{NEXT_STAGE}/*"):
                 folders += fold.glob(place)
         files = [folder / f"{case}.{ending}" for folder in sorted(folders) for ending in ("b2nd", "pkl", "png")]
         return [file for file in files if file.is_file()]
+
+
+def for_next_stage(file: Path) -> Path | None:
+    """Where a fold's prediction of an unlabeled case serves the second stage of a cascade once the case is labeled.
+
+    No fold validates on it, so that nnU-Net leaves no prediction there. None for any other file.
+    """
+    stage = file.parent
+    if stage.parent.name != NEXT_STAGE or not stage.parents[1].name.startswith("fold_"):
+        return None
+    return stage.parents[2] / NEXT_STAGE / stage.name / file.name
 
 
 @dataclass(frozen=True)
@@ -103,6 +115,7 @@ def stage(
     moves.prepare(
         [raw / "labelsTr", raw / "imagesTr", raw / "imagesUnlabeled", *([truth] if truth.is_dir() else [])]
         + [base] * base.is_dir() + [each.folder for each in folders] + [file.parent for file in gone]
+        + [shared.parent for file in gone if (shared := for_next_stage(file)) and shared.parent.is_dir()]
     )  # fmt: skip
     content = read_dataset_json(raw / "dataset.json")
     work = [(each.case, (each, examined[each.case].digest, moves, raw, folders, content)) for each in requests]
@@ -126,7 +139,16 @@ def stage(
         for file in scan_files(request):
             moves.carry(file, raw / "imagesTr" / file.name)
         for file in made[request.case]:
-            moves.take(file)
+            shared = for_next_stage(file)
+            if (
+                shared
+                and shared.parent.is_dir()
+                and shared not in {to for _, to in moves.moves}
+                and not shared.exists()
+            ):
+                moves.carry(file, shared)
+            else:
+                moves.take(file)
     _stage_json([request.case for request in requests], places, manifests, moves, record)
 
 

@@ -48,7 +48,7 @@ def table_of_cases(requests: list[Request], examined: dict[str, Examined]) -> No
         return
     table = Table(title="Cases", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     for column in ("case", "file", "labels", "without", "note"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for each in requests[:ROWS]:
         known, labels = examined[each.case], each.labels
         present = {label for label, voxels in known.found.values() if voxels}

@@ -1,11 +1,12 @@
 """Labels of unlabeled phantoms in the forms in which people bring them, and what a dataset's files are."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from workbench import Dataset
+from workbench import Dataset, InProcess
 
 from nnunet_ssl.annotation.adopt import adopt_labels
 
@@ -19,7 +20,7 @@ def unlabeled(dataset: Dataset) -> list[str]:
 
 
 def scan(dataset: Dataset, case: str) -> sitk.Image:
-    (file,) = [file for file in dataset.raw.glob(f"images*/{case}_0000.*")]
+    (file,) = list(dataset.raw.glob(f"images*/{case}_0000.*"))
     return sitk.ReadImage(str(file))
 
 
@@ -90,3 +91,13 @@ def tree(root: Path) -> dict[str, str]:
 def folders(root: Path) -> set[str]:
     """Every folder below a folder."""
     return {str(place.relative_to(root)) for place in root.rglob("*") if place.is_dir()}
+
+
+def own_copy(phantom: Dataset, to: Path, monkeypatch) -> Dataset:
+    """A private copy of a phantom of 4 labeled, 5 unlabeled and 1 test case; all work is done in this process."""
+    monkeypatch.setattr("nnunet_ssl.pools.ProcessPoolExecutor", InProcess)
+    return phantom.copy(to).use(monkeypatch)
+
+
+def content(file: Path):
+    return json.loads(file.read_text(encoding="utf-8"))
