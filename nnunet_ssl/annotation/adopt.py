@@ -107,7 +107,9 @@ def undo_last(dataset_id: int) -> list[str]:
             print("An adoption or its undoing that was cut off was taken back.")
             return []
         if not (done := journals(places.raw)):
-            raise InputError(f"Nothing to undo: no adoption into {places.raw}, or it has been undone already.")
+            raise InputError(
+                f"Nothing to undo in {places.raw}: only the last adoption can be, and once. adopted.json has them all."
+            )
         cases = [entry["case"] for entry in read_record(places.raw)["adoptions"][-1]["cases"]]
         lost = done[-1].undo()
         print(f"Unlabeled again: {listed(cases, separator=', ')}; all files are as they were before that adoption.")
@@ -152,7 +154,8 @@ def _requests(
     splits = read_splits(places.base / SPLITS) if (places.base / SPLITS).is_file() else []
     validated = {case: str(fold) for fold, split in enumerate(splits) for case in split["val"]}
     files, others = find_label_files(folder, content["file_ending"], {*unlabeled, *labeled, *test})
-    reader = reader_of(content, (file for scan in [*unlabeled.values()][:1] for file in scan))
+    scans = [*(scan for scan, _ in labeled.values()), *unlabeled.values()]  # nnU-Net tries a labeled one
+    reader = reader_of(content, (file for scan in scans for file in scan if file.is_file()))
     drafts = read_drafts(folder)
 
     requests, faults = [], []
@@ -161,7 +164,11 @@ def _requests(
         if case in labeled:
             role, (scan, label) = "labeled already", labeled[case]
             role += f" and validates fold {validated[case]}" if case in validated else ""
-        if fault := _fault_of_case(case, file, {*unlabeled}, {*labeled}, {*test}, validated, problems):
+        lone = raw / "labelsTr" / f"{case}{content['file_ending']}"
+        fault = _fault_of_case(case, file, {*unlabeled}, {*labeled}, {*test}, validated, problems)
+        if not fault and case not in labeled and lone.exists():
+            fault = f"case {case}, file {file.name}: {lone} is there already, without a scan in imagesTr; move it away"
+        if fault:
             faults.append(fault)
             continue
         options = (reader, labels, said, drafts.get(case), allow_empty, unchanged_too)
@@ -180,8 +187,9 @@ def _labeled_files(raw: Path, content: dict[str, Any]) -> dict[str, tuple[list[P
     ending = content["file_ending"]
     images = list_images(raw / "imagesTr", ending)[0]
     return {
-        case: ([file for _, file in sorted(images.get(case, {}).items())], raw / "labelsTr" / f"{case}{ending}")
+        case: ([file for _, file in sorted(images[case].items())], raw / "labelsTr" / f"{case}{ending}")
         for case in labeled_cases(raw, content)
+        if case in images
     }
 
 

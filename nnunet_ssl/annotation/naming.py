@@ -119,7 +119,7 @@ def painted(
         what = "segment" if drawn.segments is not None else "label"
         raise InputError(
             f"{name}: the {what}(s) {listed(unknown, separator=', ')} stand for no label of the dataset, which has "
-            f"{_all(labels)}; mend the file, or say what is meant with --map NAME=LABEL"
+            f"{_all(labels)}; mend the file, or say what is meant with --map NAME=LABEL (background leaves it out)"
         )
     order = list(labels.numbers.values())
     result = np.zeros(layers.shape[1:], np.int16)

@@ -169,7 +169,7 @@ def test_cases_that_are_no_unlabeled_ones(dataset, tmp_path, refused):
 
 
 def test_a_scan_that_is_not_in_order(dataset, tmp_path, refused):
-    case = unlabeled(dataset)[0]
+    case, other = unlabeled(dataset)[:2]
     draw(dataset, tmp_path / "labels", case)
     images = dataset.raw / "imagesUnlabeled"
     (images / f"{case}_0001.nii.gz").write_bytes((images / f"{case}_0000.nii.gz").read_bytes())
@@ -177,6 +177,9 @@ def test_a_scan_that_is_not_in_order(dataset, tmp_path, refused):
     (images / f"{case}_0001.nii.gz").unlink()
     (images / f"{case}_0000.nii.gz").write_bytes(b"damaged")
     assert f"case {case}, file {case}_0000.nii.gz: cannot be read" in refused()
+    lone = put(label_of(dataset, other), dataset.raw / "labelsTr" / f"{other}.nii.gz")
+    draw(dataset, tmp_path / "other", other)
+    assert f"{lone} is there already, without a scan in imagesTr" in refused(tmp_path / "other")
 
 
 def test_folders_that_hold_no_labels_or_two_of_a_case(dataset, tmp_path, refused):

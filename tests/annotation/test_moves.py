@@ -58,6 +58,7 @@ def full():
 
 @pytest.fixture
 def dataset(phantom_3d, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # which takes its time hundreds of times
     return own_copy(phantom_3d, tmp_path, monkeypatch)
 
 

@@ -30,7 +30,7 @@ def test_options_with_several_values(given, expected):
 def test_help_names_every_verb_and_is_fast_to_import():
     text = subprocess.run([COMMAND, "--help"], capture_output=True, encoding="utf-8", check=True).stdout
     training = ("convert", "preprocess", "check", "split", "methods", "backbone", "run")
-    for verb in (*training, "export", "evaluate", "report", "demo"):
+    for verb in (*training, "adopt", "export", "evaluate", "report", "demo"):
         assert f" {verb} " in text
     code = "import sys, nnunet_ssl.cli; assert not {'torch', 'nnunetv2', 'SimpleITK'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
