@@ -127,15 +127,20 @@ def read_drawn(file: Path, name: str) -> Drawn:
     return drawn
 
 
-def on_scan(drawn: Drawn, scan: VoxelGrid, file: str, other: str) -> tuple[np.ndarray, list[str]]:
+def on_scan(
+    drawn: Drawn, scan: VoxelGrid, file: str, other: str, is_picture: bool = False
+) -> tuple[np.ndarray, list[str]]:
     """The layers on the grid of the scan, (L, z, y, x), and what was done for it, in words.
 
     Axes in another order are turned; a part is put where it belongs, with background around it.
 
+    Args:
+        is_picture: the scan does not say where it stands, so that only the size is compared.
+
     Raises:
         InputError: they do not stand in one space (`nnunet_ssl.data.space`).
     """
-    grid = drawn.grid
+    grid = None if is_picture else drawn.grid
     if grid is None:
         grid = VoxelGrid(drawn.layers.shape[1:], scan.steps, scan.origin)
     elif grid.shape[0] == scan.shape[0] == 1:  # how thick a 2D image is, every program makes up

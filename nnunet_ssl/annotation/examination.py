@@ -14,6 +14,7 @@ from nnunet_ssl.annotation.naming import Labels, painted
 from nnunet_ssl.data.previous_stage import digest_of
 from nnunet_ssl.data.reading import read_file
 from nnunet_ssl.data.space import align, grid_of
+from nnunet_ssl.data.strays import PICTURES
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import check_case_ids, read_json, require_keys
 
@@ -149,7 +150,8 @@ def make_label(
     image, properties = _read_scan(request)
     scan = grid_of(image.shape[1:], properties)
     drawn = read_drawn(request.file, request.name)
-    layers, notes = on_scan(drawn, scan, request.name, f"its scan {request.scan[0].name}")
+    first = request.scan[0].name
+    layers, notes = on_scan(drawn, scan, request.name, f"its scan {first}", first.lower().endswith(PICTURES))
     label, found = painted(drawn, layers, request.labels, request.given, request.name)
     return label, found, notes, (image, properties)
 

@@ -14,7 +14,6 @@ The state is "preparing" while files are staged, "moving" while they are renamed
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -70,11 +69,11 @@ class Moves:
         if guarded:
             self.digests[file] = digest_of(self.staged(file))
 
-    def put_json(self, content: object, file: Path, indent: int = 4) -> None:
-        """JSON, staged and to take its place; undone only if it is still the same."""
+    def put_text(self, text: str, file: Path) -> None:
+        """A text, staged and to take its place; undone only if it is still the same."""
         staged = self.staged(file)
         with writing(staged):
-            staged.write_text(json.dumps(content, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
+            staged.write_text(text, encoding="utf-8")
         self.put(file, guarded=True)
 
     def take(self, file: Path) -> None:
@@ -203,6 +202,11 @@ def recover(root: Path) -> bool:
     cut_off = interrupted(root)
     for moves in cut_off:
         moves.take_back()
+    for folder in (root / HIDDEN).glob("*"):
+        if folder.name.isdigit() and not (folder / JOURNAL).is_file():  # begun or cleared, and cut off
+            shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # there is none, or it holds something
+        (root / HIDDEN).rmdir()
     return bool(cut_off)
 
 

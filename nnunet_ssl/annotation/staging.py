@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import json
 import re
 import shutil
 from collections.abc import Iterable
@@ -195,15 +196,19 @@ def _stage_json(cases: list[str], places: Places, manifests: list[Path], moves: 
             images = read_dataset_json(raw / "dataset.json")
             content["dataset"] |= {case: _entry(case, images, moves) for case in cases}
         content["numTraining"] = len({*labeled_cases(raw, content), *cases})
-        moves.put_json(content, file)
+        moves.put_text(_as_json(content), file)
     if (base / SPLITS).is_file():
-        moves.put_json(with_trained(read_splits(base / SPLITS), cases), base / SPLITS)
+        moves.put_text(_as_json(with_trained(read_splits(base / SPLITS), cases)), base / SPLITS)
     for manifest in manifests:
         content = read_json(manifest, "delete it and run nnunet_ssl preprocess")
         content["cases"] = [case for case in content["cases"] if case not in cases]
-        moves.put_json(content, manifest, indent=1)
+        moves.put_text(json.dumps(content, indent=1), manifest)  # as nnunet_ssl preprocess writes it
     adopted = read_record(raw)
-    moves.put_json(adopted | {"adoptions": [*adopted["adoptions"], record]}, raw / RECORD)
+    moves.put_text(_as_json(adopted | {"adoptions": [*adopted["adoptions"], record]}), raw / RECORD)
+
+
+def _as_json(content: Any) -> str:
+    return json.dumps(content, indent=4, allow_nan=False) + "\n"
 
 
 def with_trained(splits: list[dict[str, list[str]]], cases: list[str]) -> list[dict[str, list[str]]]:

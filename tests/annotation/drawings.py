@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -79,10 +80,12 @@ def take(folder: Path, **options) -> list[str]:
 
 
 def tree(root: Path) -> dict[str, str]:
-    """Every file below a folder, with its sha256, time and mode; what a link points at."""
+    """Every file below a folder, with its sha256 and mode; what a link points at."""
     found = {}
     for file in sorted(root.rglob("*")):
-        if file.is_file() or file.is_symlink():
+        if file.is_symlink():
+            found[str(file.relative_to(root))] = os.readlink(file)
+        elif file.is_file() and file.suffix != ".lock":  # a killed process leaves its own
             digest = hashlib.sha256(file.read_bytes()).hexdigest()
             found[str(file.relative_to(root))] = f"{digest} {file.stat().st_mode}"
     return found

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ssl.annotation.drawn import find_label_files, on_scan, read_drawn
-from nnunet_ssl.data.space import VoxelGrid
+from nnunet_ssl.annotation.drawn import Drawn, find_label_files, on_scan, read_drawn
+from nnunet_ssl.data.space import VoxelGrid, grid_of_image
 from nnunet_ssl.errors import InputError
 
 SCAN = VoxelGrid((6, 5, 4), np.diag([3.0, 2.0, 1.0])[::-1], np.array([10.0, 20.0, 30.0]))
@@ -101,3 +101,18 @@ def test_names_of_files(tmp_path):
         "a": "a.nii.gz", "b": "b.seg.nrrd", "c": "c.NRRD", "d.x": "d.x.nii", "e": "e.tif", "g_0000": "g_0000.nii.gz"
     }  # fmt: skip
     assert others == ["f_0000.nii.gz", "folder.nii.gz", "notes.txt"]
+
+
+def test_how_thick_a_picture_is_every_program_makes_up():
+    flat = sitk.GetImageFromArray(np.ones((5, 4), np.uint8))
+    volume = sitk.GetImageFromArray(np.ones((1, 5, 4), np.uint8))
+    for image in (flat, volume):
+        image.SetSpacing((2, 3, 7)[: image.GetDimension()])
+        image.SetOrigin((10, 20, 30)[: image.GetDimension()])
+    grids = [VoxelGrid((1, 5, 4), grid.steps, grid.origin) for grid in map(grid_of_image, (flat, volume))]
+    drawn = Drawn(np.ones((1, 1, 5, 4), np.int64), grids[1], None, False)
+    assert on_scan(drawn, grids[0], "case a", "its scan")[0].sum() == 20
+    elsewhere = Drawn(drawn.layers, VoxelGrid((1, 5, 4), grids[1].steps, np.array([11.0, 20, 30])), None, False)
+    with pytest.raises(InputError, match="another origin"):
+        on_scan(elsewhere, grids[0], "case a", "its scan")
+    assert on_scan(elsewhere, grids[0], "case a", "its scan", is_picture=True)[0].sum() == 20
