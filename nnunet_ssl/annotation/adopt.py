@@ -207,8 +207,8 @@ def _fault_of_case(
         return f"{name}: its scan is not in order: {own[0]}"
     if case not in unlabeled:
         alike = difflib.get_close_matches(case, sorted(unlabeled), 1)
-        meant = f"; is {alike[0]} meant?" if alike else ""
-        return f"{name}: imagesUnlabeled has no case {case}: name the file like its case{meant}"
+        meant = f" (is {alike[0]} meant?)" if alike else ""
+        return f"{name}: imagesUnlabeled has no case {case}{meant}; name the file like its case"
     if case in validated:
         return f"{name}: is a validation case of fold {validated[case]}; take it out of splits_final.json first"
     return ""

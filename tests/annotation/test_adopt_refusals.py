@@ -159,7 +159,7 @@ def test_cases_that_are_no_unlabeled_ones(dataset, tmp_path, refused):
         f"the case is labeled already and validates fold {fold}, and" in message and "voxels are other ones" in message
     )
     put(label_of(dataset, case), tmp_path / "typo" / f"{case[:-1]}x.nii.gz")
-    assert f"imagesUnlabeled has no case {case[:-1]}x" in refused(tmp_path / "typo") and "is phantom_" in refused(
+    assert f"imagesUnlabeled has no case {case[:-1]}x" in refused(tmp_path / "typo") and "(is phantom_" in refused(
         tmp_path / "typo"
     )
     splits[1]["val"].append(case)
