@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nnunet_ssl.cli.adopt import adopt
 from nnunet_ssl.cli.backbone import backbone
 from nnunet_ssl.cli.check import check
 from nnunet_ssl.cli.compare import compare
@@ -35,7 +36,7 @@ app = typer.Typer(
 app.add_typer(convert, name="convert", short_help=convert.info.help)
 for verb in (
     preprocess, propagate, check, split, plan, methods, backbone, run, predict_next_stage, export, evaluate, compare,
-    report, suggest, demo,
+    report, suggest, adopt, demo,
 ):  # fmt: skip
     app.command(verb.__name__, short_help=(verb.__doc__ or "").partition("\n")[0])(verb)
 
