@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
+from nnunet_ssl.cli.options import Dataset, Processes
 from nnunet_ssl.errors import InputError
 
 
 def adopt(
-    dataset_id: Annotated[int, typer.Option("-d", "--dataset-id", help="Dataset number.")],
+    dataset: Dataset,
     folder: Annotated[
         Path | None,
         typer.Argument(metavar="LABELS_FOLDER", help="Folder with CASE.seg.nrrd, CASE.nii.gz, CASE.nrrd or CASE.mha."),
@@ -26,15 +27,17 @@ def adopt(
     allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Take labels without foreground.")] = False,
     unchanged_too: Annotated[bool, typer.Option("--unchanged-too", help="Take drafts that nobody changed.")] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Take back the last adoption.")] = False,
-    processes: Annotated[int, typer.Option("-np", min=1, help="Processes.")] = 4,
+    processes: Processes = None,
 ) -> None:
     """Take in labels that people corrected or drew: unlabeled cases become labeled ones."""
     from nnunet_ssl.annotation.adopt import adopt_labels, undo_last
+    from nnunet_ssl.data.raw import dataset_id
+    from nnunet_ssl.machine import processes as default_processes
 
     if undo:
         if folder is not None:
             raise InputError("--undo takes back the last adoption: give it no folder.")
-        undo_last(dataset_id)
+        undo_last(dataset_id(dataset))
         return
     if folder is None:
         raise InputError("Name the folder with the labels: nnunet_ssl adopt -d N LABELS_FOLDER.")
@@ -44,4 +47,7 @@ def adopt(
             raise InputError(f"{question} Nobody is there to be asked: say --yes. Nothing was changed.")
         return yes or typer.confirm(question)
 
-    adopt_labels(dataset_id, folder, given, None if dry_run else agree, allow_empty, unchanged_too, processes)
+    adopt_labels(
+        dataset_id(dataset), folder, given, None if dry_run else agree, allow_empty, unchanged_too,
+        processes or default_processes(4),
+    )  # fmt: skip

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from nnunet_ssl.cli.options import Processes
+
 
 def compare(
     reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="Folder of reference segmentations.")],
@@ -21,7 +23,7 @@ def compare(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for compare.json and compare.html.")] = Path(
         "nnunet_ssl_compare"
     ),
-    processes: Annotated[int, typer.Option("-np", min=1, help="Cases measured at once.")] = 2,
+    processes: Processes = None,
 ) -> None:
     """Did it help on these scans: predictions of one test set, case by case against a baseline's."""
     from itertools import groupby
@@ -35,8 +37,9 @@ def compare(
     from nnunet_ssl.compare.folders import compare_folders
     from nnunet_ssl.compare.page import JSON_FILE, write_comparison
     from nnunet_ssl.data.raw import listed
+    from nnunet_ssl.machine import processes as default_processes
 
-    content = compare_folders(reference, baseline, methods, dataset_json, processes, images)
+    content = compare_folders(reference, baseline, methods, dataset_json, processes or default_processes(), images)
     page = write_comparison(content, output, images)
 
     table = Table(title=f"{len(content['cases'])} cases", box=SIMPLE, padding=(0, 1, 0, 0))
