@@ -39,6 +39,7 @@ VARIANTS = [
     if preset == "default" or method.presets[preset]
 ]
 EACH = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: f"{variant[0].__name__}-{variant[1]}")
+LACKING = {"case_2": 1, "case_3": 2}  # classes that were not annotated; the first rank has neither case
 PARTLY = {"threshold": 0.45}  # that an untrained network passes here and there, of the two ranks not equally often
 
 
@@ -80,9 +81,12 @@ def set_up(dataset, results):
     return trainer
 
 
-def trainer_of(base, method, net, **arguments):
+def trainer_of(base, method, net, not_annotated=None, **arguments):
     """The step of a trainer that is set up, with another student and method; nothing of its data is read."""
-    trainer = copy(base)
+    trainer, names = copy(base), task(2, CHANNELS).channels
+    trainer.not_annotated = copy(base.not_annotated)
+    trainer.not_annotated.declared = {case: (names[number],) for case, number in (not_annotated or {}).items()}
+    trainer.not_annotated.channels = names
     # ramp-ups are well on their way, and dropout that acts is no longer insisted on
     trainer.current_epoch, trainer.num_epochs, trainer.num_iterations_per_epoch = 1, 2, STEPS
     trainer.phases = Phases([0], 2)
@@ -98,9 +102,13 @@ def trainer_of(base, method, net, **arguments):
     return trainer
 
 
-def joint_batch(step):
+def joint_batch(step, not_annotated=()):
     """Patches of which the last, those of the last rank, are blank in one half: the ranks' statistics differ."""
     labeled, unlabeled = batches(2, CHANNELS, False, size=2 * WORLD, seed=step)
+    for patch, case in enumerate(labeled.cases):
+        if case in not_annotated:
+            for scale in labeled.target.scales:
+                scale[patch][scale[patch] == LACKING[case]] = 0
     for image in (labeled.image, unlabeled.weak, unlabeled.strong):
         image[-2:, ..., :8] = 0
     return labeled, unlabeled
@@ -111,7 +119,7 @@ def part_of(rank, labeled, unlabeled):
 
     def part(patches):
         if isinstance(patches, Target):
-            return replace(patches, scales=tuple(map(part, patches.scales)))
+            return replace(patches, scales=tuple(map(part, patches.scales)), missing=part(patches.missing))
         return None if patches is None else patches.chunk(WORLD)[rank]
 
     return (
@@ -125,7 +133,7 @@ def train(trainer, rank=None):
     trainer.method.train()
     trainer.net.network.train()
     for step in range(STEPS):
-        labeled, unlabeled = joint_batch(step)
+        labeled, unlabeled = joint_batch(step, trainer.not_annotated.declared)
         if rank is not None:
             labeled, unlabeled = part_of(rank, labeled, unlabeled)
         views = {f"unlabeled_{view}": patches for view, patches in vars(unlabeled).items()}
@@ -195,6 +203,14 @@ def train_all(rank, world, folder, dataset):
                 )
                 torch.manual_seed(7 + 1000 * rank * (noise == "noisy"))
                 torch.save(train(trainer, rank), folder / file_of(variant, noise, rank))
+            trainer = lacking_trainer(base, variant, Net(network(variant), kind(CHANNELS)))
+            torch.manual_seed(7)
+            torch.save(train(trainer, rank), folder / file_of(variant, "lacking", rank))
+
+
+def lacking_trainer(base, variant, net):
+    """Without randomness, on cases in which classes were not annotated."""
+    return trainer_of(base, chosen(variant), net, LACKING, **settings(variant, "quiet"))
 
 
 def file_of(variant, noise, rank):
@@ -219,7 +235,7 @@ def ranks(phantom_3d, tmp_path_factory):
 
 
 @EACH
-@pytest.mark.parametrize("noise", ["quiet", "noisy"])
+@pytest.mark.parametrize("noise", ["quiet", "noisy", "lacking"])
 def test_ranks_stay_equal_bit_for_bit(ranks, variant, noise):
     first, second = (tensors(result) for result in ranks(variant, noise))
     assert len(first) == len(second) > 0
@@ -227,14 +243,18 @@ def test_ranks_stay_equal_bit_for_bit(ranks, variant, noise):
 
 
 @EACH
-def test_training_on_two_ranks_is_training_on_the_joint_batch(ranks, base, variant):
+@pytest.mark.parametrize("noise", ["quiet", "lacking"])
+def test_training_on_two_ranks_is_training_on_the_joint_batch(ranks, base, variant, noise):
     method, net = variant[0], Net(student_of(variant), kind(CHANNELS))
-    trainer = trainer_of(base, chosen(variant), net, **settings(variant, "quiet"))
+    if noise == "lacking":
+        trainer = lacking_trainer(base, variant, net)
+    else:
+        trainer = trainer_of(base, chosen(variant), net, **settings(variant, noise))
     before = copied(dict(trainer.net.module.state_dict()))
     if facts_of(method).tests.pairs:  # the joint loss is the mean over the ranks' own
         by_parts(trainer)
     torch.manual_seed(7)
-    alone, together = train(trainer), ranks(variant, "quiet")[0]
+    alone, together = train(trainer), ranks(variant, noise)[0]
     assert any(not torch.equal(value, before[name]) for name, value in alone["net"].items())
     for part, state in alone.items():
         for mine, theirs in zip(tensors(state), tensors(together[part]), strict=True):

@@ -13,6 +13,7 @@ FINEST = 1.25  # mm; slices of larger voxels are registered with several for eac
 LEVELS = ((4, 30), (2, 30), (1, 20))  # how much smaller than the slice, and iterations there
 SMOOTHING = 0.75  # of the displacements, in voxels
 RADIUS = 3.75  # mm, of the opening of each class after each step
+KEPT = 0.7  # of a class; where the opening would leave less it is thin, such as a wall, and not opened
 
 
 def carry(image: np.ndarray, labels: np.ndarray, axis: int, index: int, spacing: tuple[float, ...]) -> np.ndarray:
@@ -98,7 +99,7 @@ def deformed(labels: np.ndarray, transform: sitk.DisplacementFieldTransform) -> 
 
 
 def opened(labels: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
-    """Each class without what no disk of `RADIUS` within it reaches, unless that is more than half of it.
+    """Each class without what no disk of `RADIUS` within it reaches, unless less than `KEPT` of it would stay.
 
     Nothing tells registration that a structure ends: where it tapers off, this does.
     """
@@ -107,7 +108,7 @@ def opened(labels: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
         mask = labels == label
         core = mask if mask.all() else ndimage.distance_transform_edt(mask, spacing) > RADIUS
         kept = mask & (ndimage.distance_transform_edt(~core, spacing) <= RADIUS) if core.any() else core
-        result[kept if kept.sum() > mask.sum() / 2 else mask] = label
+        result[kept if kept.sum() > mask.sum() * KEPT else mask] = label
     return result
 
 

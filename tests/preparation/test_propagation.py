@@ -114,6 +114,9 @@ def test_small_structures_are_not_opened_away_and_large_ones_lose_their_spikes()
     result = opened(labels, (1.0, 1.0))
     assert (result == 2).sum() == 4 and not (result[10, 23:] == 1).any()
     assert (result[7:18, 5:20] == 1).all() and (result[5:20, 7:18] == 1).all()
+    y, x = np.indices((60, 60)) - 29.5
+    wall = ((y**2 + x**2 > 15**2) & (y**2 + x**2 < (21 + 3 * (x > 15)) ** 2)).astype(np.int16)
+    assert np.array_equal(opened(wall, (1.0, 1.0)), wall)  # it would lose all but the part that is thick
     assert np.array_equal(opened(labels, (5.0, 5.0)), labels)  # each pixel is wider than the disk
     assert (opened(np.ones((30, 30), np.int16), (1.0, 1.0)) == 1).all()
 

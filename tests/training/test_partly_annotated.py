@@ -13,6 +13,8 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.run.run_training import run_training
 from short_trainings import CPU, batches_of, train, trainer_of
+from test_trainer_distributed import train_rank
+from torch import multiprocessing as mp
 from workbench import Dataset, prepare
 
 from nnunet_ssl.data.origin import Origin, data_differences
@@ -178,3 +180,18 @@ def test_components_are_counted_in_whole_labels_alone(dataset, monkeypatch):
     )
     trainer_of(dataset, "nnUNetTrainerSelfTraining").run_training()
     assert len(asked) == 1 and (np.asarray(asked[0]) == 2).any()
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerMeanTeacher", "nnUNetTrainerDHC"])
+def test_two_ranks_on_partly_annotated_cases(dataset, tmp_path, name):
+    """Each rank has patches of its own, with and without missing classes; networks and states stay equal."""
+    mp.spawn(train_rank, (2, dataset, name, tmp_path), nprocs=2)
+    ranks = [torch.load(tmp_path / f"rank_{rank}", weights_only=True) for rank in range(2)]
+    for part in ("net", "method"):
+        for key, value in ranks[0][part].items():
+            assert torch.isfinite(value).all() and torch.equal(value, ranks[1][part][key]), f"{part} {key}"
+    lacking = [[bool(each) for each in rank["missing"]] for rank in ranks]
+    assert any(one != other for one, other in zip(*lacking, strict=True))  # a step in which one rank alone lacks some
+    (folder,) = (dataset.root / "results").glob("*/*/fold_0")
+    assert f"kidney in 1 case ({TRAIN[0]})" in log_of(folder)
+    assert (folder / "checkpoint_final.pth").is_file()

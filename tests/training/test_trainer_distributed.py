@@ -30,12 +30,13 @@ def train_rank(rank, world, dataset, name, folder, case_maps=None):
         nnunet.DDP = lambda network, device_ids: DistributedDataParallel(network)
         trainer.logger.local_logger.plot_progress_png = lambda *args: None
         type(trainer).method.case_maps = case_maps
-        sizes, given = [], []
+        sizes, given, missing = [], [], []
         losses = type(trainer).method.losses
 
         def seen(self, net, labeled, unlabeled, now):
             sizes.append((len(labeled.image), len(unlabeled.weak)))
             given.append((labeled.image, labeled.target.scales[0], labeled.maps))
+            missing.append(labeled.target.missing is not None)
             return losses(self, net, labeled, unlabeled, now)
 
         type(trainer).method.losses = seen
@@ -43,7 +44,7 @@ def train_rank(rank, world, dataset, name, folder, case_maps=None):
         torch.save(
             {
                 "net": trainer.net.module.state_dict(), "method": trainer.method.state_dict(), "sizes": sizes,
-                "given": given,
+                "given": given, "missing": missing,
             },
             f"{folder}/rank_{rank}",
         )  # fmt: skip
