@@ -88,7 +88,7 @@ class Scale:
         """Round values within the axis, `most` at most."""
         span = self.high - self.low
         steps = sorted(factor * 10.0**power for power in range(-6, 7) for factor in (1, 2, 5))
-        step = next(step for step in steps if span / step <= most - 1)
+        step = next(step for step in steps if span / step <= most - 1 + 1e-9)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [round(number * step, 9) for number in range(first, last + 1)]
 

@@ -98,7 +98,7 @@ def test_no_dice_no_json_no_record_no_folder(tmp_path):
     with pytest.raises(InputError, match="record.json is not valid JSON"):
         read_records([tmp_path])
     (tmp_path / "record.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(InputError, match="No accuracy record in"):
+    with pytest.raises(InputError, match="No accuracy record and no trained fold in"):
         read_records([tmp_path])
     with pytest.raises(InputError, match="absent is not a folder"):
         read_records([tmp_path / "absent"])
