@@ -1,8 +1,8 @@
 """Builds the documentation site: python docs/make_site.py [FOLDER]; it comes to FOLDER/site (default: build/docs/site).
 
-Pages are the files of docs/, those that Markdown elsewhere in the checkout and the notebook give, and the sections of
-README, each of which stands in one place. Links between them are led to where their target is on the site. Any link or
-anchor that leads nowhere ends the build: `zensical build --strict`.
+Pages are the files of docs/, its notebook, the Markdown of `ELSEWHERE` and sections of README, so that nothing stands
+twice in the checkout. Links are led to where their target is on the site. A link, anchor or picture that is not there
+ends the build.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
+from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from nnunet_ssl.commands import find_command
+from nnunet_ssl.data.raw import listed
 from nnunet_ssl.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,24 +108,29 @@ def place(target: str, anchor: str, source: str) -> str:
     Raises:
         InputError: it is not there.
     """
-    if target == README:
-        titles = {anchor_of(title): page for page, title in SECTIONS.items()}
-        if not anchor:
-            return "index.md"
-        if anchor[1:] in titles:
-            return titles[anchor[1:]]
-    elif target in ELSEWHERE:
+    if target == README and anchor in homes():
+        return homes()[anchor]
+    if target in ELSEWHERE:
         return ELSEWHERE[target] + anchor
-    elif target == NOTEBOOK:
+    if target == NOTEBOOK:
         return NOTEBOOK_PAGE
-    elif target.startswith("docs/") and (ROOT / target).is_file():
+    if target.startswith("docs/") and (ROOT / target).is_file():
         return target.removeprefix("docs/") + anchor
     raise InputError(f"{source} links to {target}{anchor}, which is not on the site: see {Path(__file__).name}.")
 
 
-def anchor_of(title: str) -> str:
-    """As GitHub makes it."""
-    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+@cache
+def homes() -> dict[str, str]:
+    """The page of each anchor of README that is on the site; README as a whole is the first page."""
+    found = {"": "index.md"}
+    readme = sections((ROOT / README).read_text(encoding="utf-8"))
+    for page, title in SECTIONS.items():
+        for _, heading in lines_with_headings(readme[title]):
+            if heading:
+                level, name = heading
+                anchor = "#" + re.sub(r"[^\w\- ]", "", name.lower()).replace(" ", "-")  # as GitHub makes it
+                found[anchor] = page + (anchor if level > 1 else "")
+    return found
 
 
 def notebook_text(file: Path) -> str:
@@ -129,6 +138,37 @@ def notebook_text(file: Path) -> str:
     cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
     parts = [(cell["cell_type"], "".join(cell["source"]).strip()) for cell in cells]
     return "\n\n".join(text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in parts) + "\n"
+
+
+class _Page(HTMLParser):
+    """The anchors and the links of a page."""
+
+    def __init__(self, file: Path):
+        super().__init__()
+        self.anchors, self.links = set(), []
+        self.feed(file.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = dict(attributes)
+        self.anchors |= {given[key] for key in ("id", "name") if given.get(key)}
+        self.links += [given[key] for key in ("href", "src") if given.get(key)]
+
+
+def dead_links(site: Path) -> list[str]:
+    """Links of the built pages to files and anchors that are not there, whoever made them; not those to elsewhere."""
+    pages = {file: _Page(file) for file in site.rglob("*.html") if file.name != "404.html"}
+    dead = []
+    for file, page in pages.items():
+        for link in dict.fromkeys(page.links):
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = Path(os.path.normpath(file.parent / unquote(parts.path))) if parts.path else file
+            target = target / "index.html" if target.is_dir() else target
+            known = pages[target].anchors if target in pages else None
+            if not target.is_file() or (known is not None and parts.fragment and unquote(parts.fragment) not in known):
+                dead.append(f"{file.relative_to(site)}: {link}")
+    return sorted(dead)
 
 
 def build(folder: Path) -> Path:
@@ -144,6 +184,8 @@ def build(folder: Path) -> Path:
     built = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if built.returncode:
         raise InputError(f"The site was not built:\n{built.stdout.strip()}")
+    if dead := dead_links(folder / "site"):
+        raise InputError(f"Links that lead nowhere:\n  {listed(dead)}")
     return folder / "site"
 
 
