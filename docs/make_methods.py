@@ -96,9 +96,9 @@ def gains(sections: Sequence[Section]) -> str:
     ]
     for method, cells in sorted(of_methods.items(), key=lambda item: (-len(item[1]), -mean_gain(item[1].values()))):
         given = (gain_cell(cells[i], c) if i in cells else "" for i, (_, c) in enumerate(suites))
-        rows.append((f"`{PREFIX}{method}`", *given))
+        rows.append((method, *given))
     titles = (f"{s.suite}<br>{s.iterations} iterations<br>{c.labeled} labeled" for s, c in suites)
-    return table(("trainer", *titles), rows)
+    return table(("method", *titles), rows)
 
 
 def as_it_is(found: Row) -> bool:

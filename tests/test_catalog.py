@@ -200,15 +200,15 @@ def test_a_gain_stands_out_only_where_chance_did_not_make_it(make_methods, tmp_p
         run("MeanTeacher", 16, 0, 0.90),  # no baseline
     )  # fmt: skip
     assert make_methods.gains(make_sections(read_records([records]))).splitlines() == [
-        "| trainer | tiny<br>10 iterations<br>8 labeled |",
+        "| method | tiny<br>10 iterations<br>8 labeled |",
         "| --- | --- |",
         "| baseline's Dice, % | 82.00 ± 2.83 |",
         "| all labels | +10.0 |",
-        '| `nnUNetTrainerCPS` | <span class="chance">+8.0 (1)</span> |',
-        '| `nnUNetTrainerUAMT` | <span class="chance">+4.5 (2)</span> |',
-        "| `nnUNetTrainerMeanTeacher` | **+4.0 (2)** |",
-        '| `nnUNetTrainerCCT` | <span class="chance">+3.0 (2)</span> |',
-        "| `nnUNetTrainerICT` | **−9.0 (2)** |",
+        '| CPS | <span class="chance">+8.0 (1)</span> |',
+        '| UAMT | <span class="chance">+4.5 (2)</span> |',
+        "| MeanTeacher | **+4.0 (2)** |",
+        '| CCT | <span class="chance">+3.0 (2)</span> |',
+        "| ICT | **−9.0 (2)** |",
     ]
 
 
