@@ -25,10 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from partly_annotated import add_partial, link_naive
 from postprocessing import write_rule
-from records import commit, make_table, read_measures, read_training, versions
+from records import commit, make_table, read_measures, versions
 from rich.console import Console
-from rows import PRESETS, Row, definition, length, make_rows, record_file, recorded, shown
+from rows import NAIVE, PRESETS, Row, definition, length, make_rows, record_file, recorded, shown
 from steps import digest_of, run_command
 from suites import DRAWN, SUITES, Suite, edit_plans, fold_of, make_folds
 from two_slices import add_sliced
@@ -40,6 +41,7 @@ from nnunet_ssl.files import read_json, write_json
 from nnunet_ssl.locks import locked
 from nnunet_ssl.report.comparison import make_sections
 from nnunet_ssl.report.records import ALL, read_record
+from nnunet_ssl.results.training_log import read_training
 from nnunet_ssl.runner.local import interrupted_by_signals
 from nnunet_ssl.runner.plan import BASELINE, Experiment, Run
 from nnunet_ssl.training.settings import VARIABLE
@@ -68,6 +70,11 @@ class Workspace:
     def preprocessed(self) -> Path:
         return self.root / "nnUNet_preprocessed" / DATASET
 
+    @property
+    def naive(self) -> Path:
+        """The preprocessed data for those who take what was not annotated for background."""
+        return self.root / "nnUNet_preprocessed_naive" / DATASET
+
     def results(self, row: Row) -> Path:
         """`nnUNet_results`, one for each set of overrides, as `nnunet_ssl run` refuses to mix them."""
         return self.root / "nnUNet_results" / f"{row.tag}_{row.iterations}"
@@ -90,13 +97,17 @@ class Workspace:
         )
         return experiment, Run(row.method, fold_of(self.suite, row.labeled), row.seed)
 
-    def run(self, title: str, command: Sequence[str], log: str, results: Path | None = None) -> None:
+    def run(
+        self, title: str, command: Sequence[str], log: str, results: Path | None = None, naive: bool = False
+    ) -> None:
         """Runs a command with nnU-Net's folders set to this workspace."""
         folders = {name: str(self.root / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
         environment = {"nnUNet_n_proc_DA": "1"} if self.device == "cpu" else {}
         environment |= {name: value for name, value in os.environ.items() if name != VARIABLE} | folders
         if results:
             environment["nnUNet_results"] = str(results)
+        if naive:
+            environment["nnUNet_preprocessed"] = str(self.naive.parent)
         if self.device == "cpu":
             # Compiling takes longer than it saves here, and threads that spin while they wait slow a busy machine.
             environment |= {"nnUNet_compile": "false", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -169,6 +180,9 @@ def prepare(workspace: Workspace, source: Path | None) -> None:
             make_raw(workspace, source)
         if suite.sliced:
             add_sliced(workspace.raw, training_cases(workspace)[: suite.sliced], suite.spacing)
+        if suite.partial:
+            copied = training_cases(workspace)[: suite.partial * suite.cases_per_unit]
+            add_partial(workspace.raw, copied, suite.cases_per_unit)
         dataset = ["-d", str(DATASET_ID)]
         workspace.run("fingerprint", ["nnUNetv2_extract_fingerprint", *dataset, "-np", PROCESSES], "fingerprint")
         spacing = ["-overwrite_target_spacing", *map(str, suite.spacing)] if suite.spacing else []
@@ -181,6 +195,8 @@ def prepare(workspace: Workspace, source: Path | None) -> None:
             ["nnUNetv2_preprocess", *dataset, "-plans_name", PLANS, "-c", suite.configuration, "-np", PROCESSES],
             "preprocessing",
         )
+        if suite.partial:
+            link_naive(workspace.preprocessed, workspace.naive)
         write_json(content, marker)
 
 
@@ -217,7 +233,8 @@ def training_cases(workspace: Workspace) -> list[str]:
     """
     suite = workspace.suite
     if suite.data in DRAWN:
-        cases = sorted(file.name.removesuffix(".nii.gz") for file in (workspace.raw / "labelsTr").glob("*.nii.gz"))
+        labeled = {file.name.removesuffix(".nii.gz") for file in (workspace.raw / "labelsTr").glob("*.nii.gz")}
+        cases = sorted(labeled - {suite.copy_name(case) for case in labeled})
     else:
         cases = json.loads((workspace.raw / "conversion.json").read_text(encoding="utf-8"))["labeled"]
     if len(cases) != suite.units * suite.cases_per_unit:
@@ -233,7 +250,7 @@ def measure(workspace: Workspace, row: Row) -> dict[str, Any]:
         [*("nnunet_ssl", "run", "-d", str(DATASET_ID), "-c", suite.configuration, "-p", PLANS, "--methods", row.method),
          *("--folds", str(fold_of(suite, row.labeled)), "--seeds", str(row.seed)),
          *("--device", workspace.device, "--config", json.dumps(row.overrides))],
-        str(row), workspace.results(row),
+        str(row), workspace.results(row), row.name == NAIVE,
     )  # fmt: skip
     origin = read_origin(workspace.fold(row))  # the row's, else nnunet_ssl run had refused it
     predictions = predict(workspace, row)
@@ -322,7 +339,7 @@ def command_of(row: Row, workspace: Workspace) -> str:
     words += [] if row.labeled == ALL else ["--labeled", str(row.labeled)]
     words += ["--device", workspace.device, "--preset", row.preset, "--iterations", str(row.iterations)]
     words += ["--config", json.dumps(own)] if own else []
-    words += ["--name", row.name] if row.name else []
+    words += ["--name", row.name] if row.name not in (None, NAIVE) else []
     return shlex.join(words)
 
 

@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from nnunet_ssl.runner.plan import BASELINE, overrides_by_method
 from nnunet_ssl.training.settings import parse_overrides
 
 PRESETS = ("default", "published")
+NAIVE = "naive"  # of the baseline that takes what was not annotated for background
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def make_rows(suite: Suite, asked: argparse.Namespace) -> list[Row]:
     labeled = sorted(set(asked.labeled or suite.labeled[:1]))
     if wrong := [number for number in labeled if number not in suite.labeled]:
         raise InputError(f"--labeled {wrong[0]}: {suite.name} has {', '.join(map(str, suite.labeled))}.")
-    if asked.name is not None and (asked.name in PRESETS or not re.fullmatch(r"[A-Za-z0-9.-]+", asked.name)):
+    if asked.name is not None and (asked.name in (*PRESETS, NAIVE) or not re.fullmatch(r"[A-Za-z0-9.-]+", asked.name)):
         raise InputError(f"--name {asked.name}: use letters, digits, '.' and '-', and not the name of a preset.")
     iterations = asked.iterations or suite.iterations
     own, _ = parse_overrides(asked.config)
@@ -60,8 +61,8 @@ def make_rows(suite: Suite, asked: argparse.Namespace) -> list[Row]:
     rows = []
     for seed in dict.fromkeys(asked.seeds):
         wanted = [(method, number) for number in labeled for method in methods]
-        # what slices are compared with: scans labeled in full
-        wanted += [(BASELINE, number) for number in suite.labeled if suite.sliced and number not in labeled]
+        # what copies with fewer labels are compared with: scans labeled in full
+        wanted += [(BASELINE, number) for number in suite.labeled if suite.copied and number not in labeled]
         for method, number in [*wanted, (BASELINE, ALL)]:
             changed = {key: overrides[method][key] for key in own if key in overrides[method]}
             preset = "default" if method == BASELINE else asked.preset
@@ -70,6 +71,8 @@ def make_rows(suite: Suite, asked: argparse.Namespace) -> list[Row]:
             digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:6]
             tag = name or (f"{preset}-{digest}" if changed else preset)
             rows.append(Row(method, number, seed, iterations, preset, name, tag, overrides[method]))
+            if suite.partial and (method, number) == (BASELINE, 0) and not changed:
+                rows.append(replace(rows[-1], name=NAIVE, tag=NAIVE))
     return rows
 
 
@@ -121,5 +124,5 @@ def definition(suite: Suite) -> dict[str, Any]:
     """What every record of a suite rests on, as JSON gives it back: not which numbers there are, and the length."""
     others = ("labeled", "iterations", "iterations_per_epoch")
     # Older records have none of these.
-    others += tuple(key for key in ("initial_lr", "batch_dice", "rare", "sliced") if not getattr(suite, key))
+    others += tuple(key for key in ("initial_lr", "batch_dice", "rare", "sliced", "partial") if not getattr(suite, key))
     return json.loads(json.dumps({key: value for key, value in asdict(suite).items() if key not in others}))

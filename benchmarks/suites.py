@@ -8,6 +8,7 @@ from functools import partial
 
 from abdomen import ORGANS, write_abdomen
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+from partly_annotated import partial_name
 from two_slices import sliced_name
 
 from nnunet_ssl.demo.phantom import write_phantom
@@ -30,8 +31,9 @@ class Suite:
         patch: voxels, in nnU-Net's order of axes.
         batch: labeled patches of a step; as many unlabeled ones come on top.
         iterations: of every training, at `iterations_per_epoch`.
-        labeled: numbers of labeled units that the suite is for, ascending; 0 where `sliced` ones are all there is.
+        labeled: numbers of labeled units that the suite is for, ascending; 0 where copies are all there is.
         sliced: units of which there is a copy annotated in two orthogonal slices only: the labels of the number 0.
+        partial: the same for copies in which some classes were not annotated.
         units: training units in all: the labels of the upper bound.
         cases_per_unit: images of a unit, such as the two frames of a patient.
         phantom: arguments of the function in `DRAWN` beyond the numbers of cases.
@@ -60,6 +62,16 @@ class Suite:
     batch_dice: bool = False
     rare: tuple[str, ...] = ()
     sliced: int = 0
+    partial: int = 0
+
+    @property
+    def copied(self) -> int:
+        """Units of which there is a copy with fewer labels."""
+        return self.sliced or self.partial
+
+    def copy_name(self, case: str) -> str:
+        """The copy of a case."""
+        return sliced_name(case) if self.sliced else partial_name(case)
 
 
 LA = {"data": "la", "classes": ("left_atrium",), "configuration": "3d_fullres", "labeled": (4, 8, 16), "units": 80}
@@ -69,6 +81,19 @@ ACDC = {
     "configuration": "2d",
     "units": 70,
     "cases_per_unit": 2,
+}
+ACDC_MINI = ACDC | {"spacing": (10.0, 3.0, 3.0), "features": (8, 16, 32, 64), "patch": (64, 64), "batch": 8}
+PHANTOM = {
+    "data": "phantom",
+    "classes": ("liver", "kidney", "vessel", "gland"),
+    "configuration": "3d_fullres",
+    "spacing": None,
+    "features": (8, 16, 32, 64),
+    "patch": (32, 48, 48),
+    "batch": 2,
+    "units": 28,
+    "test": 8,
+    "phantom": (("shape", (40, 48, 48)), ("seed", 1), ("variation", 2.0)),
 }
 
 SUITES = {
@@ -103,8 +128,11 @@ SUITES = {
         ),
         # Slices stay apart: nnU-Net's 2d resamples in the plane only, the first number just keeps the axes in order.
         Suite(
-            **ACDC, name="acdc-mini", labeled=(3, 7), spacing=(10.0, 3.0, 3.0), features=(8, 16, 32, 64),
-            patch=(64, 64), batch=8, iterations=8000, iterations_per_epoch=100,
+            **ACDC_MINI, name="acdc-mini", labeled=(3, 7), iterations=8000, iterations_per_epoch=100,
+        ),
+        # The same images: 9 patients in whose labels one of the three structures was not annotated.
+        Suite(
+            **ACDC_MINI, name="acdc-partial", labeled=(0, 9), iterations=4000, iterations_per_epoch=100, partial=9,
         ),
         # The same images, but a patch holds nearly the whole slice, as with nnU-Net's own plans of ACDC.
         Suite(
@@ -114,10 +142,11 @@ SUITES = {
         # Smaller than the demo's, so that the same noise hides more of each organ (the smallest has some 450 voxels),
         # and with twice its variation, so that two cases do not tell of all others.
         Suite(
-            name="phantom", data="phantom", classes=("liver", "kidney", "vessel", "gland"), configuration="3d_fullres",
-            spacing=None, features=(8, 16, 32, 64), patch=(32, 48, 48), batch=2, iterations=1000,
-            iterations_per_epoch=50, labeled=(2, 4), units=28, test=8,
-            phantom=(("shape", (40, 48, 48)), ("seed", 1), ("variation", 2.0)),
+            **PHANTOM, name="phantom", labeled=(2, 4), iterations=1000, iterations_per_epoch=50,
+        ),
+        # The same images: 6 cases in whose labels one or two of the four organs were not annotated.
+        Suite(
+            **PHANTOM, name="phantom-partial", labeled=(0, 6), iterations=4000, iterations_per_epoch=50, partial=6,
         ),
         # Many classes, some of them tiny: voxels of 6 mm, of which an adrenal gland has some 25 and the liver 7700. The
         # patch is 96 x 192 x 192 mm: it shows a kidney beside the spine and the great vessels, and thus its side.
@@ -152,17 +181,18 @@ def make_folds(suite: Suite, cases: Sequence[str]) -> list[dict[str, list[str]]]
     """One fold for each number of `suite.labeled`, and the one with all labels.
 
     The labels of `"unlabeled"` are hidden from a fold. nnU-Net wants a validation case: the first training case, which
-    decides nothing, as final checkpoints are compared on the test cases. Of the scans annotated in slices, no fold has
-    both the copy and the original.
+    decides nothing, as final checkpoints are compared on the test cases. Of scans with a copy that has fewer labels, no
+    fold has both.
 
     Args:
         cases: all training cases in the order of the protocol, those of a unit side by side.
     """
     counts = [number * suite.cases_per_unit for number in suite.labeled]
     folds = [{"train": [*cases[:n]], "val": [cases[0]], "unlabeled": [*cases[n:]]} for n in counts if n]
-    if suite.sliced:
-        slices = [sliced_name(case) for case in cases[: suite.sliced]]
-        folds.insert(0, {"train": slices, "val": slices[:1], "unlabeled": [*cases[suite.sliced :]]})
+    if suite.copied:
+        whole = suite.copied * suite.cases_per_unit
+        copies = [suite.copy_name(case) for case in cases[:whole]]
+        folds.insert(0, {"train": copies, "val": copies[:1], "unlabeled": [*cases[whole:]]})
     return [*folds, {"train": [*cases], "val": [cases[0]]}]
 
 

@@ -58,7 +58,7 @@ def acdc_conversion(
     if not all(0 < size < float("inf") for size in spacing):
         raise InputError(f"--spacing {spacing}: give three positive numbers, Z Y X in mm.")
     choice = choose("acdc", labeled, default="ssl4mis-7")
-    choice.require(patients, source)
+    choice = choice.present(patients, source)
     used = [patient for ids in choice.parts.values() for patient in ids]
     if incomplete := [patient for patient in used if len(patients[patient]) != 2]:
         raise InputError(

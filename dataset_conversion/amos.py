@@ -48,7 +48,7 @@ def amos_conversion(
 
     because = f"not {modality.upper()}"
     choice = choose("amos", labeled, default="dhc-5", keep=wanted, because=because, validate=True)
-    choice.require(images, source)
+    choice = choice.present(images, source)
     parts, notes = choice.parts, list(choice.notes)
     folders = {name: path.parent.name for name, path in images.items()}
     more = [

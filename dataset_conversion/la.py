@@ -41,7 +41,7 @@ def la_conversion(source: Path, labeled: Labeled = None) -> Conversion:
     """
     scans, is_h5, notes = _find_scans(source)
     choice = choose("la", labeled, default="ua-mt-8", own=_find_lists(source, scans))
-    choice.require(scans, source)
+    choice = choice.present(scans, source)
     used = [name for names in choice.parts.values() for name in names]
     if twice := [name for name in used if len(scans[name]) > 1]:
         places = listed([f"{name} ({', '.join(str(path.parent) for path in scans[name])})" for name in twice])

@@ -39,7 +39,7 @@ def lits_conversion(source: Path, labeled: Labeled = None, merge_tumor: bool = F
     if not images:
         raise InputError(f"No LiTS scans in {source}: expected volume-0.nii in or below it.")
     choice = choose("lits", labeled, default="desco-5")
-    choice.require(images, source)
+    choice = choice.present(images, source)
     notes = [*choice.notes, *choice.unused(images)]
     if challenge := sorted({path.name.partition(".")[0] for path in source.rglob("test-volume-*.nii*")}):
         notes.append(Note("not used", "scans of the challenge's test, in no list", tuple(challenge)))

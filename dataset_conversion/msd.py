@@ -53,7 +53,7 @@ def msd_conversion(source: Path, labeled: Labeled = None, fill_nan: float | None
         raise InputError(f"{file}: modalities and labels must have plain names, and labels values from 0 to 255.")
     images = find_files(source, r"images(Tr|Ts)/(?P<id>[^/_][^/]*)\.nii\.gz")
     choice = choose("msd", labeled, default="10%", own=Lists(train, test, origin="dataset.json"))
-    choice.require(images, source)
+    choice = choice.present(images, source)
     name = re.fullmatch(r"Task\d+_(.+)", source.resolve().name)
     return Conversion(
         converter="msd",

@@ -63,7 +63,7 @@ def pancreas_conversion(source: Path, labeled: Labeled = None, keep_withdrawn: b
         keep=lambda name: keep_withdrawn or name not in WITHDRAWN,
         because="withdrawn from the release, copies of PANCREAS_0002; the first labeled cases are counted without them",
     )
-    choice.require(images, source)
+    choice = choice.present(images, source)
     notes = choice.notes + choice.unused(images)
     if keep_withdrawn:
         notes.append(Note("all kept", "they are the same scan, in training and in test", ("PANCREAS_0002", *WITHDRAWN)))

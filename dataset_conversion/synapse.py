@@ -36,7 +36,7 @@ def synapse_conversion(source: Path, labeled: Labeled = None) -> Conversion:
     if not images:
         raise InputError(f"No Synapse scans in {source}: expected img/img0001.nii.gz or imagesTr/img0001.nii.gz.")
     choice = choose("synapse", labeled, default="genericssl-20", validate=True)
-    choice.require(images, source)
+    choice = choice.present(images, source)
     return Conversion(
         converter="synapse",
         channels=("CT",),

@@ -1,6 +1,7 @@
 """Writes what follows from the methods' facts and records: python docs/make_methods.py
 
-These are docs/methods/NAME.md for every method, their index, README's table of them and the gains in which_method.md.
+These are docs/methods/NAME.md for every method, their index, README's table of them, the gains in which_method.md, and
+which methods were measured (nnunet_ssl/methods/measured.yaml, for `nnunet_ssl methods`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from nnunet_ssl.report.records import SUPERVISED, read_records
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = "docs/methods"
 GAINS_PAGE = "docs/which_method.md"
+MEASURED = "nnunet_ssl/methods/measured.yaml"
 BEGIN, END = "<!-- {}: made by python docs/make_methods.py -->\n\n", "\n\n<!-- end of {} -->"
 FIGURES = (
     "Final checkpoint, test cases; mean ± standard deviation over seeds. Largest component: Dice after nnU-Net's\n"
@@ -57,7 +59,22 @@ def pages(results: Path = RESULTS) -> dict[str, str]:
     texts = {f"{FOLDER}/{entry.name}.md": page(entry, measured(entry, sections)) for entry in entries}
     for file, name, made in (("README.md", "methods", trainers(entries)), (GAINS_PAGE, "gains", gains(sections))):
         texts[file] = with_table((ROOT / file).read_text(encoding="utf-8"), file, name, made)
-    return {f"{FOLDER}/README.md": index} | texts
+    return {f"{FOLDER}/README.md": index, MEASURED: suites(entries, sections)} | texts
+
+
+def suites(entries: Sequence[Entry], sections: Sequence[Section]) -> str:
+    """By method, the suites of the accuracy benchmark that there are records of."""
+    lines = ["# made by python docs/make_methods.py"]
+    for entry in entries:
+        names = {trainer.name for trainer in entry.trainers}
+        found = {
+            section.suite
+            for section in sections
+            for comparison in section.comparisons
+            if any(row.group.first.method in names for row in comparison.rows)
+        }
+        lines += [f"{entry.name}: [{', '.join(sorted(found))}]"] if found else []
+    return "\n".join(lines) + "\n"
 
 
 def with_table(text: str, file: str, name: str, made: str) -> str:

@@ -1,30 +1,27 @@
 """What there is to choose from: every method with its trainers, formulas, hyperparameters, cost and citation.
 
-Read from where it already stands: `trainers/`, the docstrings of `methods/`, the constructors, and `methods/facts.yaml`
-for what code cannot tell.
+Read from where it already stands: `trainers/` and `methods/facts.yaml` (`nnunet_ssl.listing`), the docstrings of
+`methods/` and the constructors, for which the methods are imported, and torch with them.
 """
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import pkgutil
 import re
 import sys
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from nnunet_ssl import trainers
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.facts import FACTS_FILE, Facts, read_facts
+from nnunet_ssl.facts import Facts, Term, mapping_text, value_text
+from nnunet_ssl.listing import PREFIX, Listed, Trainer, find_trainer, read_listing
 from nnunet_ssl.method import Method
 from nnunet_ssl.training.settings import VARIABLE
 
-PREFIX = "nnUNetTrainer"
 GREEK = "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|pi|rho|sigma|tau|phi|chi|psi|omega"
 SYMBOL = re.compile(rf"(?:((?:{GREEK}|[A-Za-z])(?:_\w+)?), )?(.*)")  # how docstrings begin: "lambda, weight of ..."
 
@@ -45,30 +42,28 @@ class Hyperparameter(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Trainer:
-    """A trainer by its name after `nnUNetTrainer`, with the hyperparameters that it changes."""
-
-    name: str
-    summary: str
-    defaults: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Entry:
     """A method and the trainers that train it, its plain one first."""
 
     method: type[Method]
-    trainers: tuple[Trainer, ...]
-    facts: Facts
+    listed: Listed
 
     @property
     def name(self) -> str:
-        return self.method.__name__
+        return self.listed.name
 
     @property
     def idea(self) -> str:
         """The first sentence of the class."""
-        return " ".join(inspect.getdoc(self.method).split("\n\n", 1)[0].split())
+        return self.listed.idea
+
+    @property
+    def trainers(self) -> tuple[Trainer, ...]:
+        return self.listed.trainers
+
+    @property
+    def facts(self) -> Facts:
+        return self.listed.facts
 
     @property
     def formula(self) -> str:
@@ -125,41 +120,24 @@ def read_catalog() -> list[Entry]:
     Raises:
         InputError: a method has no facts, or the facts no trainer.
     """
-    facts = read_facts()
-    found: dict[type[Method], list[Trainer]] = {}
-    for module in pkgutil.iter_modules(trainers.__path__):
-        trainer = getattr(import_module(f"nnunet_ssl.trainers.{module.name}"), module.name)
-        if trainer.method:
-            name = module.name.removeprefix(PREFIX)
-            found.setdefault(trainer.method, []).append(Trainer(name, inspect.getdoc(trainer), trainer.defaults))
-    if missing := [method.__name__ for method in found if method.__name__ not in facts]:
-        raise InputError(f"{FACTS_FILE} lacks {', '.join(missing)}: add paper, cost and the other fields.")
-    if stray := sorted(facts.keys() - {method.__name__ for method in found}):
-        raise InputError(f"{FACTS_FILE} has {', '.join(stray)}, which no trainer of trainers/ trains.")
-    entries = []
-    for method, its_trainers in found.items():
-        its_trainers.sort(key=lambda trainer: (bool(trainer.defaults), trainer.name))
-        entries.append(Entry(method, tuple(its_trainers), facts[method.__name__]))
-    return sorted(entries, key=lambda entry: entry.name.lower())
+    return [_entry(listed) for listed in read_listing()]
 
 
-def find_entry(entries: Sequence[Entry], name: str) -> Entry:
-    """The method of a trainer, in any case, with or without `nnUNetTrainer` and hyphens.
+def read_entry(name: str) -> Entry:
+    """The method of a trainer, in any case, with or without `nnUNetTrainer` and hyphens; no other is imported.
 
     Raises:
-        InputError: there is none; names the nearest.
+        InputError: there is none; names the nearest and all.
     """
-    known = {_plain(trainer.name): (trainer.name, entry) for entry in entries for trainer in entry.trainers}
-    plain = _plain(name).removeprefix(PREFIX.lower())
-    if plain in known:
-        return known[plain][1]
-    near = difflib.get_close_matches(plain, known, n=1)
-    hint = f"Did you mean {known[near[0]][0]}?" if near else f"There are {', '.join(n for n, _ in known.values())}."
-    raise InputError(f"There is no method {name!r}. {hint}")
+    trainer = find_trainer(name)
+    for listed in read_listing():
+        if trainer in [each.name for each in listed.trainers]:
+            return _entry(listed)
+    raise InputError(f"{PREFIX}{trainer} trains by nnU-Net's loss alone: the baseline has no page of its own.")
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+def _entry(listed: Listed) -> Entry:
+    return Entry(getattr(import_module(listed.module), listed.name), listed)
 
 
 # ---------------------------------------------------------------------- one method as Markdown
@@ -178,7 +156,7 @@ def page(entry: Entry, measured: str = "") -> str:
         f"{_escaped(facts.citation)}.",
         f"- Networks: {facts.networks}\n- Predicts: {facts.predicts}\n"
         f"- Cost of a step: {facts.cost}, where 1 is a supervised step on the same patches; {facts.cost_detail}\n"
-        f"- Needs: {', '.join(facts.needs) or 'nothing beyond unlabeled scans'}",
+        f"- Needs: {_needs(entry)}",
         "## Use",
         f"```bash\nnnUNetv2_train DATASET CONFIGURATION FOLD -tr {PREFIX}{trainer}\n"
         f"{VARIABLE}='{_example(entry)}' nnUNetv2_train DATASET CONFIGURATION FOLD -tr {PREFIX}{trainer}\n```",
@@ -190,6 +168,8 @@ def page(entry: Entry, measured: str = "") -> str:
         _hyperparameter_table(entry.hyperparameters),
         _choices(entry),
         _published_step(entry) if entry.published_step else "",
+        "## What to look at while it trains",
+        _terms(facts),
         "## Published figures",
         _published(facts),
         measured,
@@ -197,22 +177,16 @@ def page(entry: Entry, measured: str = "") -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
+def _needs(entry: Entry) -> str:
+    if entry.method.reads_unlabeled():
+        return ", ".join(entry.facts.needs) or "nothing beyond unlabeled scans"
+    return ", ".join([*entry.facts.needs, "no unlabeled scans"])
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-
-
-def value_text(value: Any) -> str:
-    """A value as it is written in `nnUNet_ssl_config`, "" for none."""
-    if value is None:
-        return ""
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def mapping_text(values: dict[str, Any]) -> str:
-    """Hyperparameters as they are written in `nnUNet_ssl_config`."""
-    return "{" + ", ".join(f"{name}: {value_text(value)}" for name, value in values.items()) + "}"
 
 
 def _example(entry: Entry) -> str:
@@ -236,6 +210,15 @@ def _hyperparameter_table(parameters: Sequence[Hyperparameter]) -> str:
         for h in parameters
     ]
     return table(("name", "default", "published", "symbol", "meaning"), rows)
+
+
+def _terms(facts: Facts) -> str:
+    """The terms in the log and in progress.png."""
+    rows = [(f"`{name}`", *map(_escaped, term)) for name, term in facts.terms.items()]
+    return (
+        "Mean of each epoch, in the log, in `progress.png` and, by class, in `per_class.png`; losses with their "
+        "weight; some of a preset or a phase alone.\n\n" + table(("term", *Term._fields), rows)
+    )
 
 
 def _published_step(entry: Entry) -> str:

@@ -197,7 +197,7 @@ class Classes(Kind):
         return probs.log() - (-probs).log1p()
 
     def hard(self, logits: Tensor) -> Tensor:
-        return logits.detach().argmax(1)
+        return logits.detach().max(1).indices  # as argmax, which takes ten times as long on a CPU
 
     def entropy_of_logits(self, logits: Tensor) -> Tensor:
         log_probs = logits.float().log_softmax(1)
@@ -205,7 +205,7 @@ class Classes(Kind):
 
     def doubt(self, logits: Tensor) -> Tensor:
         logits = logits.detach().float()
-        largest = logits.argmax(1, keepdim=True)
+        largest = logits.max(1, keepdim=True).indices
         return (logits.scatter(1, largest, -math.inf).logsumexp(1, keepdim=True) - logits.gather(1, largest))[:, 0]
 
     def cross_entropy(self, logits: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
@@ -359,7 +359,7 @@ class Regions(Kind):
     def entry_of(self, labels: Tensor, rank: Tensor) -> Tensor:
         inside = labels.bool()
         ranks = torch.where(inside, on_channels(rank[: self.channels], labels.ndim), -math.inf)
-        return torch.where(inside.any(1), ranks.argmax(1), self.channels)
+        return torch.where(inside.any(1), ranks.max(1).indices, self.channels)
 
     def outcome_of(self, labels: Tensor) -> Tensor:
         inside = on_channels(torch.arange(self.channels, device=labels.device), labels.ndim)

@@ -73,8 +73,8 @@ class Method(nn.Module):
 
     Attributes:
         views: the views of each unlabeled patch that `losses` reads, of "weak", "strong" and "target"; a constructor
-            may ask for fewer. With "target", which needs `labeled_first`, at the start of each phase the student as it
-            is then labels all unlabeled cases.
+            may ask for fewer. A class with none trains without unlabeled scans. With "target", which needs
+            `labeled_first`, at the start of each phase the student as it is then labels all unlabeled cases.
         known_voxels: where pseudo-labels of whole cases may leave voxels out, `known_voxels(case, logits)` of the
             case's id and its logits (C, *spatial) gives those that count, bool (*spatial). It changes no state, since
             each rank labels other cases. `Unlabeled.target` has the others as not annotated.
@@ -139,6 +139,11 @@ class Method(nn.Module):
     def deployed(self, net: Net) -> nn.Module:
         """The network that validates, is saved and predicts: the student, unless the paper says otherwise."""
         return net.module
+
+    @classmethod
+    def reads_unlabeled(cls) -> bool:
+        """Whether it trains with unlabeled scans; without any view of them it is a supervised baseline."""
+        return bool(cls.views)
 
     @classmethod
     def hyperparameters(cls) -> dict[str, Any]:

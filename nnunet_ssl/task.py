@@ -99,6 +99,7 @@ class Task:
         batch_dice: whether nnU-Net's Dice sums over the batch.
         scale_weights: weights of nnU-Net's loss over the scales of deep supervision.
         image_channels: number of channels of the images.
+        labeled_batch_size: labeled patches per step (of this process).
         unlabeled_batch_size: unlabeled patches per step (of this process).
         patch_size: voxels of a training patch along each axis.
         spacing: mm between voxels along each axis.
@@ -115,6 +116,7 @@ class Task:
     batch_dice: bool
     scale_weights: tuple[float, ...]
     image_channels: int
+    labeled_batch_size: int
     unlabeled_batch_size: int
     patch_size: tuple[int, ...]
     spacing: tuple[float, ...]

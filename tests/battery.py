@@ -14,12 +14,16 @@ TRAINERS = sorted(file.stem.removeprefix(PREFIX) for file in Path(trainers_folde
 # what `needs` of the facts may say that some tests have not, and what the refusal at set-up says of it
 UNET = "a U-Net of nnU-Net's plans"
 TWO_PATCHES = "two or more unlabeled patches per step"
+TWO_LABELED = "two or more labeled patches per step"
 FOUR_STAGES = "four stages or more"
+THREE_D = "a 3D configuration"
 PROPAGATED = "`nnunet_ssl propagate` where labeled scans have ignored voxels"
 REFUSALS = {
     UNET: "U-Net",
     TWO_PATCHES: "set unlabeled_batch_size to 2 or more",
+    TWO_LABELED: "there is one on a GPU: raise batch_size in the plans",
     FOUR_STAGES: "four stages or more",
+    THREE_D: "two orthogonal slices, which no 2D patch shows",
     PROPAGATED: "no propagated labels in .*run `nnunet_ssl propagate`",
 }
 

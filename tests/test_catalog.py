@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from accuracy_records import content, write
 
-from nnunet_ssl import catalog, methods
-from nnunet_ssl.catalog import documented_arguments, find_entry, page, read_catalog
+from nnunet_ssl import catalog, listing, methods
+from nnunet_ssl.catalog import documented_arguments, page, read_catalog, read_entry
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.facts import read_facts
 from nnunet_ssl.method import Method
@@ -69,7 +69,13 @@ def test_a_method_has_a_trainer_facts_and_tests():
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_every_method_is_complete(entry):
     assert entry.trainers[0].name == entry.name and not entry.trainers[0].defaults
+    assert entry.idea == " ".join(inspect.getdoc(entry.method).split("\n\n", 1)[0].split())
     assert entry.idea.endswith(".") and "Args" not in entry.idea
+    for trainer in entry.trainers:  # the listing reads files; what is imported says the same
+        module = importlib.import_module(f"nnunet_ssl.trainers.nnUNetTrainer{trainer.name}")
+        found = getattr(module, f"nnUNetTrainer{trainer.name}")
+        stated = (found.method, inspect.getdoc(found), found.defaults)
+        assert stated == (entry.method, trainer.summary, trainer.defaults)
     assert "\n    " in entry.formula
     parameters = entry.hyperparameters
     assert {h.name: h.default for h in parameters} == entry.method.hyperparameters()
@@ -109,22 +115,22 @@ def test_variants_stand_behind_the_plain_trainer():
     ],
 )
 def test_a_method_is_found_by_any_of_its_names(asked, found):
-    assert find_entry(ENTRIES, asked).name == found
+    assert read_entry(asked).name == found
 
 
 def test_a_wrong_name_gets_the_nearest_one_or_all():
     with pytest.raises(InputError, match="no method 'MeanTeecher'. Did you mean MeanTeacher"):
-        find_entry(ENTRIES, "MeanTeecher")
+        read_entry("MeanTeecher")
     with pytest.raises(InputError, match="There are .*CPS, .*UAMT"):
-        find_entry(ENTRIES, "zzzzzz")
+        read_entry("zzzzzz")
     with pytest.raises(InputError, match="no method ''"):
-        find_entry(ENTRIES, "")
+        read_entry("")
 
 
 def test_a_method_without_facts_is_named(monkeypatch):
     facts = read_facts()
     del facts["CPS"]
-    monkeypatch.setattr(catalog, "read_facts", lambda: facts)
+    monkeypatch.setattr(listing, "read_facts", lambda: facts)
     with pytest.raises(InputError, match="facts.yaml lacks CPS: add"):
         read_catalog()
     facts |= {"CPS": facts["DHC"], "Elsewhere": facts["DHC"]}
@@ -161,8 +167,8 @@ def test_a_page_has_formulas_hyperparameters_presets_and_figures():
 )
 def test_the_pages_are_current(make_methods):
     expected = make_methods.pages()
-    files = [ROOT / "README.md", ROOT / make_methods.GAINS_PAGE, *(ROOT / "docs" / "methods").glob("*.md")]
-    written = {str(file.relative_to(ROOT)): file.read_text(encoding="utf-8") for file in files}
+    files = {ROOT / name for name in expected} | set((ROOT / "docs" / "methods").glob("*.md"))
+    written = {str(file.relative_to(ROOT)): file.read_text(encoding="utf-8") for file in files if file.is_file()}
     stale = sorted(name for name in expected.keys() | written.keys() if expected.get(name) != written.get(name))
     assert not stale, f"run python docs/make_methods.py: it makes another {', '.join(stale)}"
 

@@ -15,7 +15,17 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 import torch
-from battery import FOUR_STAGES, PROPAGATED, TRAINERS, TWO_PATCHES, refusal, shortest
+from battery import (
+    FOUR_STAGES,
+    PROPAGATED,
+    THREE_D,
+    TRAINERS,
+    TWO_LABELED,
+    TWO_PATCHES,
+    method_of,
+    refusal,
+    shortest,
+)
 from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
     nnUNetPlannerResEncL,
     nnUNetPlannerResEncM,
@@ -159,7 +169,8 @@ KINDS = {
     "unlabeled 5": flat(unlabeled_batch=5, labels=NESTED),
 }
 # what a method may need
-LACKING = {"batch of 1 and three stages": (TWO_PATCHES, FOUR_STAGES)}
+LACKING = {"batch of 1 and three stages": (TWO_PATCHES, TWO_LABELED, FOUR_STAGES)}
+LACKING |= {name: (THREE_D,) for name, kind in KINDS.items() if kind.configuration == "2d"}
 LACKING |= {name: (PROPAGATED,) for name, kind in KINDS.items() if kind.sparse is not None}
 
 
@@ -202,7 +213,7 @@ def command(monkeypatch):
 
 def settings(kind, trainer):
     chosen = SHORT | shortest(trainer)
-    if kind.unlabeled_batch is not None and trainer != "Supervised":
+    if kind.unlabeled_batch is not None and method_of(trainer) and method_of(trainer).reads_unlabeled():
         chosen["unlabeled_batch_size"] = kind.unlabeled_batch
     return chosen
 

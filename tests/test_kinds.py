@@ -122,6 +122,14 @@ def test_the_hard_label_is_the_likeliest_and_confidence_its_probability(regions)
     torch.testing.assert_close(found.confidence(probs), both if regions else both.sum(1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_of_equal_logits_the_first_class_is_the_hard_label(dtype):
+    inf, nan = math.inf, math.nan
+    voxels = [(0, 2, 2), (1, 1, 1), (-inf, -inf, -inf), (inf, 0, inf), (0, inf, inf), (0, nan, 1), (nan, 0, nan)]
+    logits = torch.tensor(voxels, dtype=dtype).T[None]
+    assert kind(3).hard(logits).tolist() == [[1, 0, 0, 0, 1, 1, 0]] == logits.argmax(1).tolist()
+
+
 @pytest.mark.parametrize("regions", [False, True])
 def test_doubt_is_the_odds_against_the_hard_label(regions):
     torch.manual_seed(0)

@@ -173,6 +173,7 @@ def task(dimensions: int = 2, channels: int = 2, regions: bool = False, **other)
         "batch_dice": False,
         "scale_weights": (2 / 3, 1 / 3),
         "image_channels": 1,
+        "labeled_batch_size": 2,
         "unlabeled_batch_size": 2,
         "patch_size": (16,) * dimensions,
         "spacing": (1.0,) * dimensions,

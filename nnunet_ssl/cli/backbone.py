@@ -4,9 +4,11 @@ from typing import Annotated
 
 import typer
 
+from nnunet_ssl.cli.options import Configurations, Dataset, Plans
+
 
 def backbone(
-    dataset_id: Annotated[int, typer.Option("-d", "--dataset-id", help="Dataset number.")],
+    dataset: Dataset,
     network: Annotated[
         str,
         typer.Option(
@@ -15,21 +17,19 @@ def backbone(
         ),
     ],
     out: Annotated[str, typer.Option("-o", "--out", help="Name of the new plans.")],
-    plans: Annotated[str, typer.Option("-p", "--plans", help="Name of nnU-Net's plans.")] = "nnUNetPlans",
-    configuration: Annotated[
-        list[str] | None,
-        typer.Option("-c", "--configuration", help="Configuration. Default: all that the network can do."),
-    ] = None,
+    plans: Plans = "nnUNetPlans",
+    configuration: Configurations = None,
 ) -> None:
     """Write plans with another network; patch, batch and preprocessed data stay those of the old plans."""
-    from nnunet_ssl.data.raw import preprocessed_folder
+    from nnunet_ssl.data.raw import dataset_id, preprocessed_folder
     from nnunet_ssl.preparation.backbones import write_plans
 
-    written = write_plans(preprocessed_folder(dataset_id), plans, network, out, configuration)
+    number = dataset_id(dataset)
+    written = write_plans(preprocessed_folder(number), plans, network, out, configuration)
     typer.echo(f"{written.file}:")
     for name, parameters in written.parameters.items():
         typer.echo(f"  {name}: {network}, {parameters / 1e6:.1f} million parameters")
     for reason in written.left_out.values():
         typer.echo(f"  left out: {reason}")
     example = next(iter(written.parameters))
-    typer.echo(f"train with: nnUNetv2_train {dataset_id} {example} 0 -p {out} -tr nnUNetTrainerMeanTeacher")
+    typer.echo(f"train with: nnUNetv2_train {number} {example} 0 -p {out} -tr nnUNetTrainerBCP")

@@ -5,27 +5,40 @@ from typing import Annotated
 
 import typer
 
+from nnunet_ssl.cli.options import Datasets, Processes
+
 SHOWN = 10  # findings of one kind on the console; the report file has all
 
 
 def check(
-    dataset_id: Annotated[int, typer.Option("-d", "--dataset-id", help="Dataset number.")],
-    processes: Annotated[int, typer.Option("-np", min=1, help="Cases read at once.")] = 4,
+    datasets: Datasets,
+    processes: Processes = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the whole report as JSON.")] = None,
 ) -> None:
     """Find leaks before training: scans that are there twice, ids in two roles, odd unlabeled scans.
 
     Exit status 0: nothing found, though there may be notes on what changes no training; 1: something was found.
     """
-    from nnunet_ssl.data.not_annotated import in_words
-    from nnunet_ssl.data.raw import listed
+    from nnunet_ssl.data.raw import dataset_id
     from nnunet_ssl.errors import InputError
-    from nnunet_ssl.files import write_json
-    from nnunet_ssl.preparation.leaks import check_dataset
 
+    if output and len(datasets) > 1:
+        raise InputError(f"-o {output} is for the report of one dataset: check them one by one.")
     if output and not output.absolute().parent.is_dir():
         raise InputError(f"-o {output}: the folder {output.absolute().parent} does not exist.")
-    report = check_dataset(dataset_id, processes)
+    if sum(_check(number, processes, output) for number in map(dataset_id, datasets)):
+        raise typer.Exit(1)
+
+
+def _check(number: int, processes: int | None, output: Path | None) -> int:
+    """Prints what was found in a dataset; returns how much."""
+    from nnunet_ssl.data.not_annotated import in_words
+    from nnunet_ssl.data.raw import listed
+    from nnunet_ssl.files import write_json
+    from nnunet_ssl.machine import processes as default_processes
+    from nnunet_ssl.preparation.leaks import check_dataset
+
+    report = check_dataset(number, processes or default_processes(4))
     typer.echo(f"{report.dataset}: " + ", ".join(f"{count} {role}" for role, count in report.cases.items()) + " cases")
     if report.not_annotated:
         typer.echo(f"Not annotated, as dataset.json says: {in_words(report.not_annotated)}")
@@ -54,5 +67,4 @@ def check(
     typer.echo(f"\n{len(report.findings)} finding(s)." if report.findings else "\nNothing found.")
     if output:
         write_json(report.as_json(), output)
-    if report.findings:
-        raise typer.Exit(1)
+    return len(report.findings)

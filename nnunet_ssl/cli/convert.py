@@ -1,19 +1,22 @@
 """``nnunet_ssl convert DATASET``: public data sets to nnU-Net raw datasets with unlabeled cases."""
 
-import os
 from collections.abc import Callable
 from enum import Enum
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+
+from nnunet_ssl.cli.options import Processes
+from nnunet_ssl.conversion.layouts import layout_help
 
 if TYPE_CHECKING:
     from nnunet_ssl.conversion.cases import Conversion
 
 app = typer.Typer(
     name="convert",
+    rich_markup_mode=None,
     help="Convert a public data set to an nnU-Net raw dataset with unlabeled cases.",
     no_args_is_help=True,
 )
@@ -27,8 +30,8 @@ class Modality(str, Enum):
     both = "both"
 
 
-DEFAULT_PROCESSES = min(8, os.cpu_count() or 1)
 SPACINGS_HELP = "File with a line CASE Z Y X (mm) for each scan whose header is a placeholder."
+SKIP_MISSING_HELP = "Leave out scans of the lists that SOURCE lacks."
 SKIP_HELP = "Leave out scans whose header is a placeholder and that --spacings does not name."
 
 
@@ -36,23 +39,22 @@ def _option(name: str, kind: Any, declared: Any, default: Any = Parameter.empty)
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, declared])
 
 
-def converter(default: str, others: str = "", units: str = "cases") -> Callable:
+def converter(default: str, units: str = "cases") -> Callable:
     """Makes a command of a function ``(source, labeled, own options) -> Conversion``, with the options of all of them.
 
     Args:
         default: what is labeled if the user says nothing: a published protocol or a percentage.
-        others: the other published protocols.
         units: what ``--labeled`` counts.
     """
     labeled_help = f"Labeled {units}: a number (the first of the training list), a percentage (10%) or a list file."
-    protocol_help = f"Published lists: {default} (default){', ' + others if others else ''}."
+    protocol_help = f"One of the published lists above. Default: {default}."
     options = [
         _option(
             "source",
             Path,
             typer.Argument(metavar="SOURCE", help="Folder of the data set as downloaded.", show_default=False),
         ),
-        _option("dataset_id", int, typer.Option(help="nnU-Net's id of the new dataset.", show_default=False)),
+        _option("dataset_id", int, typer.Option("-d", "--dataset-id", help="Number of the new dataset.")),
         _option("labeled", str | None, typer.Option(help=labeled_help), None),
         _option("labeled_list", Path | None, typer.Option(help=f"File with the labeled {units}, one id a line."), None),
         _option("protocol", str | None, typer.Option(help=protocol_help), None),
@@ -60,7 +62,8 @@ def converter(default: str, others: str = "", units: str = "cases") -> Callable:
         _option("link", bool, typer.Option("--link", help="Link files that fit as they are, do not copy."), False),
         _option("spacings", Path | None, typer.Option(help=SPACINGS_HELP), None),
         _option("skip_unknown_spacing", bool, typer.Option("--skip-unknown-spacing", help=SKIP_HELP), False),
-        _option("processes", int, typer.Option("-np", min=1, help="Worker processes."), DEFAULT_PROCESSES),
+        _option("skip_missing", bool, typer.Option("--skip-missing", help=SKIP_MISSING_HELP), False),
+        _option("processes", *get_args(Processes), None),
     ]
     if default.endswith("%"):
         options = [option for option in options if option.name != "protocol"]
@@ -75,28 +78,32 @@ def converter(default: str, others: str = "", units: str = "cases") -> Callable:
             link: bool,
             spacings: Path | None,
             skip_unknown_spacing: bool,
-            processes: int,
+            skip_missing: bool,
+            processes: int | None,
             protocol: str | None = None,
             **own: Any,
         ) -> None:
             from nnunet_ssl.conversion.protocols import wanted_labeled
+            from nnunet_ssl.machine import processes as default_processes
 
-            conversion = find(source, wanted_labeled(labeled, labeled_list, protocol), **own)
+            conversion = find(source, wanted_labeled(labeled, labeled_list, protocol, skip_missing), **own)
             writing = {"link": link, "spacings": spacings, "skip_unknown_spacing": skip_unknown_spacing}
-            _write(conversion, dataset_id, name or conversion.name, processes=processes, **writing)
+            _write(
+                conversion, dataset_id, name or conversion.name, processes=processes or default_processes(), **writing
+            )
 
         own_options = list(signature(find).parameters.values())[2:]
         parameters = [option.replace(kind=Parameter.KEYWORD_ONLY) for option in [*options, *own_options]]
         command.__signature__ = Signature(parameters)
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        command.__doc__ = find.__doc__
+        command.__doc__ = f"{find.__doc__}\n\n{layout_help(find.__name__)}"
         app.command(find.__name__)(command)
         return find
 
     return register
 
 
-@converter(default="ua-mt-8", others="ua-mt-4, ua-mt-16")
+@converter(default="ua-mt-8")
 def la(source, labeled) -> "Conversion":
     """Left atrium (2018 challenge): the preprocessed h5 files or the original nrrd files."""
     from nnunet_ssl.dataset_conversion.la import la_conversion
@@ -104,7 +111,7 @@ def la(source, labeled) -> "Conversion":
     return la_conversion(source, labeled)
 
 
-@converter(default="ssl4mis-7", others="ssl4mis-3, ssl4mis-14", units="patients")
+@converter(default="ssl4mis-7", units="patients")
 def acdc(
     source,
     labeled,
@@ -119,7 +126,7 @@ def acdc(
     return acdc_conversion(source, labeled, spacing)
 
 
-@converter(default="genericssl-20", others="dhc-10, dhc-20, dhc-40")
+@converter(default="genericssl-20")
 def synapse(source, labeled) -> "Conversion":
     """Abdominal CT, 13 organs (Synapse/BTCV): RawData/Training or imagesTr and labelsTr."""
     from nnunet_ssl.dataset_conversion.synapse import synapse_conversion
@@ -127,7 +134,7 @@ def synapse(source, labeled) -> "Conversion":
     return synapse_conversion(source, labeled)
 
 
-@converter(default="dhc-5", others="dhc-2, dhc-10")
+@converter(default="dhc-5")
 def amos(
     source,
     labeled,
@@ -169,7 +176,7 @@ def msd(
     return msd_conversion(source, labeled, fill_nan)
 
 
-@converter(default="mc-net-12", others="mc-net-6")
+@converter(default="mc-net-12")
 def pancreas(
     source,
     labeled,

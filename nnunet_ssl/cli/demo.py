@@ -1,21 +1,15 @@
 """``nnunet_ssl demo``: the whole pipeline on a phantom."""
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-
-class Device(str, Enum):
-    """Where the demo trains and predicts."""
-
-    cpu = "cpu"
-    cuda = "cuda"
+from nnunet_ssl.cli.options import Device, Where
 
 
 def demo(
-    device: Annotated[Device, typer.Option(help="Where to train and predict.")] = Device.cpu,
+    device: Where = Device.cpu,
     folder: Annotated[Path, typer.Option(help="New folder, or that of an earlier demo.")] = Path("nnunet_ssl_demo"),
 ) -> None:
     """Phantom, baseline, Mean Teacher, table and picture in a few minutes on a CPU."""

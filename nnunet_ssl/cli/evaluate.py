@@ -5,18 +5,24 @@ from typing import Annotated
 
 import typer
 
+from nnunet_ssl.cli.options import Processes
+
 
 def evaluate(
     reference: Annotated[Path, typer.Argument(metavar="REFERENCE_FOLDER", help="Reference segmentations.")],
     prediction: Annotated[Path, typer.Argument(metavar="PREDICTION_FOLDER", help="Predictions of the same names.")],
     dataset_json: Annotated[
         Path | None,
-        typer.Option(help="Names the classes. Default: the one in PREDICTION_FOLDER, else beside REFERENCE_FOLDER."),
+        typer.Option(
+            "--dataset-json",
+            "-djfile",
+            help="Names the classes. Default: the one in PREDICTION_FOLDER, else beside REFERENCE_FOLDER.",
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Default: metrics.json in PREDICTION_FOLDER.")
     ] = None,
-    processes: Annotated[int, typer.Option("-np", min=1, help="Cases measured at once.")] = 2,
+    processes: Processes = None,
 ) -> None:
     """Dice, Jaccard, HD95 and ASD per case and class, as JSON and as a table; and cases that the model has learned."""
     from rich.box import SIMPLE
@@ -26,10 +32,11 @@ def evaluate(
 
     from nnunet_ssl.data.space import in_words
     from nnunet_ssl.files import write_json
+    from nnunet_ssl.machine import processes as default_processes
     from nnunet_ssl.results.evaluation import METRICS, evaluate_folders
     from nnunet_ssl.results.seen import seen_cases, seen_in_words
 
-    result = evaluate_folders(reference, prediction, dataset_json, processes)
+    result = evaluate_folders(reference, prediction, dataset_json, processes or default_processes())
     result["seen"] = seen_cases(prediction, list(result["metrics"]["dice"]["per_case"]))
     output = output or prediction / "metrics.json"
     write_json(result, output)
@@ -43,7 +50,7 @@ def evaluate(
         box=SIMPLE,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("class")
+    table.add_column("class", overflow="fold")  # a long name goes on in a second line and is not cut
     for title in (*titles, "absent", "missed"):
         table.add_column(title, justify="right", min_width=max(map(len, title.split())))
 
@@ -67,6 +74,9 @@ def evaluate(
         console.print(f"not annotated, as dataset.json says: {counts} case(s); they are left out of its means.")
     if any(missed.values()):
         console.print("missed: cases whose prediction lacks the class: Dice 0, left out of the mean distances.")
+    if spurious := {name: cases for name, cases in result["spurious"].items() if cases}:
+        counts = ", ".join(f"{escape(name)} in {len(cases)}" for name, cases in spurious.items())
+        console.print(f"found where the reference has none: {counts} case(s); no value tells of it.")
     for line in (*in_words(result["space"], "the prediction", "the reference"), *seen_in_words(result["seen"])):
         print(line)
     print(f"Every case's values: {output}")

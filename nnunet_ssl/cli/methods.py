@@ -4,35 +4,50 @@ from typing import Annotated
 
 import typer
 
+from nnunet_ssl.cli.options import trainers
+
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="Show one method in full: MeanTeacher, UAMT, ...")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Show one method in full: MeanTeacher, UAMT, ...", autocompletion=trainers)
+    ] = None,
 ) -> None:
-    """The methods with paper and cost; one with formulas, hyperparameters and published figures."""
-    from rich.box import SIMPLE
+    """The methods with paper and cost; one with formulas, hyperparameters and the terms of its log."""
+    typer.echo(_table() if name is None else _page(name))
+
+
+def _page(name: str) -> str:
     from rich.console import Console
     from rich.markdown import Markdown
-    from rich.markup import escape
-    from rich.table import Table
 
-    from nnunet_ssl.catalog import PREFIX, find_entry, page, read_catalog
+    from nnunet_ssl.catalog import page, read_entry
 
-    entries = read_catalog()
     console = Console()
-    if name is not None:
-        console.print(Markdown(page(find_entry(entries, name))))
-        return
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("trainer", no_wrap=True)
-    table.add_column("paper", ratio=3)
-    table.add_column("cost")
-    table.add_column("idea", ratio=5)
-    for entry in entries:
-        plain, *variants = entry.trainers
-        facts = entry.facts
-        table.add_row(*map(escape, (plain.name, facts.paper, facts.cost, entry.idea)))
-        for variant in variants:
-            table.add_row(escape(variant.name), "", "", escape(variant.summary))
-    console.print(table)
-    console.print(f"Train with: nnUNetv2_train DATASET CONFIGURATION FOLD -tr {PREFIX}NAME", markup=False)
-    console.print("cost: of a step; 1 is a supervised step on the same patches. In full: nnunet_ssl methods NAME")
+    with console.capture() as captured:
+        console.print(Markdown(page(read_entry(name))))
+    return captured.get()
+
+
+def _table() -> str:
+    """Each trainer with its cost and idea; what is shown comes from files alone, without torch."""
+    import shutil
+    from textwrap import wrap
+
+    from nnunet_ssl.listing import PREFIX, read_listing
+
+    listing = read_listing()
+    width = min(100, shutil.get_terminal_size().columns)
+    column = max(len(trainer.name) for listed in listing for trainer in listed.trainers)
+    lines = [f"   {'trainer':{column}}  cost  idea"]
+    for listed in listing:
+        facts, (plain, *variants) = listed.facts, listed.trainers
+        marks = ("*" if facts.first else " ") + ("m" if listed.measured else " ")
+        rows = [(marks, plain.name, facts.cost, f"{listed.idea} {facts.paper}")]
+        for mark, trainer, cost, text in [*rows, *(("", each.name, "", each.summary) for each in variants)]:
+            start = f"{mark:2} {trainer:{column}}  {cost:4}  "
+            lines += wrap(text, width, initial_indent=start, subsequent_indent=" " * len(start))
+    return "\n".join(lines) + (
+        "\n\n*     to begin with\nm     measured here, see docs/findings.md\n"
+        "cost  of a step; 1 is a supervised step on the same patches\n\n"
+        f"Train with: nnUNetv2_train DATASET CONFIGURATION FOLD -tr {PREFIX}NAME\nIn full: nnunet_ssl methods NAME"
+    )

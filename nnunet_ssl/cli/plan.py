@@ -4,15 +4,17 @@ from typing import Annotated
 
 import typer
 
+from nnunet_ssl.cli.options import Dataset, Processes
+
 
 def plan(
-    dataset_id: Annotated[int, typer.Option("-d", "--dataset-id", help="Dataset number.")],
+    dataset: Dataset,
     fold: Annotated[int, typer.Option("-f", "--fold", min=0, help="Fold of splits_final.json.")],
     planner: Annotated[
         str, typer.Option("-pl", help="Planner class of nnU-Net, such as nnUNetPlannerResEncM.")
     ] = "ExperimentPlanner",
     plans: Annotated[
-        str | None, typer.Option("-p", "--plans", help="Name of the plans. Default: the planner's with _foldN.")
+        str | None, typer.Option("-p", "--plans", "-overwrite_plans_name", help="Default: the planner's with _foldN.")
     ] = None,
     gpu_memory_target: Annotated[
         float | None, typer.Option("-gpu_memory_target", help="GPU memory in GB. Default: the planner's.")
@@ -21,17 +23,18 @@ def plan(
         tuple[float, float, float] | None,
         typer.Option("-overwrite_target_spacing", help="Of 3d_fullres, in mm.", show_default=False),
     ] = None,
-    processes: Annotated[int | None, typer.Option("-np", min=1, help="Cases read at once. Default: nnU-Net's.")] = None,
+    processes: Processes = None,
 ) -> None:
     """Plan on the labels that a fold may see: nnU-Net's own planning uses those that the fold hides too."""
-    from nnunetv2.configuration import default_num_processes
-
+    from nnunet_ssl.data.raw import dataset_id
     from nnunet_ssl.files import read_json
+    from nnunet_ssl.machine import processes as default_processes
     from nnunet_ssl.preparation.planning import ADVICE, RECORD, plan_fold
 
+    number = dataset_id(dataset)
     file = plan_fold(
-        dataset_id, fold, planner, plans, gpu_memory_target, overwrite_target_spacing,
-        processes or default_num_processes,
+        number, fold, planner, plans, gpu_memory_target, overwrite_target_spacing,
+        processes or default_processes(),
     )  # fmt: skip
     content = read_json(file, ADVICE)
     name, configurations = file.stem, content["configurations"]
@@ -40,6 +43,6 @@ def plan(
         if "patch_size" in settings:
             typer.echo(f"  {configuration}: patch {settings['patch_size']}, batch {settings['batch_size']}")
     example = "3d_fullres" if "3d_fullres" in configurations else "2d"
-    typer.echo(f"next: nnUNetv2_preprocess -d {dataset_id} -plans_name {name} -c {example}")
-    typer.echo(f"      nnunet_ssl preprocess -d {dataset_id} -p {name} -c {example}")
-    typer.echo(f"      nnUNetv2_train {dataset_id} {example} {fold} -p {name} -tr nnUNetTrainerMeanTeacher")
+    typer.echo(f"next: nnUNetv2_preprocess -d {number} -plans_name {name} -c {example}")
+    typer.echo(f"      nnunet_ssl preprocess -d {number} -p {name} -c {example}")
+    typer.echo(f"      nnUNetv2_train {number} {example} {fold} -p {name} -tr nnUNetTrainerBCP")

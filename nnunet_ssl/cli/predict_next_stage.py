@@ -4,19 +4,23 @@ from typing import Annotated
 
 import typer
 
-from nnunet_ssl.cli.demo import Device
+from nnunet_ssl.cli.options import Configuration, Dataset, Device, Plans, Processes, Trainer, Where
 
 
 def predict_next_stage(
-    dataset_id: Annotated[int, typer.Option("-d", help="Dataset number.")],
-    trainer: Annotated[str, typer.Option("-tr", help="Trainer, such as nnUNetTrainerMeanTeacher.")],
-    folds: Annotated[list[str], typer.Option("-f", help="Fold, or all; repeatable.")],
-    configuration: Annotated[str, typer.Option("-c", help="First stage of the cascade.")] = "3d_lowres",
-    plans: Annotated[str, typer.Option("-p", help="Plans.")] = "nnUNetPlans",
-    device: Annotated[Device, typer.Option("-device", help="Where to predict.")] = Device.cuda,
-    processes: Annotated[int, typer.Option("-np", min=1, help="Processes that resample and write.")] = 4,
+    dataset: Dataset,
+    trainer: Trainer,
+    folds: Annotated[list[str], typer.Option("-f", "--folds", metavar="FOLD...", help="Folds, or all.")],
+    configuration: Configuration = "3d_lowres",
+    plans: Plans = "nnUNetPlans",
+    device: Where = Device.cuda,
+    processes: Processes = None,
 ) -> None:
     """Predict the unlabeled cases with the trained first stage of a cascade, for the second stage."""
+    from nnunet_ssl.data.raw import dataset_id
+    from nnunet_ssl.listing import full_name
+    from nnunet_ssl.machine import processes as default_processes
     from nnunet_ssl.preparation.next_stage import predict_unlabeled
 
-    predict_unlabeled(dataset_id, trainer, folds, plans, configuration, device.value, processes)
+    trained = (dataset_id(dataset), full_name(trainer), folds, plans, configuration)
+    predict_unlabeled(*trained, device.value, processes or default_processes(4))

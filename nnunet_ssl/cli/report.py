@@ -8,7 +8,8 @@ import typer
 
 def report(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Folders of accuracy records, with their subfolders.")
+        list[Path],
+        typer.Argument(metavar="DIR...", help="nnUNet_results after nnunet_ssl run, or folders of accuracy records."),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the page, new or of an earlier report.")
@@ -17,8 +18,11 @@ def report(
         list[Path] | None,
         typer.Option(help="Work folder of the accuracy benchmark, for pictures of test cases; repeatable."),
     ] = None,
+    baseline: Annotated[
+        str, typer.Option(help="The method that the others are compared with, such as SupervisedMix.")
+    ] = "supervised",
 ) -> None:
-    """One page on the accuracy records: methods between their bounds, tests, figures, costs."""
+    """One page on experiments: methods between their bounds, tests, learning curves, costs."""
     from nnunet_ssl.report.page import write_report
 
-    print(write_report(folders, output, overlays or []))
+    print(write_report(folders, output, overlays or [], baseline))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from nnunet_ssl.cli.demo import Device
+from nnunet_ssl.cli.options import Configuration, Dataset, Device, Plans, Where, trainers
 
 
 class Executor(str, Enum):
@@ -16,36 +16,52 @@ class Executor(str, Enum):
 
 
 def run(
-    dataset_id: Annotated[int, typer.Option("-d", "--dataset-id", help="Dataset number.")],
-    configuration: Annotated[str, typer.Option("-c", "--configuration", help="Configuration, such as 3d_fullres.")],
+    dataset: Dataset,
+    configuration: Configuration,
     methods: Annotated[
-        list[str] | None, typer.Option(help="Methods, such as MeanTeacher,UAMT; repeat, or separate by comma or space.")
+        list[str] | None,
+        typer.Option(
+            "-tr", "--methods", metavar="NAME...", help="Trainers, such as BCP CutMix.", autocompletion=trainers
+        ),
     ] = None,
-    folds: Annotated[list[str] | None, typer.Option(help="Folds, such as 0,1. Default: all.")] = None,
+    folds: Annotated[
+        list[str] | None, typer.Option("-f", "--folds", metavar="FOLD...", help="Such as 0 1. Default: all.")
+    ] = None,
     seeds: Annotated[
-        list[str] | None, typer.Option(help="Seeds, such as 0,1,2; each has its own folder nnUNet_results/seed_SEED.")
+        list[str] | None,
+        typer.Option(metavar="SEED...", help="Such as 0 1 2; in nnUNet_results/seed_SEED each."),
     ] = None,
-    baseline: Annotated[bool, typer.Option("--baseline", help="Also nnU-Net alone: nnUNetTrainerSupervised.")] = False,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="Also a baseline, first in the table: without a name nnU-Net alone, Supervised; or SupervisedMix."
+        ),
+    ] = None,
     test: Annotated[
         bool, typer.Option("--test", help="Also predict imagesTs with the final checkpoints, and measure by labelsTs.")
     ] = False,
-    plans: Annotated[str, typer.Option("-p", "--plans", help="Name of the plans.")] = "nnUNetPlans",
-    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.cuda,
+    plans: Plans = "nnUNetPlans",
+    device: Where = Device.cuda,
     gpus: Annotated[
-        list[str] | None, typer.Option(help="GPUs, such as 0,1: one run at a time on each. Default: one run at a time.")
+        list[str] | None,
+        typer.Option(metavar="GPU...", help="Such as 0 1: one run at a time on each."),
     ] = None,
     config: Annotated[
         str, typer.Option(envvar="nnUNet_ssl_config", help="Overrides: a YAML file, or {num_epochs: 100}.")
     ] = "",
     executor: Annotated[Executor, typer.Option(help="This machine, or a cluster through submitit.")] = Executor.local,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the trainings with their folders and states, and start none.")
+    ] = False,
     slurm: Annotated[
-        list[str] | None, typer.Option(help="key=value, repeatable: time (minutes, needed), partition, gpus, mem...")
+        list[str] | None, typer.Option(metavar="KEY=VALUE...", help="time (minutes, needed), partition, gpus, mem...")
     ] = None,
 ) -> None:
     """Train methods over folds and seeds; run again to go on; ends with a table of the Dice."""
+    from nnunet_ssl.data.raw import dataset_id
     from nnunet_ssl.errors import InputError
     from nnunet_ssl.runner.local import run_local
-    from nnunet_ssl.runner.plan import numbers, plan, words
+    from nnunet_ssl.runner.plan import in_lines, numbers, plan, words
     from nnunet_ssl.runner.table import write_table
 
     if gpus and (device is not Device.cuda or executor is Executor.slurm):
@@ -53,9 +69,12 @@ def run(
     if slurm and executor is not Executor.slurm:
         raise InputError("--slurm is for --executor slurm.")
     experiment, runs = plan(
-        dataset_id, configuration, words(methods), numbers(folds, "--folds"), numbers(seeds, "--seeds"),
-        baseline, plans, device.value, config, test=test,
+        dataset_id(dataset), configuration, words(methods), numbers(folds, "--folds"), numbers(seeds, "--seeds"),
+        baseline, plans, device.value, config, test=test, dry=dry_run,
     )  # fmt: skip
+    if dry_run:
+        print(in_lines(experiment, runs))
+        return
     if executor is Executor.slurm:
         from nnunet_ssl.runner.slurm import run_submitted, slurm_executor
 

@@ -1,12 +1,15 @@
 """The verb ``nnunet_ssl split``."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from nnunet_ssl.cli.options import Datasets
+
 
 def split(
-    dataset_id: Annotated[int, typer.Option("-d", "--dataset-id", help="Dataset number.")],
+    datasets: Datasets,
     labeled: Annotated[
         str | None, typer.Option(help="Labels a fold may use: a share (10%) or a number of cases (8). Default: all.")
     ] = None,
@@ -15,12 +18,19 @@ def split(
     force: Annotated[bool, typer.Option("--force", help="Replace a different splits_final.json.")] = False,
 ) -> None:
     """Write splits_final.json: nnU-Net's folds, with part of the training labels hidden if asked."""
-    from nnunet_ssl.data.splits import parse_labeled, read_splits, write_splits
+    from nnunet_ssl.data.raw import dataset_id
+    from nnunet_ssl.data.splits import parse_labeled, write_splits
+
+    share = None if labeled is None else parse_labeled(labeled)
+    for number in map(dataset_id, datasets):
+        _tell(number, write_splits(number, share, seed, folds, force))
+
+
+def _tell(number: int, file: Path) -> None:
+    from nnunet_ssl.data.splits import read_splits
     from nnunet_ssl.data.trained import in_lines
     from nnunet_ssl.preparation.planning import EFFECT, hidden_labels_in_plans, in_words
 
-    share = None if labeled is None else parse_labeled(labeled)
-    file = write_splits(dataset_id, share, seed, folds, force)
     typer.echo(f"{file}:")
     splits = read_splits(file)
     for fold, lists in enumerate(splits):
@@ -31,4 +41,4 @@ def split(
         typer.echo(f"Note: plans were made with labels that a fold hides; {EFFECT}:")
         for name, seen in plans.items():
             typer.echo(f"  {name}: {in_words(seen)}")
-        typer.echo(f"Plans without them: nnunet_ssl plan -d {dataset_id} -f FOLD")
+        typer.echo(f"Plans without them: nnunet_ssl plan -d {number} -f FOLD")

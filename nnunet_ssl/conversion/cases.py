@@ -112,7 +112,10 @@ def pair_cases(parts: dict[str, list[str]], images: dict[str, Path], labels: dic
     needed = parts["labeled"] + parts.get("validation", [])
     needed += parts["test"] if any(name in labels for name in parts["test"]) else []
     if missing := [name for name in needed if name not in labels]:
-        raise InputError(f"The source lacks the labels of {listed(missing, separator=', ')}. Add them.")
+        raise InputError(
+            f"The source lacks the labels of {listed(missing, separator=', ')}. Add them, or go on with others: "
+            "--labeled-list FILE."
+        )
     return [
         Case(name, part, (images[name],), None if part == "unlabeled" else labels.get(name))
         for part, names in parts.items()

@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,18 @@ from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import check_case_ids
 
 PARTS = ("labeled", "unlabeled", "test", "validation")
-Labeled = int | str | Path | None
+
+
+@dataclass(frozen=True)
+class OfThoseThere:
+    """What the user wants of the scans that the source holds: those of the lists that it lacks are left out."""
+
+    labeled: "Labeled"
+
+
+Labeled = int | str | Path | OfThoseThere | None
 """A number of cases (the first of the training list), a percentage (``"10%"``), the name of a published protocol
-(``"dhc-20"``), a file with one id a line, or None for the default of the data set."""
+(``"dhc-20"``), a file with one id a line, or None for the default of the data set; or one of these of what is there."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +59,26 @@ class Choice:
     parts: dict[str, list[str]]
     record: dict[str, Any]
     notes: list[Note]
+    skip_missing: bool = False
 
-    def require(self, found: Collection[str], source: Path) -> None:
-        """Raises :class:`InputError` naming the ids that the source lacks."""
+    def present(self, found: Collection[str], source: Path) -> "Choice":
+        """The choice without the ids that the source lacks, if the user asked for that.
+
+        Raises:
+            InputError: the source lacks ids, and names them; or all that are labeled.
+        """
         wanted = [name for names in self.parts.values() for name in names]
-        if missing := [name for name in wanted if name not in found]:
-            raise InputError(
-                f"{source} lacks scans of the {self.record['lists']}: {listed(missing, separator=', ')}. "
-                "Add them or mend the lists."
-            )
+        if not (missing := [name for name in wanted if name not in found]):
+            return self
+        lacks = f"{source} lacks scans of the {self.record['lists']}: {listed(missing, separator=', ')}."
+        if not self.skip_missing:
+            raise InputError(f"{lacks} Add them, or go on without them, which is no published split: --skip-missing.")
+        parts = {part: [name for name in names if name in found] for part, names in self.parts.items()}
+        if not parts["labeled"]:
+            raise InputError(f"{lacks} No labeled one is left: name others with --labeled-list.")
+        record = {key: value for key, value in self.record.items() if key != "protocol"} | {"missing": missing}
+        note = Note("left out, as --skip-missing says", f"{source} lacks them; no published split", tuple(missing))
+        return replace(self, parts=parts, record=record, notes=[*self.notes, note])
 
     def unused(self, found: Collection[str]) -> list[Note]:
         """A note on what the source holds and no list names, as a list of none or one."""
@@ -101,6 +121,8 @@ def choose(
     Raises:
         InputError: unknown protocol; an id in two lists; a choice that the lists cannot satisfy.
     """
+    skip_missing = isinstance(labeled, OfThoseThere)
+    labeled = labeled.labeled if isinstance(labeled, OfThoseThere) else labeled
     protocols = published(dataset)
     named = isinstance(labeled, str) and not labeled.endswith("%")
     if named and labeled not in protocols:
@@ -149,7 +171,7 @@ def choose(
     elif lists.validation:
         record["validation"] = lists.validation
         notes.append(Note("not used", f"validation cases of the {lists.origin}", tuple(lists.validation)))
-    return Choice(parts, record, notes)
+    return Choice(parts, record, notes, skip_missing)
 
 
 def _labeled_of(protocol: int | list[str], train: list[str]) -> list[str]:
@@ -187,8 +209,10 @@ def choose_labeled(train: list[str], test: list[str], labeled: int | str | Path)
     return chosen, [name for name in train if name not in chosen]
 
 
-def wanted_labeled(labeled: str | None, labeled_list: Path | None, protocol: str | None) -> Labeled:
-    """What the options ``--labeled``, ``--labeled-list`` and ``--protocol`` together say.
+def wanted_labeled(
+    labeled: str | None, labeled_list: Path | None, protocol: str | None, skip_missing: bool = False
+) -> Labeled:
+    """What the options ``--labeled``, ``--labeled-list``, ``--protocol`` and ``--skip-missing`` together say.
 
     Raises:
         InputError: more than one is given.
@@ -196,6 +220,8 @@ def wanted_labeled(labeled: str | None, labeled_list: Path | None, protocol: str
     given = [value for value in (labeled, labeled_list, protocol) if value is not None]
     if len(given) > 1:
         raise InputError("Give one of --labeled, --labeled-list and --protocol, not both.")
+    if skip_missing:
+        return OfThoseThere(wanted_labeled(labeled, labeled_list, protocol))
     if not given:
         return None
     if labeled is None:

@@ -1,7 +1,8 @@
 """What an image file itself says and holds, told from its bytes: the libraries that read it hide a good part of it.
 
-SimpleITK reads a truncated or damaged NIfTI file without complaint, NaN in it as 0, and complex numbers as their real
-part; no library minds a file that holds more voxels than its header announces.
+SimpleITK reads a truncated or damaged NIfTI file without complaint, so it does a damaged compressed MetaImage, NaN in
+NIfTI as 0, and complex numbers as their real part; no library minds a file that holds more voxels than its header
+announces.
 """
 
 import gzip
@@ -54,7 +55,7 @@ def file_fault(path: Path, nan_is_fine: bool = False) -> str:
         return COMPLEX
     voxels = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
     too_many = "" if path.suffix in DETACHED else _too_many(voxels, path.stat().st_size)
-    return too_many or spacing_fault(reader.GetSpacing())
+    return too_many or spacing_fault(reader.GetSpacing()) or _metaimage_fault(path)
 
 
 def nan_voxels(path: Path) -> np.ndarray | None:
@@ -80,6 +81,28 @@ def _too_many(voxels: int, size: int) -> str:
     if voxels <= max(SMALL, DEFLATE * size):
         return ""
     return f"claims {voxels:.3g} voxels in its header, which a file of {size} bytes cannot hold; replace it"
+
+
+def _metaimage_fault(path: Path) -> str:
+    """One pass over the voxels of a compressed ``.mha`` file, to their checksum."""
+    with open(path, "rb") as stream:
+        header = {}
+        while path.suffix.lower() == ".mha" and "elementdatafile" not in header:
+            key, sign, value = stream.readline(SMALL).partition(b"=")
+            if not sign:  # no such header
+                return ""
+            header[key.strip().lower().decode("latin-1")] = value.strip().lower()
+        if header.get("compresseddata") != b"true" or header["elementdatafile"] != b"local":
+            return ""
+        voxels = zlib.decompressobj()
+        try:
+            while not voxels.eof and (chunk := stream.read(CHUNK)):
+                while chunk and not voxels.eof:
+                    voxels.decompress(chunk, CHUNK)
+                    chunk = voxels.unconsumed_tail
+        except zlib.error:
+            return DAMAGED
+        return "" if voxels.eof else DAMAGED
 
 
 def _nifti_fault(path: Path, nan_is_fine: bool) -> str:

@@ -32,6 +32,7 @@ CASE_LISTS = ("train", "val", "hidden", "unlabeled", "learned")
 OF_PLANS = ("image_reader_writer", "transpose_forward", "transpose_backward", "label_manager")
 OF_PLANS += ("foreground_intensity_properties_per_channel",)
 NAMES_IN_CONFIGURATION = ("data_identifier", "inherits_from", "next_stage")
+MAY_LACK: dict[str, Any] = {"not_annotated": {}, "stopped": ""}
 NEW = {"train": "trained on", "val": "validated on", "hidden": "hidden"}
 
 
@@ -51,6 +52,7 @@ class Origin:
         plans_fingerprint: sha256 of what of the plans decides the training; not of names.
         overrides: all that `nnUNet_ssl_config` asks for, those of its preset included.
         not_annotated: classes or regions that were not annotated in cases of `train`.
+        stopped: in words, when and why it ended before `num_epochs`; "" if it did not.
         history: in words, what changed while the training was continued, and what pretrained weights it began with.
     """
 
@@ -72,11 +74,12 @@ class Origin:
     complete: bool = True
     history: tuple[str, ...] = ()
     not_annotated: dict[str, list[str]] = field(default_factory=dict)
+    stopped: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON and checkpoints hold it; without `not_annotated` where all is, as earlier versions have it."""
+        """As JSON and checkpoints hold it; without what earlier versions did not have either, where that is empty."""
         content = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        return {key: value for key, value in content.items() if key != "not_annotated" or value}
+        return {key: value for key, value in content.items() if key not in MAY_LACK or value}
 
     @classmethod
     def from_dict(cls, content: Any, source: Path) -> Origin:
@@ -88,9 +91,10 @@ class Origin:
         advice = "train the fold again, or take the file from a copy"
         kinds: dict[str, tuple[type, ...]] = dict.fromkeys(("version", *NAMES, "plans_fingerprint"), (str,))
         kinds |= dict.fromkeys((*CASE_LISTS, "history"), (list,)) | dict.fromkeys(NNUNET_LENGTH, (int,))
-        kinds |= {"fold": (int, str), "overrides": (dict,), "complete": (bool,), "not_annotated": (dict,)}
+        kinds |= {"fold": (int, str), "overrides": (dict,), "complete": (bool,)}
+        kinds |= {key: (type(empty),) for key, empty in MAY_LACK.items()}
         if isinstance(content, dict):
-            content = {"not_annotated": {}} | content  # earlier versions knew of none
+            content = MAY_LACK | content  # earlier versions knew of none
         require_keys(content, kinds, source, "origin.", advice)
         if unknown := sorted(map(str, content.keys() - kinds.keys())):
             raise InputError(f"{source} holds an origin with unknown keys ({listed(unknown, 3, ', ')[:90]}): {advice}.")
@@ -128,7 +132,7 @@ class Origin:
         lists = {key: getattr(self, key) for key in ("train", "val", "hidden", "unlabeled")}
         digests = {key: hashlib.sha256(json.dumps(cases).encode()).hexdigest() for key, cases in lists.items()}
         return {key: {"cases": len(cases), "sha256": digests[key]} for key, cases in lists.items()} | {
-            key: getattr(self, key) for key in ("plans_fingerprint", *NNUNET_LENGTH)
+            key: getattr(self, key) for key in ("plans_fingerprint", *NNUNET_LENGTH, *["stopped"][: bool(self.stopped)])
         }
 
 
@@ -275,8 +279,9 @@ def setting_differences(before: Origin, now: Origin) -> list[str]:
 def in_words(origin: Origin) -> str:
     """`nnUNetTrainerBCP, fold 0, 1000 epochs; learned 2 labels (a, b); 6 hidden, 40 unlabeled, 2 validation cases`."""
     more = "" if origin.complete else " and what weights of unknown data had"
+    stopped = f", {origin.stopped}" if origin.stopped else ""
     return (
-        f"{origin.trainer}, fold {origin.fold}, {origin.num_epochs} epochs; "
+        f"{origin.trainer}, fold {origin.fold}, {origin.num_epochs} epochs{stopped}; "
         f"learned {len(origin.learned)} labels ({listed(list(origin.learned), separator=', ')}){more}; "
         f"{len(origin.hidden)} hidden, {len(origin.unlabeled)} unlabeled, {len(origin.val)} validation cases"
     )

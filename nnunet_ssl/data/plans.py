@@ -1,6 +1,7 @@
 """nnU-Net's plans, read as a file that may come from anyone."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunet_ssl.data.headers import SPACING_RANGE
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import is_plain_name, read_json, require_keys
+from nnunet_ssl.names import suggestion
 
 LARGEST_PATCH = 2**30  # voxels
 LISTS = {"spacing": (list,), "patch_size": (list,), "normalization_schemes": (list,), "use_mask_for_norm": (list,)}
@@ -96,6 +98,13 @@ def read_plans_for_networks(base: Path, name: str) -> PlansManager:
         _check_folder(settings.get("data_identifier", plans["plans_name"]), configuration, file)
     _require_known(file, "label_manager", lambda: manager.label_manager_class)
     return manager
+
+
+def require_configurations(wanted: Iterable[str], available: Iterable[str], file: Path) -> None:
+    """Raises InputError where the plans of a file lack a configuration; gives the nearest and all."""
+    for name in wanted:
+        if name not in available:
+            raise InputError(f"{file} has no configuration {name[:60]}. {suggestion(name, available)}")
 
 
 def with_inherited(plans: dict[str, Any], name: str, file: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import numpy as np
 from nnunet_ssl.errors import InputError
 
 META = "nnunet_ssl"
-FORMAT = 1
+FORMAT = 2  # raised, too, when labels are carried in another way
 
 
 def propagated_folder(labeled_folder: str | Path) -> Path:

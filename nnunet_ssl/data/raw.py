@@ -8,6 +8,21 @@ from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_dataset
 
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import check_case_ids, is_clutter, read_json, require_keys, require_new_folder
+from nnunet_ssl.names import suggestion
+
+
+def dataset_id(asked: str) -> int:
+    """The number of a dataset that the user names as to nnU-Net: `18`, `018` or `Dataset018_Heart`.
+
+    Raises:
+        InputError: it is neither a number nor the name of a dataset that there is; gives the nearest and all.
+    """
+    if re.fullmatch(r"[0-9]{1,9}", asked):
+        return int(asked)  # whoever looks for its folder says if there is none
+    names = _dataset_names()
+    if asked not in names:
+        raise InputError(f"There is no dataset {asked[:60]!r}. {suggestion(asked, names)}")
+    return dataset_number(asked)
 
 
 def raw_folder(dataset_id: int) -> Path:
@@ -118,13 +133,20 @@ def listed(items: list[str], limit: int = 10, separator: str = "; ") -> str:
     return separator.join(items[:limit]) + (f"{separator}and {rest} more" if rest > 0 else "")
 
 
+def _dataset_names() -> list[str]:
+    """Of all datasets in nnU-Net's three folders, as far as their variables are set."""
+    roots = [getattr(nnunetv2.paths, f"nnUNet_{kind}").get() for kind in ("raw", "preprocessed", "results")]
+    found = {folder.name for root in roots if root for folder in Path(root).glob("Dataset[0-9][0-9][0-9]_?*")}
+    return sorted(found)
+
+
 def _dataset_name(dataset_id: int) -> str:
     # Like nnU-Net: raw, preprocessed and results together must agree on one name for the id.
     names = [str(name) for name in find_candidate_datasets(dataset_id)]
     if not names:
         raise InputError(
             f"No dataset has the id {dataset_id}: no folder Dataset{dataset_id:03d}_... "
-            "in nnUNet_raw, nnUNet_preprocessed or nnUNet_results."
+            f"in nnUNet_raw, nnUNet_preprocessed or nnUNet_results. {suggestion('', _dataset_names())}"
         )
     if len(names) > 1:
         raise InputError(f"Several datasets share the id {dataset_id}: {', '.join(names)}. Rename or move all but one.")

@@ -110,7 +110,7 @@ def align(voxels: np.ndarray, grid: VoxelGrid, onto: VoxelGrid, file: str, other
     for one, name in ((grid, file), (onto, f"{file} cannot be placed: {other}")):
         if not one.is_known():
             raise InputError(f"{name} has a header that does not say where its voxels stand; mend it")
-    way = _nearest_axes(grid, onto)
+    way = nearest_axes(grid, onto)
     if grid.turned(*way).shape != onto.shape:
         way = AXES[0]  # nothing will fit: the message speaks of the file as it is
     turned = grid.turned(*way)
@@ -165,6 +165,12 @@ def worst(differences: Sequence[Difference]) -> Difference:
     )
 
 
+def nearest_axes(grid: VoxelGrid, onto: VoxelGrid) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The order and the flips that make axes point most nearly where those of ``onto`` do; as they are in a tie."""
+    cosines = (onto.steps / onto.spacing).T @ (grid.steps / grid.spacing)
+    return max(AXES, key=lambda way: (cosines[range(3), way[0]] * way[1]).sum())
+
+
 def _itk_grid(
     shape: Sequence[int], spacing: Sequence[float], origin: Sequence[float], direction: Sequence[float]
 ) -> VoxelGrid:
@@ -180,12 +186,6 @@ def _equal(one: VoxelGrid, other: VoxelGrid) -> bool:
     return one.shape == other.shape and all(
         np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True) for name in ("steps", "origin")
     )
-
-
-def _nearest_axes(grid: VoxelGrid, onto: VoxelGrid) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The order and the flips that make axes point most nearly where those of ``onto`` do; as they are in a tie."""
-    cosines = (onto.steps / onto.spacing).T @ (grid.steps / grid.spacing)
-    return max(AXES, key=lambda way: (cosines[range(3), way[0]] * way[1]).sum())
 
 
 def _displacement(grid: VoxelGrid, onto: VoxelGrid) -> tuple[float, float]:

@@ -11,8 +11,9 @@ The preprocessed folder is a sibling of nnU-Net's own folder, so that nothing of
 import hashlib
 import json
 import os
+import pickle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnunet_ssl.data.raw import dataset_number, listed
 from nnunet_ssl.data.strays import channel_file, list_images
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 MANIFEST = "unlabeled.json"
 FORMAT = 1
+NUMPY_NUMBERS = {
+    ("numpy", "dtype"), ("numpy", "ndarray"), ("numpy.core.multiarray", "scalar"),
+    ("numpy.core.multiarray", "_reconstruct"), ("numpy.core.numeric", "_frombuffer"),
+}  # fmt: skip
 
 
 def unlabeled_folder(preprocessed_dataset_folder: str | Path, configuration_manager: "ConfigurationManager") -> Path:
@@ -98,6 +103,24 @@ def read_cases(
         some = ", ".join(f"{case}.b2nd" for case in missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise InputError(f"{len(missing)} case(s) of {folder} are gone or incomplete ({some}): run {command} again.")
     return sorted(manifest["cases"])
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Reads what nnU-Net's properties are made of, containers and numbers, and calls nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module.replace("numpy._core", "numpy.core"), name) not in NUMPY_NUMBERS:
+            raise pickle.UnpicklingError(f"{module}.{name} is no number")
+        return super().find_class(module, name)
+
+
+def load_properties(file: Path) -> dict[str, Any]:
+    """What ``CASE.pkl`` holds, read as data.
+
+    Raises what ``pickle`` does on a file that is damaged, or holds more than data.
+    """
+    with open(file, "rb") as stream:
+        return PlainUnpickler(stream).load()
 
 
 def find_unlabeled(raw: Path, dataset_json: dict, num_channels: int) -> tuple[dict[str, list[Path]], list[str]]:

@@ -13,15 +13,18 @@ import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform, SegOnlyTransform
 from batchgeneratorsv2.transforms.nnunet.seg_to_onehot import MoveSegAsOneHotToDataTransform
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.spatial.rot90 import Rot90Transform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.spatial.transpose import TransposeAxesTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
-from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from batchgeneratorsv2.transforms.utils.random import OneOfTransform, RandomTransform
 from batchgeneratorsv2.transforms.utils.seg_to_regions import ConvertSegmentationToRegionsTransform
 from torch import Tensor
 
 _GEOMETRY = (SpatialTransform, MirrorTransform, Convert3DTo2DTransform, Convert2DTo3DTransform)
+_GEOMETRY += (Rot90Transform, TransposeAxesTransform)  # of nnU-Net's DA5
 
 
 class Views:
@@ -47,10 +50,10 @@ class Views:
         self.faults: list[BasicTransform] = []  # in the channels joined
         self.labels: list[BasicTransform] = []
         for transform in transforms.transforms:
-            inner = transform.transform if isinstance(transform, RandomTransform) else transform
+            inner = _inner(transform)
             if isinstance(inner, _GEOMETRY):
                 self.geometry.append(transform)
-            elif isinstance(inner, ImageOnlyTransform):
+            elif _changes_intensity(inner):
                 (self.intensity if self.join is None else self.faults).append(transform)
             elif isinstance(inner, MaskImageTransform):
                 self.mask = inner
@@ -98,6 +101,16 @@ class Views:
 
     def _finished(self, sample: dict) -> dict:
         return _apply([transform for transform in (self.mask, self.join) if transform is not None], sample)
+
+
+def _inner(transform: BasicTransform) -> BasicTransform:
+    return transform.transform if isinstance(transform, RandomTransform) else transform
+
+
+def _changes_intensity(transform: BasicTransform) -> bool:
+    if isinstance(transform, OneOfTransform):
+        return all(_changes_intensity(_inner(each)) for each in transform.list_of_transforms)
+    return isinstance(transform, ImageOnlyTransform)
 
 
 def _with_region(convert: ConvertSegmentationToRegionsTransform, label: int) -> ConvertSegmentationToRegionsTransform:

@@ -20,10 +20,13 @@ _INK, _FAINT = "#222222", "#777777"
 
 @dataclass(frozen=True)
 class Row:
-    """One slice of one case: gray values and label maps ``(y, x)``, and the Dice of each prediction's whole case."""
+    """One slice of one case: gray values and label maps ``(y, x)``, and the Dice of each prediction's whole case.
+
+    Without gray values (None) the label maps stand on black.
+    """
 
     case: str
-    image: np.ndarray
+    image: np.ndarray | None
     reference: np.ndarray
     predictions: dict[str, np.ndarray]
     dice: dict[str, dict[str, float | None]]
@@ -32,13 +35,14 @@ class Row:
 def comparison_picture(path: Path, rows: list[Row], classes: dict[str, tuple[int, ...]], title: str = "") -> None:
     """Writes a PNG: per row the image, the reference and each prediction, with the Dice per class underneath.
 
-    ``classes`` names the classes and their labels (several for a region); all rows have the same predictions. In the
+    ``classes`` names the classes and their labels (several for a region); all rows have the same predictions, and all
+    or none an image. In the
     prediction panels the reference's outline is a white line under the prediction's, seen where the two differ. There
     are colors for seven classes.
     """
-    columns = ["Image", "Reference", *rows[0].predictions]
+    columns = [*(["Image"] if rows[0].image is not None else []), "Reference", *rows[0].predictions]
     colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(classes)}
-    heights = [_PANEL_INCHES * row.image.shape[0] / row.image.shape[1] for row in rows]
+    heights = [_PANEL_INCHES * row.reference.shape[0] / row.reference.shape[1] for row in rows]
     gap, head, foot = 0.38, 0.75 if title else 0.4, 0.5
     margin = 0.2 + _LINE_INCHES * max(1 + row.case.count("\n") for row in rows)
     figure = Figure(
@@ -51,14 +55,15 @@ def comparison_picture(path: Path, rows: list[Row], classes: dict[str, tuple[int
     bottom = total_height - head + gap
     for r, (row, panel_height) in enumerate(zip(rows, heights, strict=True)):
         bottom -= gap + panel_height
-        low, high = np.percentile(row.image, (0.5, 99.5))
-        segmentations = [None, row.reference, *row.predictions.values()]
+        image = np.zeros(row.reference.shape) if row.image is None else row.image
+        low, high = np.percentile(image, (0.5, 99.5))
+        segmentations = [*([] if row.image is None else [None]), row.reference, *row.predictions.values()]
         for c, (column, segmentation) in enumerate(zip(columns, segmentations, strict=True)):
             left = margin + c * (_PANEL_INCHES + 0.08)
             box = (left / total_width, bottom / total_height, _PANEL_INCHES / total_width, panel_height / total_height)
             axes = figure.add_axes(box)
             axes.set_axis_off()
-            axes.imshow(row.image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="bilinear")
+            axes.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="bilinear")
             if column in row.predictions:
                 for labels in classes.values():
                     _outline(axes, np.isin(row.reference, labels), "white", 1.0)

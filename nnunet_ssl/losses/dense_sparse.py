@@ -43,7 +43,7 @@ def _labels_of(masks: Tensor, target: Target) -> Tensor:
     """Labels of the masks of foreground channels (B, K, *spatial), which interpolation has made soft."""
     if not target.kind.background:
         return (masks > 0.5).float()
-    return torch.cat((1 - masks.sum(1, keepdim=True), masks), 1).argmax(1)
+    return torch.cat((1 - masks.sum(1, keepdim=True), masks), 1).max(1).indices
 
 
 def dense_sparse(output: Output, target: Target, weights: Tensor, task: Task) -> Tensor:

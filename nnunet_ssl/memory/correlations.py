@@ -17,6 +17,7 @@ from nnunet_ssl.task import Target
 
 WIDTH = 32  # of projections and predictions
 _EPS = 1e-8  # inside of the logarithm; of the released code
+_PART = 2**22  # numbers that relations are computed for at once: a CPU maps larger tensors anew, which takes longer
 
 
 class Correlations(nn.Module):
@@ -103,7 +104,14 @@ def disagreement(first: Tensor, second: Tensor, memory: Tensor, usable: Tensor, 
         usable: which of these count, (Q, M); without any the values have no meaning, and no gradient.
         tau: temperature.
     """
-    first, second = ((u @ memory.mT / tau).masked_fill(~usable[:, None], -1e30).softmax(2) for u in (first, second))
+    unusable = torch.where(usable, 0.0, -1e30)[:, None]
+    rows = max(1, _PART // memory.shape[1])
+    parts = zip(first.split(rows, 1), second.split(rows, 1), strict=True)
+    return torch.cat([_disagreement(*part, memory / tau, unusable) for part in parts], 1)
+
+
+def _disagreement(first: Tensor, second: Tensor, memory: Tensor, unusable: Tensor) -> Tensor:
+    first, second = (torch.baddbmm(unusable, u, memory.mT).softmax(2) for u in (first, second))
     return -(second * (first + _EPS).log()).sum(2)
 
 

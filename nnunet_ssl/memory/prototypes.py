@@ -37,4 +37,4 @@ def nearest_prototype(features: Tensor, prototypes: Tensor, present: Tensor) -> 
         # |h|^2 less the squared distance, which no class changes
         nearness = 2 * prototypes @ features.float().flatten(2) - prototypes.square().sum(2, keepdim=True)
         nearness = nearness.masked_fill(~present[..., None], -torch.inf)
-    return nearness.argmax(1).view(len(features), *features.shape[2:])
+    return nearness.max(1).indices.view(len(features), *features.shape[2:])

@@ -25,7 +25,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nnunet_ssl.augmentation.boxes import cut, random_boxes
+from nnunet_ssl.augmentation.boxes import random_boxes
+from nnunet_ssl.augmentation.mixing import pasted
 from nnunet_ssl.distributed import mean_over_ranks
 from nnunet_ssl.kinds import per_sample
 from nnunet_ssl.losses.confidence import admitted_supervised
@@ -90,10 +91,8 @@ class BCPPublished(TeacherStudent):
 
     def losses(self, net: Net, labeled: Labeled, unlabeled: Unlabeled, now: Now) -> dict[str, Tensor]:
         if now.phase == 0:
-            boxes = self.boxes(labeled.image)
-            x, y = (cut(each, boxes) for each in (labeled.image, labeled.target.full))
-            missing = None if labeled.target.missing is None else cut(labeled.target.missing, boxes)
-            return {"supervised": self.supervised(net(x), labeled.target.resized(y, missing))}
+            mixed_labeled = pasted(labeled, self.boxes(labeled.image))
+            return {"supervised": self.supervised(net(mixed_labeled.image), mixed_labeled.target)}
         mixed = self.mixed(labeled, unlabeled.weak, self.teacher(unlabeled.weak))
         return self.terms(net(mixed.image), mixed, self.ramped_weight(now))
 

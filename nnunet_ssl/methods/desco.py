@@ -29,6 +29,7 @@ from torch import Tensor
 
 from nnunet_ssl.augmentation.intensity import cut_noise
 from nnunet_ssl.data.propagated import read_maps
+from nnunet_ssl.errors import InputError
 from nnunet_ssl.losses.dense_sparse import carried, dense_sparse, mean_per_patch
 from nnunet_ssl.method import Labeled, Now, Unlabeled, check_range
 from nnunet_ssl.methods.families import TwoNetworks
@@ -57,7 +58,13 @@ class DeSCO(TwoNetworks):
         self.noise = noise
 
     def case_maps(self, case: str, segmentation: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
-        """See `read_maps`; zeros for a case without ignored voxels."""
+        """See `read_maps`; zeros for a case without ignored voxels.
+
+        Raises:
+            InputError: the configuration is 2D, or the case has ignored voxels and was not propagated.
+        """
+        if len(self.task.patch_size) == 2:
+            raise InputError("DeSCO learns from two orthogonal slices, which no 2D patch shows: train 3d_fullres.")
         kind, ignore = self.task.kind, self.task.ignore_label
         if ignore is None or not (segmentation == ignore).any():
             return np.zeros((2 * (kind.channels - kind.background) + 3, *segmentation.shape), np.float32)

@@ -5,6 +5,14 @@ Segmentation. arXiv 1606.02147, 2016.
 
 A convolution has a bias only where no norm follows it. In 3D, each kernel has one axis more: 3 x 3 becomes 3 x 3 x 3,
 and the asymmetric 5 x 5 becomes 5 x 1 x 1, 1 x 5 x 1 and 1 x 1 x 5.
+
+In 3D do not train it in bfloat16 on the CPU, where nnU-Net trains in float32. Seen with PyTorch 2.14 and AVX-512:
+oneDNN's gradient of a weight with k voxels along the first axis reads memory that nobody wrote, if the feature maps
+have 2 to k - 1 voxels there, and 16 channels or more. ENet has kernels of 5 x 1 x 1, and such maps at an eighth of the
+resolution. The gradient of this weight must lie between 8 and 16, as it does in float32; some of it is 1e38:
+
+    w = torch.zeros(16, 16, 3, 1, 1, dtype=torch.bfloat16, requires_grad=True)
+    torch.conv3d(torch.ones(2, 16, 2, 2, 2, dtype=torch.bfloat16), w, padding=(1, 0, 0)).sum().backward()
 """
 
 from __future__ import annotations

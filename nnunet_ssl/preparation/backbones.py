@@ -14,7 +14,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from nnunet_ssl.data.plans import check_new_name, read_plans_for_networks
+from nnunet_ssl.data.plans import check_new_name, read_plans_for_networks, require_configurations
 from nnunet_ssl.data.raw import read_dataset_json
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import read_json, require_keys, write_json
@@ -169,8 +169,7 @@ def write_plans(base: Path, plans: str, network: str, new_plans: str, configurat
     require_keys(dataset, {"channel_names": (dict,)}, base / "dataset.json")
     read_labels(dataset, base / "dataset.json")
     available = manager.available_configurations
-    if unknown := [name for name in configurations or [] if name not in available]:
-        raise InputError(f"{plans} has no configuration {', '.join(unknown)}. It has {', '.join(available)}.")
+    require_configurations(configurations or [], available, base / f"{plans}.json")
 
     new = copy.deepcopy(manager.plans) | {"plans_name": new_plans, "configurations": {}}
     parameters, left_out = {}, {}

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import blosc2
 import numpy as np
@@ -21,24 +20,28 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
 from nnunet_ssl.data.headers import READ_ERRORS
-from nnunet_ssl.data.plans import read_plans
+from nnunet_ssl.data.plans import read_plans, require_configurations
 from nnunet_ssl.data.raw import listed, preprocessed_folder, raw_folder, read_dataset_json
 from nnunet_ssl.data.reading import read_file
 from nnunet_ssl.data.space import Difference, align, grid_of, in_words, summarize, worst
 from nnunet_ssl.data.splits import read_splits
-from nnunet_ssl.data.unlabeled import MANIFEST, find_unlabeled, manifest_content, plans_fingerprint, unlabeled_folder
+from nnunet_ssl.data.unlabeled import (
+    MANIFEST,
+    find_unlabeled,
+    load_properties,
+    manifest_content,
+    plans_fingerprint,
+    unlabeled_folder,
+)
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import write_text, writing
 from nnunet_ssl.locks import locked
+from nnunet_ssl.machine import processes as default_processes
 from nnunet_ssl.pools import Pool
 
-# nnU-Net's own defaults; anything else gets 4.
+# nnU-Net's own defaults, where cores and memory allow; anything else gets 4.
 PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
 PARTIAL = ".partial"
-NUMPY_NUMBERS = {
-    ("numpy", "dtype"), ("numpy", "ndarray"), ("numpy.core.multiarray", "scalar"),
-    ("numpy.core.multiarray", "_reconstruct"), ("numpy.core.numeric", "_frombuffer"),
-}  # fmt: skip
 
 
 def preprocess_dataset(
@@ -144,7 +147,7 @@ def _preprocess_configuration(
     for case in old:
         _remove(folder, case)
     work = {case: (case, cases[case], marks[case], folder, plans_manager, configuration_name) for case in todo}
-    problems, differences = _run_parallel(work, processes or PROCESSES.get(configuration_name, 4))
+    problems, differences = _run_parallel(work, processes or default_processes(PROCESSES.get(configuration_name, 4)))
     for line in in_words(summarize(differences), "a channel", "the first one"):
         print(line)
     shutil.rmtree(partial)
@@ -217,20 +220,10 @@ def _is_flat(spacing: Iterable[float]) -> bool:
     return largest > 998 * max(others)
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads what nnU-Net's properties are made of, containers and numbers, and calls nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module.replace("numpy._core", "numpy.core"), name) not in NUMPY_NUMBERS:
-            raise pickle.UnpicklingError(f"{module}.{name} is no number")
-        return super().find_class(module, name)
-
-
 def _is_done(folder: Path, case: str, mark: dict) -> bool:
     """Whether a case was preprocessed from the same files with the same plans, and its image opens."""
     try:
-        with open(folder / f"{case}.pkl", "rb") as stream:
-            properties = _PlainUnpickler(stream).load()
+        properties = load_properties(folder / f"{case}.pkl")
         blosc2.open(str(folder / f"{case}.b2nd"), mode="r")
     except (*READ_ERRORS, AttributeError, pickle.UnpicklingError):
         return False  # of another kind, damaged or gone: the case is made again
@@ -258,11 +251,7 @@ def _choose_configurations(
 ) -> list[str]:
     available = plans_manager.available_configurations
     if wanted:
-        if unknown := [name for name in wanted if name not in available]:
-            raise InputError(
-                f"No configuration {', '.join(unknown)} in the plans {plans_manager.plans_name} of {base.name}; "
-                f"they have: {', '.join(available)}."
-            )
+        require_configurations(wanted, available, base / f"{plans_manager.plans_name}.json")
         return list(dict.fromkeys(wanted))
     names = [
         name for name in PROCESSES

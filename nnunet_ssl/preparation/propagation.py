@@ -17,7 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
 
-from nnunet_ssl.data.plans import read_plans
+from nnunet_ssl.data.plans import read_plans, require_configurations
 from nnunet_ssl.data.propagated import FORMAT, META, propagated_folder, read_meta
 from nnunet_ssl.data.raw import listed, preprocessed_folder, raw_folder, read_dataset_json
 from nnunet_ssl.data.reading import read_file
@@ -45,13 +45,14 @@ def propagate_dataset(
     Finished cases whose files and plans have not changed are kept, unless `overwrite`.
 
     Raises:
-        InputError: the data set has no ignore label, no case has two orthogonal slices, or is preprocessed; or at the
-            end, with every bad case, after all good ones were done.
+        InputError: the configuration is 2D, the data set has no ignore label, no case has two orthogonal slices, or is
+            preprocessed; or at the end, with every bad case, after all good ones were done.
     """
     base, raw = preprocessed_folder(dataset_id), raw_folder(dataset_id)
     plans = read_plans(base, plans_name, dataset_id)
-    if configuration not in plans.available_configurations:
-        raise InputError(f"No configuration {configuration} in the plans {plans_name} of {base.name}.")
+    require_configurations([configuration], plans.available_configurations, base / f"{plans_name}.json")
+    if len(plans.get_configuration(configuration).patch_size) == 2:
+        raise InputError(f"{configuration} is 2D: no patch of it shows two orthogonal slices. Name a 3D configuration.")
     dataset_json = read_dataset_json(raw / "dataset.json")
     labels = plans.get_label_manager(dataset_json)
     if labels.ignore_label is None:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from nnunet_ssl.catalog import mapping_text
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.facts import mapping_text
 from nnunet_ssl.report.records import ALL, ROLES, SUPERVISED, Record
-from nnunet_ssl.report.significance import LEVEL, holm, paired_p
+from nnunet_ssl.report.significance import LEVEL, bootstrap_interval, holm, paired_p
 
 MINUS = "−"  # as wide as the plus sign
 # overrides that every run of an iteration number has, or that its preset tells
@@ -121,16 +121,19 @@ class Row:
     Attributes:
         gain: of Dice over the lower bound; None where that is missing.
         closed: share of the way from the lower to the upper bound; None where a bound is missing or there is no way.
-        p, corrected: of the paired test against the lower bound, as it is and after Holm's correction in the table.
         claim: whether there are enough seeds to say anything: two or more of the method and of the baseline.
+        p, corrected: of the paired test against the lower bound, as it is and after Holm's correction in the table;
+            None without a claim.
+        interval: of the gain, 95 %, over test cases; None without a claim.
     """
 
     group: Group
     gain: float | None
     closed: float | None
-    p: float | None
-    corrected: float | None
     claim: bool
+    p: float | None = None
+    corrected: float | None = None
+    interval: tuple[float, float] | None = None
 
     @property
     def better(self) -> bool:
@@ -173,20 +176,21 @@ class Comparison:
         """The methods as compared with the bounds."""
         lower, upper = self.lower, self.upper
         if lower is None:
-            return [Row(group, None, None, None, None, False) for group in self.methods]
-        cases = list(lower.case_dice)
-        values = [[group.case_dice[case] for case in cases] for group in (lower, *self.methods)]
-        p = [paired_p(of_method, values[0]) for of_method in values[1:]]
+            return [Row(group, None, None, False) for group in self.methods]
+        claimed = [group for group in self.methods if min(group.seeds, lower.seeds) > 1]
+        pairs = [[(group.case_dice[case], value) for case, value in lower.case_dice.items()] for group in claimed]
+        p = [paired_p(*zip(*pair, strict=True)) for pair in pairs]
+        intervals = [bootstrap_interval([method - baseline for method, baseline in pair]) for pair in pairs]
+        tested = dict(zip(map(id, claimed), zip(p, holm(p), intervals, strict=True), strict=True))
         return [
             Row(
                 group,
-                gain=group.dice - lower.dice,
-                closed=gap_closed(group.dice, lower.dice, upper.dice) if upper else None,
-                p=plain,
-                corrected=corrected,
-                claim=min(group.seeds, lower.seeds) > 1,
+                group.dice - lower.dice,
+                gap_closed(group.dice, lower.dice, upper.dice) if upper else None,
+                id(group) in tested,
+                *tested.get(id(group), ()),
             )
-            for group, plain, corrected in zip(self.methods, p, holm(p), strict=True)
+            for group in self.methods
         ]
 
 
@@ -220,13 +224,18 @@ def percent(share: float) -> str:
     return f"{round(100 * share)}%".replace("-", MINUS)
 
 
-def make_sections(records: Sequence[Record]) -> list[Section]:
+def make_sections(records: Sequence[Record], baseline: str = SUPERVISED) -> list[Section]:
     """Sorts records into sections and tables.
 
+    Args:
+        baseline: the method that is the lower bound; the upper one is it or the supervised one with all labels.
+
     Raises:
-        InputError: one run has two records, runs of one section have other test cases or classes, or runs with the same
-            number of labels were trained on other folds.
+        InputError: the baseline has no record, one run has two, runs of one section have other test cases or classes,
+            or runs with the same number of labels were trained on other folds.
     """
+    if baseline != SUPERVISED and all(record.method != baseline for record in records):
+        raise InputError(f"--baseline {baseline}: there is no record of it.")
     found: dict[tuple[str, int], dict[str, list[Record]]] = {}
     for record in sorted(records, key=lambda r: (r.suite, r.iterations)):
         definitions = found.setdefault((record.suite, record.iterations), {})
@@ -237,42 +246,47 @@ def make_sections(records: Sequence[Record]) -> list[Section]:
             _check_same_cases(members)
             _check_same_folds(members)
             variant = chr(ord("A") + number) if len(definitions) > 1 else ""
-            comparisons = tuple(_comparisons(members))
+            comparisons = tuple(_comparisons(members, baseline))
             sections.append(Section(suite, iterations, members[0].definition, comparisons, variant))
     return sections
 
 
-def _comparisons(records: Sequence[Record]) -> list[Comparison]:
+def _comparisons(records: Sequence[Record], baseline: str) -> list[Comparison]:
     """The tables of a section by number of labels; overrides that the baseline has, too, make a table of their own."""
-    groups = _groups(records)
-    baselines = [group for group in groups if group.first.method == SUPERVISED]
+    groups = _groups(records, baseline)
+    baselines = [group for group in groups if group.first.method == baseline]
     tables: dict[tuple[float, str], list[Group]] = {}
     for group in groups:
         tables.setdefault((_order(group.first.labeled), _key(_regime(group, baselines))), []).append(group)
     bounds = {key: members[0] for key, members in tables.items() if members[0] in baselines}
+    uppers = {
+        regime: members[0]
+        for (order, regime), members in tables.items()
+        if order == _order(ALL) and members[0].first.method in (baseline, SUPERVISED)
+    }
     comparisons = []
     for (order, regime), members in sorted(tables.items(), key=lambda item: item[0]):
         lower, labeled = bounds.get((order, regime)), members[0].first.labeled
-        if labeled == ALL and members == [lower] and sum(other == regime for _, other in tables) > 1:
+        if labeled == ALL and members == [uppers.get(regime)] and sum(other == regime for _, other in tables) > 1:
             continue  # it is the upper bound of other tables and nothing else
-        upper = None if labeled == ALL else bounds.get((_order(ALL), regime))
+        upper = None if labeled == ALL else uppers.get(regime)
         methods = sorted((group for group in members if group is not lower), key=lambda group: -group.dice)
-        several = sum(other == order for other, _ in tables) > 1
+        several = baseline != SUPERVISED or sum(other == order for other, _ in tables) > 1
         variant = (lower.label if lower else "no baseline") if several else ""
         comparisons.append(Comparison(labeled, lower, upper, tuple(methods), variant))
     return comparisons
 
 
-def _groups(records: Sequence[Record]) -> list[Group]:
-    """Records that differ in nothing but the seed, the baseline's first."""
-    found: dict[tuple, dict[int, Record]] = {}
+def _groups(records: Sequence[Record], baseline: str) -> list[Group]:
+    """Records that differ in nothing but the seed, the baseline's first, then the supervised ones."""
+    found: dict[tuple, dict[int | None, Record]] = {}
     for r in records:
         seeds = found.setdefault((r.method, r.labeled, r.preset, r.name, _key(r.overrides)), {})
         if r.seed in seeds:
             raise InputError(f"{seeds[r.seed].file} and {r.file} are the same run: keep one of them.")
         seeds[r.seed] = r
-    groups = [Group(tuple(seeds[seed] for seed in sorted(seeds))) for seeds in found.values()]
-    return sorted(groups, key=lambda group: group.first.method != SUPERVISED)
+    groups = [Group(tuple(seeds[seed] for seed in sorted(seeds, key=_seed_order))) for seeds in found.values()]
+    return sorted(groups, key=lambda group: [group.first.method != name for name in (baseline, SUPERVISED)])
 
 
 def _regime(group: Group, baselines: Sequence[Group]) -> dict[str, Any]:
@@ -308,6 +322,10 @@ def _check_same_folds(records: Sequence[Record]) -> None:
 
 def _order(labeled: int | str) -> float:
     return float("inf") if labeled == ALL else labeled
+
+
+def _seed_order(seed: int | None) -> int:
+    return -1 if seed is None else seed
 
 
 def _key(content: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of test cases from the work folder of the accuracy benchmark: image, reference, baseline, best method."""
+"""Pictures of test cases: image, reference, baseline and method, of the best, the median and the worst case."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from nnunet_ssl.data.space import VoxelGrid, align, grid_of
 from nnunet_ssl.demo.picture import Row, comparison_picture
 from nnunet_ssl.files import read_json
 from nnunet_ssl.report.comparison import Comparison
+from nnunet_ssl.report.differences import case_means
 from nnunet_ssl.report.records import Record
 from nnunet_ssl.results.evaluation import read_labels
 
@@ -28,18 +29,6 @@ class Overlay:
     label: str  # of the method
     raw: Path
     predictions: tuple[Path, Path]
-
-    @property
-    def cases(self) -> dict[str, str]:
-        """The worst, the median and the best case of the method, as what and which; fewer where there are fewer."""
-        dice = {
-            case: np.mean([value for value in values.values() if value is not None])
-            for case, values in self.method.metrics["dice"]["per_case"].items()
-            if any(value is not None for value in values.values())
-        }
-        ordered = sorted(dice, key=dice.get)
-        named = {"best": ordered[-1], "median": ordered[len(ordered) // 2], "worst": ordered[0]}
-        return {what: case for i, (what, case) in enumerate(named.items()) if case not in list(named.values())[:i]}
 
 
 def find_overlay(comparison: Comparison, works: Sequence[Path]) -> Overlay | None:
@@ -62,30 +51,66 @@ def find_overlay(comparison: Comparison, works: Sequence[Path]) -> Overlay | Non
 
 
 def draw_overlay(overlay: Overlay, path: Path) -> None:
-    """Writes the picture: of every case the slice with most of the reference's classes, then with most foreground."""
-    file = overlay.raw / "dataset.json"
-    dataset = read_dataset_json(file)
-    classes, _ = read_labels(dataset, file)
-    ending = dataset["file_ending"]
+    """Writes the picture of an overlay's cases."""
     columns = {"baseline": overlay.baseline, overlay.label: overlay.method}
+    per_case = {name: record.metrics["dice"]["per_case"] for name, record in columns.items()}
+    predictions = dict(zip(columns, overlay.predictions, strict=True))
+    raw = overlay.raw
+    draw_cases(path, raw / "dataset.json", raw / "labelsTs", predictions, per_case, raw / "imagesTs")
+
+
+def chosen_cases(per_case: dict[str, dict[str, float | None]]) -> dict[str, str]:
+    """The best, the median and the worst case by mean Dice, as what and which; fewer where there are fewer."""
+    dice = {case: mean for case, mean in case_means(per_case).items() if mean is not None}
+    if not dice:
+        return {}
+    ordered = sorted(dice, key=dice.get)
+    named = {"best": ordered[-1], "median": ordered[len(ordered) // 2], "worst": ordered[0]}
+    return {what: case for i, (what, case) in enumerate(named.items()) if case not in list(named.values())[:i]}
+
+
+def draw_cases(
+    path: Path,
+    dataset_json: Path,
+    reference: Path,
+    predictions: dict[str, Path],
+    per_case: dict[str, dict[str, dict[str, float | None]]],
+    images: Path | None = None,
+) -> bool:
+    """Writes the picture of the cases that are best, median and worst in the last of `predictions`.
+
+    Returns whether there is such a case: one with a class to measure. Of every case it shows the slice with most of the
+    reference's classes, then with most foreground.
+
+    Args:
+        predictions: folder by the name of the column.
+        per_case: of the same columns, Dice by case and class.
+        images: folder of the images, of which the first channel is shown; without it there are labels alone.
+    """
+    dataset = read_dataset_json(dataset_json)
+    classes, _ = read_labels(dataset, dataset_json)
+    ending = dataset["file_ending"]
     rows = []
-    for what, case in overlay.cases.items():
-        file = overlay.raw / "imagesTs" / f"{case}_0000{ending}"
+    for what, case in chosen_cases(per_case[list(predictions)[-1]]).items():
+        file = images / f"{case}_0000{ending}" if images else reference / f"{case}{ending}"
         reader = reader_of(dataset, [file])
         image, grid = _read(file, reader)
-        segmentations = [overlay.raw / "labelsTs", *overlay.predictions]
-        reference, *predictions = [_read_onto(grid, folder / f"{case}{ending}", reader) for folder in segmentations]
-        z = max(range(len(reference)), key=lambda i: (len(np.unique(reference[i])), np.count_nonzero(reference[i])))
+        truth, *predicted = [
+            _read_onto(grid, folder / f"{case}{ending}", reader) for folder in (reference, *predictions.values())
+        ]
+        z = max(range(len(truth)), key=lambda i: (len(np.unique(truth[i])), np.count_nonzero(truth[i])))
         rows.append(
             Row(
                 f"{what}\n{case}",
-                image[z],
-                reference[z],
-                dict(zip(columns, [prediction[z] for prediction in predictions], strict=True)),
-                {name: record.metrics["dice"]["per_case"][case] for name, record in columns.items()},
+                image[z] if images else None,
+                truth[z],
+                dict(zip(predictions, [prediction[z] for prediction in predicted], strict=True)),
+                {name: per_case[name][case] for name in predictions},
             )
         )
-    comparison_picture(path, rows, classes)
+    if rows:
+        comparison_picture(path, rows, classes)
+    return bool(rows)
 
 
 def _predictions(folder: Path, record: Record) -> Path | None:

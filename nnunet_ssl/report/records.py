@@ -50,6 +50,7 @@ class Record:
     Attributes:
         method: trainer without its prefix; `SUPERVISED` is the baseline.
         labeled: number of labeled cases or patients, or `ALL`.
+        seed: None for a training of one's own that names none.
         wall_seconds: of training.
         metrics: for each of `METRICS` `mean`, `per_class` and `per_case` (case -> class -> value, None where the class
             is absent); Dice and Jaccard in 0..1, distances in mm. `missed` counts, by class, cases without a distance.
@@ -65,7 +66,7 @@ class Record:
     method: str
     preset: str
     labeled: int | str
-    seed: int
+    seed: int | None
     device: str
     iterations: int
     wall_seconds: float | None
@@ -107,8 +108,29 @@ def read_records(folders: Sequence[Path]) -> list[Record]:
                 files.setdefault(os.path.realpath(file), file)
     records = [record for file in files.values() if (record := read_record(file))]
     if not records:
-        raise InputError(f"No accuracy record in {', '.join(map(str, folders))}: benchmarks/accuracy.py writes them.")
+        raise InputError(
+            f"No accuracy record and no trained fold in {', '.join(map(str, folders))}: give folders of records that "
+            "benchmarks/accuracy.py writes, or nnUNet_results after nnunet_ssl run."
+        )
     return records
+
+
+def read_sources(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
+    """Records of folders of both kinds, with lines that name what is left out: JSON records, or trained folds of an
+    `nnUNet_results`.
+
+    Raises:
+        InputError: as `read_records` and `read_experiments`.
+    """
+    from nnunet_ssl.report.experiments import is_results_folder, read_experiments  # imports nnU-Net
+
+    results = [folder for folder in folders if is_results_folder(folder)]
+    others = [folder for folder in folders if folder not in results]
+    records, left_out = read_records(others) if others else [], []
+    for folder in results:
+        found, lines = read_experiments(folder)
+        records, left_out = [*records, *found], [*left_out, *lines]
+    return records, left_out
 
 
 def read_record(file: Path) -> Record | None:

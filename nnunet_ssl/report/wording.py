@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnunet_ssl.report.comparison import MINUS, Comparison, Group, Row, Section, percent
-from nnunet_ssl.report.overlays import Overlay
 from nnunet_ssl.report.records import ALL
 from nnunet_ssl.report.significance import LEVEL, smallest_p
+
+if TYPE_CHECKING:
+    from nnunet_ssl.report.overlays import Overlay
 
 DASH = "–"
 
@@ -57,16 +59,18 @@ def rows(comparison: Comparison, papers: dict[str, str]) -> list[dict[str, Any]]
     several = len({record.device for group in comparison.groups for record in group.records}) > 1
     labels = "all" if comparison.labeled == ALL else comparison.labeled
     lines = [_cells(comparison.lower, comparison, f"baseline, {labels} labeled", several)]
-    for row in comparison.rows:
+    for number, row in enumerate(comparison.rows):
         tested = {
             "paper": papers.get(row.group.first.method, ""),
             "gain": signed(row.gain),
+            "interval": "" if row.interval is None else f"[{', '.join(map(signed, row.interval))}]",
             "closed": DASH if row.closed is None else percent(row.closed),
-            "p": probability(row.p),
+            "p": "" if row.p is None else probability(row.p),
             "corrected": probability(row.corrected),
             "verdict": row.verdict,
             "tone": _tone(row),
             "bound": False,
+            "number": number,
         }
         lines.append(_cells(row.group, comparison, row.group.label, several) | tested)
     if comparison.labeled != ALL:
@@ -80,13 +84,13 @@ def notes(comparison: Comparison) -> list[str]:
     found = []
     if not lower:
         found.append(f"The baseline with {comparison.labeled} labels has no record: no gain, no gap, no test.")
-    elif count:
-        methods = "one method" if count == 1 else f"{count} methods"
-        found.append(f"Paired tests over n = {comparison.n} test cases; Holm's correction for {methods}.")
-        if smallest_p(comparison.n) * count > LEVEL:
+    elif tested := sum(row.claim for row in comparison.rows):
+        methods = "one method" if tested == 1 else f"{tested} methods"
+        found.append(f"Paired tests over n = {comparison.n} cases; Holm's correction for {methods}.")
+        if smallest_p(comparison.n) * tested > LEVEL:
             found.append("With so few test cases and so many methods no p (Holm) can be small: more cases are needed.")
-        if lower.seeds == 1:
-            found.append("The baseline has one seed: no claim can be made.")
+    if lower and count and lower.seeds == 1:
+        found.append("The baseline has one seed: no claim can be made.")
     if comparison.labeled != ALL:
         if not upper:
             found.append("The baseline with all labels has no record: the gap is not known.")
@@ -131,9 +135,9 @@ def overlay_caption(overlay: Overlay) -> str:
     )
 
 
-def signed(value: float | None) -> str:
+def signed(value: float | None, digits: int = 3) -> str:
     """A difference with its sign; what rounds to zero has that of zero."""
-    return DASH if value is None else f"{round(value, 3) + 0.0:+.3f}".replace("-", MINUS)
+    return DASH if value is None else f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", MINUS)
 
 
 def probability(p: float | None) -> str:
@@ -152,7 +156,7 @@ def _cells(group: Group | None, comparison: Comparison, label: str, several_devi
     """The cells of a bound, or those that methods have in common with bounds."""
     numbers = ("seeds", "dice", "postprocessed", "gain", "closed", "corrected")
     numbers += ("jaccard", "hd95", "asd", "time", "memory")
-    texts = ("paper", "verdict", "tone", "spread", "p", "cost")
+    texts = ("paper", "verdict", "tone", "spread", "interval", "p", "cost", "number")
     cells = dict.fromkeys(numbers, DASH) | dict.fromkeys(texts, "") | {"label": label, "bound": True}
     if group is None:
         return cells | {"verdict": "no record"}

@@ -15,9 +15,10 @@ with the ignore label are taken out of both masks):
   refused (``nnunet_ssl.data.space``).
 
 A class absent from a case's reference has no values for that case (null) and is listed in ``absent``, or in
-``not_annotated`` where ``dataset.json`` says that it was not annotated there. A class in the reference that the
-prediction lacks altogether has Dice and Jaccard 0 and no distances (null), and is counted in ``missed``: a mean
-distance is over the cases that have one, so read it beside that count.
+``not_annotated`` where ``dataset.json`` says that it was not annotated there. Of the absent ones, those that the
+prediction has all the same are listed in ``spurious``. A class in the reference that the prediction lacks altogether
+has Dice and Jaccard 0 and no distances (null), and is counted in ``missed``: a mean distance is over the cases that
+have one, so read it beside that count.
 """
 
 from collections.abc import Iterable
@@ -42,18 +43,25 @@ METRICS = ("dice", "jaccard", "hd95_mm", "asd_mm", "hd95_voxel", "asd_voxel")
 Values = dict[str, float | None]
 
 
-def evaluate_folders(reference: Path, prediction: Path, dataset_json: Path | None = None, processes: int = 1) -> dict:
+def evaluate_folders(
+    reference: Path,
+    prediction: Path,
+    dataset_json: Path | None = None,
+    processes: int = 1,
+    progress: str = "evaluating",
+) -> dict:
     """Compares every segmentation of ``reference`` with the file of the same name in ``prediction``.
 
     Returns what ``metrics.json`` holds but for ``seen`` (``results/seen.py``): ``metrics[m]`` for each m of ``METRICS``
     with ``per_case`` (case id -> class -> value or None), ``per_class`` (mean over the cases that have a value) and
     ``mean`` (mean over ``per_class``, that is nnU-Net's foreground mean); ``absent`` (class -> ids of the cases whose
-    reference lacks it), ``not_annotated`` (the same where ``dataset.json`` says why), ``missed`` (class -> number of
-    cases whose prediction lacks it), ``space`` (cases whose prediction has other axes or another header than its
-    reference, see ``space.summarize``), and the two folders. Files in ``prediction`` without a reference are not looked
-    at.
+    reference lacks it), ``not_annotated`` (the same where ``dataset.json`` says why), ``spurious`` (those of ``absent``
+    whose prediction has it), ``missed`` (class -> number of cases whose prediction lacks it), ``space`` (cases whose
+    prediction has other axes or another header than its reference, see ``space.summarize``), and the two folders. Files
+    in ``prediction`` without a reference are not looked at.
 
     ``dataset_json`` names the classes; by default the one in ``prediction``, else the one beside ``reference``.
+    ``progress`` is what the progress bar says.
 
     Raises InputError, with every fault in one message, for a missing prediction, a file that cannot be read or holds
     several volumes, a prediction that does not stand in its reference's space, and a voxel value that ``dataset.json``
@@ -63,33 +71,31 @@ def evaluate_folders(reference: Path, prediction: Path, dataset_json: Path | Non
     for folder in (reference, prediction):
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder.")
-    dataset_json = Path(dataset_json) if dataset_json is not None else _find_dataset_json(reference, prediction)
+    dataset_json = Path(dataset_json) if dataset_json is not None else find_dataset_json(reference, prediction)
     dataset = read_dataset_json(dataset_json)
     classes, ignore = read_labels(dataset, dataset_json)
     declared = read_not_annotated(dataset, dataset_json)
     ending = dataset["file_ending"]
-    files = sorted(f for f in reference.iterdir() if f.name.endswith(ending) and not is_clutter(f.name))
-    if not files:
-        raise InputError(f"{reference} holds no {ending} file: give the folder of the reference segmentations.")
-
+    files = segmentations(reference, ending)
     faults = [f"{f.name}: not in {prediction}" for f in files if not (prediction / f.name).is_file()]
     # With a file missing no table can come out, so the rest is only checked, to report all faults at once.
     measure = not faults
     reader = reader_of(dataset, files)
-    per_case, differences = {}, {}
+    per_case, differences, predicted = {}, {}, {}
     jobs = {
         f.name.removesuffix(ending): (reader, f, prediction / f.name, classes, ignore, measure)
         for f in files
         if (prediction / f.name).is_file()
     }
     one_thread = partial(sitk.ProcessObject.SetGlobalDefaultNumberOfThreads, 1)
+    processes = min(processes, len(jobs))  # each takes seconds to begin
     with Pool(0 if processes <= 1 else processes, "and run the same command again.", one_thread) as pool:
         results = pool.run(_evaluate_case, jobs.items())
-        for case, result in tqdm(results, total=len(jobs), desc="evaluating", unit="case", disable=None):
+        for case, result in tqdm(results, total=len(jobs), desc=progress, unit="case", disable=None):
             if isinstance(result, InputError):
                 faults.append(str(result))
             else:
-                per_case[case], differences[case] = result
+                per_case[case], differences[case], predicted[case] = result
     if faults:
         raise InputError("These cases cannot be evaluated:\n  " + listed(sorted(faults), separator="\n  "))
     per_case = {case: per_case[case] for case in jobs}
@@ -98,7 +104,8 @@ def evaluate_folders(reference: Path, prediction: Path, dataset_json: Path | Non
         "reference": str(reference),
         "prediction": str(prediction),
         "metrics": {metric: _summarize(per_case, list(classes), metric) for metric in METRICS},
-        **_without_reference(per_case, classes, declared),
+        **(without := _without_reference(per_case, classes, declared)),
+        "spurious": {c: [case for case in cases if c in predicted[case]] for c, cases in without["absent"].items()},
         "missed": {
             c: sum(v[c]["dice"] is not None and v[c]["hd95_mm"] is None for v in per_case.values()) for c in classes
         },
@@ -152,7 +159,16 @@ def read_labels(dataset: dict, origin: Path) -> tuple[dict[str, tuple[int, ...]]
     return classes, ignore
 
 
-def _find_dataset_json(reference: Path, prediction: Path) -> Path:
+def segmentations(reference: Path, ending: str) -> list[Path]:
+    """The reference segmentations in a folder, sorted. Raises InputError if there is none."""
+    files = sorted(f for f in reference.iterdir() if f.name.endswith(ending) and not is_clutter(f.name))
+    if not files:
+        raise InputError(f"{reference} holds no {ending} file: give the folder of the reference segmentations.")
+    return files
+
+
+def find_dataset_json(reference: Path, prediction: Path) -> Path:
+    """The file that names the classes: in ``prediction``, else beside ``reference``. InputError if there is none."""
     candidates = [prediction / "dataset.json", reference.resolve().parent / "dataset.json"]
     for candidate in candidates:
         if candidate.is_file():
@@ -167,8 +183,8 @@ def _evaluate_case(
     classes: dict[str, tuple[int, ...]],
     ignore: int | None,
     measure: bool,
-) -> tuple[dict[str, Values], Difference]:
-    """The values per class of one case, and how its prediction is stored differently.
+) -> tuple[dict[str, Values], Difference, set[str]]:
+    """The values per class of one case, how its prediction is stored differently, and the classes that it has.
 
     Raises InputError for a fault of its files.
     """
@@ -178,15 +194,17 @@ def _evaluate_case(
         prediction, grid_prediction, grid, f"{prediction_file.name}: the prediction", "its reference"
     )
     if not measure:
-        return {}, difference
+        return {}, difference, set()
     if reference.shape[0] == 1:  # a 2D image
         reference, prediction, spacing = reference[0], prediction[0], spacing[1:]
     keep = True if ignore is None else reference != ignore
-    values = {
-        name: measure_masks(np.isin(reference, labels) & keep, np.isin(prediction, labels) & keep, spacing)
-        for name, labels in classes.items()
-    }
-    return values, difference
+    values, predicted = {}, set()
+    for name, labels in classes.items():
+        masks = [np.isin(segmentation, labels) & keep for segmentation in (reference, prediction)]
+        values[name] = measure_masks(*masks, spacing)
+        if masks[1].any():
+            predicted.add(name)
+    return values, difference, predicted
 
 
 def _read(

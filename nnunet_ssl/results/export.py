@@ -16,6 +16,7 @@ from nnunet_ssl.data.raw import environment_folder, listed
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import is_plain_name, require_new_folder, write_json, writing
 from nnunet_ssl.locks import locked
+from nnunet_ssl.names import suggestion
 from nnunet_ssl.networks.architecture import planned_architecture
 from nnunet_ssl.training.lineage import origin_in
 
@@ -186,5 +187,5 @@ def trained_model_folder(dataset: str, trainer: str, plans: str, configuration: 
     folder = base / f"{trainer}__{plans}__{configuration}"
     if not folder.is_dir():
         trained = sorted(entry.name for entry in base.glob("*__*__*")) if base.is_dir() else []
-        raise InputError(f"{folder} does not exist. Trained so far for {dataset}: {', '.join(trained) or 'nothing'}.")
+        raise InputError(f"{folder} does not exist. Trained so far for {dataset}: {suggestion(folder.name, trained)}")
     return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,11 +18,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from nnunet_ssl.data.origin import read_origin
 from nnunet_ssl.locks import locked
+from nnunet_ssl.machine import nnunets_variables
+from nnunet_ssl.results.training_log import RUN_LOG
 from nnunet_ssl.runner.plan import Experiment, Run
 from nnunet_ssl.training.settings import VARIABLE
 
-LOG_FILE = "nnunet_ssl_run.log"
+SHOW_EVERY, SAY_EVERY = 2, 600  # seconds between two looks at the epochs, and between two lines without a terminal
 PATIENCE = 60  # seconds that a training has to end its step and write its checkpoint
 
 
@@ -59,8 +63,10 @@ def run_local(
     """
     waiting = [run for run in runs if experiment.state(run) != "finished"]
     free: list[str | None] = list(gpus) or [None]
+    variables = nnunets_variables(at_once=min(len(free), max(1, len(waiting))))
     active: list[_Training] = []
     outcomes = []
+    shown = said = time.monotonic()
     for run in runs:
         if run not in waiting:
             say(f"{run}: finished before")
@@ -71,8 +77,14 @@ def run_local(
         try:
             while waiting or active:
                 while waiting and free:
-                    active.append(_start(experiment, waiting.pop(0), free.pop(0)))
+                    active.append(_start(experiment, waiting.pop(0), free.pop(0), variables))
                 time.sleep(poll_seconds)
+                if time.monotonic() >= shown + SHOW_EVERY:
+                    shown = time.monotonic()
+                    bar.set_postfix_str(told := "; ".join(filter(None, map(_progress, active))))
+                    if bar.disable and told and shown >= said + SAY_EVERY:
+                        said = shown
+                        say(told)
                 for training in [training for training in active if training.process.poll() is not None]:
                     active.remove(training)
                     free.append(training.gpu)
@@ -89,16 +101,41 @@ def run_local(
     return outcomes
 
 
+def progress_in_words(log: str, num_epochs: int) -> str:
+    """`epoch 12 of 1000, 3:05:00 left` from what nnU-Net prints; "" before the first epoch and after the last.
+
+    The time left is that of the epochs that are left, each as long as the mean of the last ten.
+
+    Args:
+        log: the end of the training's output.
+    """
+    epochs = re.findall(r": Epoch (\d+)\s*$", log, re.MULTILINE)
+    if not epochs or "Training done." in log:
+        return ""
+    durations = [float(seconds) for seconds in re.findall(r"Epoch time: ([\d.]+) s", log)][-10:]
+    words = f"epoch {int(epochs[-1]) + 1} of {num_epochs}"
+    if not durations:
+        return words
+    left = (num_epochs - int(epochs[-1])) * sum(durations) / len(durations)
+    return f"{words}, {timedelta(seconds=round(left))} left"
+
+
+def _progress(training: _Training) -> str:
+    origin = read_origin(training.log.parent)  # written when the training begins
+    words = progress_in_words(_end_of_log(training), origin.num_epochs) if origin else ""
+    return words and f"{training.run}: {words}"
+
+
 def say(line: str) -> None:
     """Prints a line above the progress bar, at once also into a file."""
     tqdm.write(line)
     sys.stdout.flush()
 
 
-def _start(experiment: Experiment, run: Run, gpu: str | None) -> _Training:
+def _start(experiment: Experiment, run: Run, gpu: str | None, variables: dict[str, str]) -> _Training:
     state, folder, command = experiment.state(run), experiment.folder(run), experiment.command(run)
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / LOG_FILE
+    log = folder / RUN_LOG
     with log.open("a", encoding="utf-8") as stream:
         stream.write(f"\n=== {time.strftime('%Y-%m-%d %H:%M:%S')} {VARIABLE}='{json.dumps(experiment.settings(run))}' ")
         stream.write(f"{' '.join(command)}\n")
@@ -106,7 +143,7 @@ def _start(experiment: Experiment, run: Run, gpu: str | None) -> _Training:
         log_start = stream.tell()
         process = subprocess.Popen(
             command,
-            env=experiment.environment(run, gpu),
+            env=variables | experiment.environment(run, gpu),
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
@@ -171,8 +208,12 @@ def interrupted_by_signals() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _last_line(training: _Training) -> str:
+def _end_of_log(training: _Training) -> str:
     with training.log.open("rb") as stream:
         stream.seek(max(training.log_start, training.log.stat().st_size - 2**16))
-        lines = [line.strip() for line in stream.read().decode("utf-8", errors="replace").splitlines()]
+        return stream.read().decode("utf-8", errors="replace")
+
+
+def _last_line(training: _Training) -> str:
+    lines = [line.strip() for line in _end_of_log(training).splitlines()]
     return next((line for line in reversed(lines) if line), "(no output)")

@@ -23,19 +23,22 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_ssl.commands import find_command
 from nnunet_ssl.data.origin import ORIGIN_FILE, Origin, differences, present_origin, read_origin
-from nnunet_ssl.data.plans import read_plans_file
+from nnunet_ssl.data.plans import read_plans_file, require_configurations
 from nnunet_ssl.data.raw import environment_folder, listed, preprocessed_folder, read_dataset_json
 from nnunet_ssl.data.splits import FILE as SPLITS_FILE
 from nnunet_ssl.data.splits import SEED as SPLIT_SEED
 from nnunet_ssl.data.splits import read_splits, write_splits
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.listing import BASELINE, PREFIX, full_name, trainer_names
 from nnunet_ssl.method import Method
+from nnunet_ssl.names import suggestion
 from nnunet_ssl.results.evaluation import read_labels
-from nnunet_ssl.runner.testing import MODULE, read_metrics, require_test_cases
+from nnunet_ssl.results.measured import read_metrics, read_summary
+from nnunet_ssl.runner.testing import MODULE, require_test_cases
 from nnunet_ssl.training.configured import NNUNET_FOLDS, ConfiguredTrainer
 from nnunet_ssl.training.settings import STREAM_SETTINGS, TRAINER_SETTINGS, VARIABLE, check_settings, parse_overrides
 
-TRAINER, BASELINE = "nnUNetTrainer", "Supervised"
+TRAINER = PREFIX
 FLAGS = {"new": [], "resume": ["--c"], "validate": ["--val"]}  # of nnUNetv2_train
 
 
@@ -61,6 +64,7 @@ class Experiment:
         overrides: by method, what `nnUNet_ssl_config` holds for its runs.
         program: the path of `nnUNetv2_train`.
         test: whether a run is finished only when its final checkpoint was measured on the test cases.
+        baseline: the method that tables show first.
     """
 
     dataset_id: int
@@ -72,6 +76,7 @@ class Experiment:
     overrides: dict[str, dict[str, Any]]
     program: str
     test: bool = False
+    baseline: str = BASELINE
 
     def root(self, run: Run) -> Path:
         """The `nnUNet_results` of a run."""
@@ -113,7 +118,7 @@ class Experiment:
         base = preprocessed_folder(self.dataset_id)
         return present_origin(
             *(base, read_plans_file(base, self.plans, self.dataset_id), self.configuration, run.fold),
-            *(f"{TRAINER}{run.method}", method is not None),
+            *(f"{TRAINER}{run.method}", bool(method and method.reads_unlabeled())),
             check_settings(method, self.settings(run), VARIABLE).overrides,
         )
 
@@ -142,15 +147,6 @@ class Experiment:
         return os.environ | variables | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
 
 
-def read_summary(folder: Path) -> dict | None:
-    """What nnU-Net measured on a fold; None if there is no `validation/summary.json` or a cut-off one."""
-    try:
-        summary = json.loads((folder / "validation" / "summary.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return summary if isinstance(summary, dict) and "mean" in summary else None
-
-
 def words(texts: Iterable[str] | None) -> list[str]:
     """The words of repeated, comma or space separated options, each once, in order."""
     return list(dict.fromkeys(word for text in texts or [] for word in re.split(r"[,\s]+", text) if word))
@@ -170,33 +166,36 @@ def plan(
     methods: Sequence[str],
     folds: Sequence[int] = (),
     seeds: Sequence[int] = (),
-    baseline: bool = False,
+    baseline: str | None = None,
     plans: str = "nnUNetPlans",
     device: str = "cuda",
     config: str = "",
     program: str | None = None,
     test: bool = False,
+    dry: bool = False,
 ) -> tuple[Experiment, list[Run]]:
     """The runs of a grid, fold by fold so that methods can be compared early, the baseline first.
 
     Args:
         methods: names after `nnUNetTrainer`.
+        baseline: such a name, of what the methods are compared with; None to run none.
         folds: all of `splits_final.json` if empty; nnU-Net's file is written if there is none yet.
         seeds: none means one run per method and fold, in plain `nnUNet_results`.
         config: a YAML file or a mapping; a trainer gets the keys that it knows.
         program: `nnUNetv2_train`; that of this Python environment if None.
         test: whether each final checkpoint is to be measured on the test cases of the raw dataset.
+        dry: nothing is written, `splits_final.json` neither.
 
     Raises:
         InputError: for whatever would let every run fail, or let results of another experiment pass for this one's.
     """
     base = preprocessed_folder(dataset_id)
     available = read_plans_file(base, plans, dataset_id)["configurations"]
-    if configuration not in available:
-        raise InputError(f"{base / plans}.json has no configuration {configuration[:60]}, but {', '.join(available)}.")
+    require_configurations([configuration], available, base / f"{plans}.json")
     dataset_file = base / "dataset.json"  # the table at the end names its classes
     read_labels(read_dataset_json(dataset_file, f"run nnUNetv2_plan_and_preprocess -d {dataset_id}"), dataset_file)
-    methods = list(dict.fromkeys([*([BASELINE] if baseline else []), *(m.removeprefix(TRAINER) for m in methods)]))
+    asked = [*([baseline] if baseline else []), *methods]
+    methods = list(dict.fromkeys(full_name(method).removeprefix(TRAINER) for method in asked))
     if not methods:
         raise InputError("Nothing to run: name methods, such as --methods MeanTeacher,UAMT, or add --baseline.")
     overrides = overrides_by_method(methods, config)
@@ -204,18 +203,37 @@ def plan(
         require_test_cases(dataset_id)
     if seeds and any("seed" in asked for asked in overrides.values()):
         raise InputError("The overrides hold a seed, and --seeds is given: keep one of them.")
-    if not (base / SPLITS_FILE).is_file():  # else trainings that start at once would all write it
+    has_splits = (base / SPLITS_FILE).is_file()
+    if not has_splits and not dry:  # else trainings that start at once would all write it
         write_splits(dataset_id, None, SPLIT_SEED, NNUNET_FOLDS, force=False)
-    count = len(read_splits(base / SPLITS_FILE))
+    count = len(read_splits(base / SPLITS_FILE)) if has_splits or not dry else NNUNET_FOLDS
     if wrong := [fold for fold in folds if fold >= count]:
         raise InputError(f"{base / SPLITS_FILE} has folds 0 to {count - 1}: there is no {', '.join(map(str, wrong))}.")
     experiment = Experiment(
         *(dataset_id, base.name, configuration, plans, device),
         *(environment_folder("nnUNet_results").absolute(), overrides, program or find_command("nnUNetv2_train"), test),
+        methods[0] if baseline else BASELINE,
     )
     runs = [Run(method, fold, seed) for seed in seeds or [None] for fold in folds or range(count) for method in methods]
     require_own(experiment, runs)
     return experiment, runs
+
+
+STATES = {
+    "new": "to train",
+    "resume": "to go on where it was cut off",
+    "validate": "trained, to validate",
+    "test": "validated, to predict the test cases",
+    "finished": "finished, nothing to do",
+}
+
+
+def in_lines(experiment: Experiment, runs: Sequence[Run]) -> str:
+    """Each run with its state and folder, and how many are left: what would happen now."""
+    states = {run: experiment.state(run) for run in runs}
+    left = sum(state != "finished" for state in states.values())
+    rows = [f"{run}: {STATES[state]}\n    {experiment.folder(run)}" for run, state in states.items()]
+    return "\n".join([*rows, f"{left} of {len(runs)} runs are left; nothing was started."])
 
 
 def require_own(experiment: Experiment, runs: Sequence[Run]) -> None:
@@ -243,7 +261,9 @@ def overrides_by_method(methods: Sequence[str], config: str) -> dict[str, dict[s
     asked, source = parse_overrides(config)
     classes = {method: _method_of_trainer(f"{TRAINER}{method}") for method in methods}
     known = {
-        method: TRAINER_SETTINGS.keys() | ({"preset", *STREAM_SETTINGS, *_hyperparameters(cls)} if cls else set())
+        method: TRAINER_SETTINGS.keys()
+        | ({"preset", *_hyperparameters(cls)} if cls else set())
+        | (STREAM_SETTINGS.keys() if cls and cls.reads_unlabeled() else set())
         for method, cls in classes.items()
     }
     somewhere = set().union(*known.values())
@@ -268,7 +288,8 @@ def _method_of_trainer(name: str) -> type[Method] | None:
         try:
             trainer = recursive_find_trainer_class_by_name(name)
         except RuntimeError:
-            raise InputError(f"There is no trainer {name[:60]}: check the name after --methods.") from None
+            near = suggestion(name.removeprefix(TRAINER), trainer_names())
+            raise InputError(f"There is no trainer {name[:60]}. {near}") from None
     if not issubclass(trainer, ConfiguredTrainer):
         raise InputError(f"{name} of {trainer.__module__} is not a trainer of nnunet_ssl and takes no overrides.")
     return trainer.method

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.runner.local import LOG_FILE, Outcome, interrupted_by_signals, run_local, say
+from nnunet_ssl.results.training_log import RUN_LOG
+from nnunet_ssl.runner.local import Outcome, interrupted_by_signals, run_local, say
 from nnunet_ssl.runner.plan import Experiment, Run, require_own
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Job:
     def __call__(self) -> Outcome:
         require_own(self.experiment, [self.run])  # folds may have changed while it waited
         outcomes = run_local(self.experiment, [self.run])
-        return outcomes[0] if outcomes else Outcome(self.run, 0, self.experiment.folder(self.run) / LOG_FILE)
+        return outcomes[0] if outcomes else Outcome(self.run, 0, self.experiment.folder(self.run) / RUN_LOG)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """Called by submitit when the job's time is over or it is preempted: the same again, which resumes."""
@@ -82,7 +83,7 @@ def run_submitted(
             for job in as_completed(jobs, poll_frequency=poll_seconds):
                 run = waiting[jobs.index(job)]
                 fault = job.exception()  # the job's own end: node lost, cancelled, out of time
-                log = experiment.folder(run) / LOG_FILE
+                log = experiment.folder(run) / RUN_LOG
                 outcome = job.result() if fault is None else Outcome(run, 0, log, _last_words(fault))
                 outcomes.append(outcome)
                 say(f"{run}: {'failed' if outcome.error else 'finished'}")

@@ -14,8 +14,8 @@ from nnunet_ssl.data.origin import read_origin
 from nnunet_ssl.data.raw import preprocessed_folder, read_dataset_json
 from nnunet_ssl.files import read_json, write_json, write_text
 from nnunet_ssl.results.evaluation import read_labels
-from nnunet_ssl.runner.plan import BASELINE, Experiment, Run, read_summary, require_own
-from nnunet_ssl.runner.testing import read_metrics
+from nnunet_ssl.results.measured import read_metrics, read_summary
+from nnunet_ssl.runner.plan import Experiment, Run, require_own
 
 TEST = {"dice": "Dice", "asd_mm": "ASD in mm, without the cases that miss a class,"}  # of `results.evaluation`
 
@@ -52,7 +52,7 @@ def make_table(experiment: Experiment, runs: Sequence[Run], classes: dict[str, t
             | ({"test": _tested(experiment.folder(run))} if experiment.test else {})
         )
     methods = {}
-    for method in sorted(dict.fromkeys(run.method for run in runs), key=lambda method: method != BASELINE):
+    for method in sorted(dict.fromkeys(run.method for run in runs), key=lambda method: method != experiment.baseline):
         mine = [entry for entry in finished if entry["method"] == method]
         methods[method] = {
             "finished": len(mine),
@@ -108,13 +108,21 @@ def markdown(table: dict[str, Any]) -> str:
     over = "mean ± standard deviation over runs"
     methods = table["methods"]
     text = f"{title}{seeds}: Dice of nnU-Net's validation, {over}\n\n{_rows(methods)}"
+    for run in table["runs"]:
+        if stopped := run["origin"].get("stopped"):
+            text += f"\n{run['method']} fold {run['fold']}: {stopped}\n"
     for measure, name in TEST.items() if all("test" in row for row in methods.values()) else ():
         rows = {method: row | row["test"][measure] for method, row in methods.items()}
         text += f"\n{name} of the test cases, final checkpoints, {over}\n\n{_rows(rows)}"
     return text
 
 
+WIDTH = 80  # of a terminal
+
+
 def _rows(methods: dict[str, dict[str, Any]]) -> str:
+    """A row for each method; where that is too wide, a row for each class, of so many methods as fit side by side."""
+
     def cell(spread: dict[str, float | None]) -> str:
         if spread["mean"] is None:
             return "-"
@@ -125,10 +133,30 @@ def _rows(methods: dict[str, dict[str, Any]]) -> str:
     for method, row in methods.items():
         cells = [cell(row["mean"]), *(cell(row["per_class"][name]) for name in classes)]
         lines.append([method, *cells, f"{row['finished']} of {row['runs']}"])
+    if _width(lines) <= WIDTH:
+        return _aligned(lines)
+    titles, *rest = [["class", *lines[0][1:]], *lines[1:]]
+    tables, shown = [], rest[:1]
+    for row in rest[1:]:
+        if _width([*zip(titles, *shown, row, strict=True)]) > WIDTH:
+            tables.append(shown)
+            shown = []
+        shown.append(row)
+    return "\n".join(_aligned([*zip(titles, *some, strict=True)]) for some in [*tables, shown])
+
+
+def _width(lines: Sequence[Sequence[str]]) -> int:
+    """Of the table that these lines make."""
+    return sum(max(map(len, column)) + 3 for column in zip(*lines, strict=True)) + 1
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of a title line and others."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return "".join(
-        f"| {' | '.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])} |\n" for line in lines
+        f"| {' | '.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])} |\n"
+        for line in [lines[0], rule, *lines[1:]]
     )
 
 

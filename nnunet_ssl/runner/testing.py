@@ -14,13 +14,13 @@ from nnunet_ssl.commands import find_command
 from nnunet_ssl.data.origin import read_origin
 from nnunet_ssl.data.raw import listed, raw_folder, read_dataset_json
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.files import is_clutter, read_json, write_json
+from nnunet_ssl.files import is_clutter, write_json
+from nnunet_ssl.machine import processes
 from nnunet_ssl.results.evaluation import evaluate_folders
+from nnunet_ssl.results.measured import METRICS_FILE, TEST_FOLDER
 
-FOLDER, METRICS_FILE = "test", "metrics.json"
 IMAGES, LABELS = "imagesTs", "labelsTs"
 MODULE = "nnunet_ssl.runner.testing"
-PROCESSES = 2  # cases measured at once
 
 
 def require_test_cases(dataset_id: int) -> Path:
@@ -30,12 +30,6 @@ def require_test_cases(dataset_id: int) -> Path:
         if not folder.is_dir() or all(is_clutter(path.name) for path in folder.iterdir()):
             raise InputError(f"--test: {folder} is missing or empty. Put the test cases there, or leave --test out.")
     return raw
-
-
-def read_metrics(fold_folder: Path) -> dict | None:
-    """What was measured on the test cases; None if nothing was yet."""
-    file = fold_folder / FOLDER / METRICS_FILE
-    return read_json(file, f"remove {file.parent} and run again") if file.is_file() else None
 
 
 def measure_fold(raw: Path, fold_folder: Path, predict: list[str]) -> None:
@@ -53,12 +47,12 @@ def measure_fold(raw: Path, fold_folder: Path, predict: list[str]) -> None:
     origin = read_origin(fold_folder)
     if origin and (learned := sorted(cases & {*origin.learned})):
         raise InputError(f"{fold_folder} has learned test cases: {listed(learned, separator=', ')}. Train it anew.")
-    final = fold_folder / FOLDER
-    partial = final.with_name(f".{FOLDER}.partial")
+    final = fold_folder / TEST_FOLDER
+    partial = final.with_name(f".{TEST_FOLDER}.partial")
     for folder in (partial, final):
         shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([*predict, "-i", str(raw / IMAGES), "-o", str(partial)], check=True)
-    result = evaluate_folders(raw / LABELS, partial, raw / "dataset.json", PROCESSES)
+    result = evaluate_folders(raw / LABELS, partial, raw / "dataset.json", processes())
     write_json(result | {"prediction": str(final)}, partial / METRICS_FILE)
     os.rename(partial, final)
 

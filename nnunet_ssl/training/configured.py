@@ -16,6 +16,7 @@ import torch
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor
 
@@ -32,12 +33,14 @@ from nnunet_ssl.networks.net import set_deep_supervision, unwrap
 from nnunet_ssl.preparation.planning import hidden_labels_of_fold
 from nnunet_ssl.training import lineage, pretrained
 from nnunet_ssl.training.not_annotated import NotAnnotated
+from nnunet_ssl.training.patience import OutOfPatience, reason_to_stop
 from nnunet_ssl.training.random_state import seed_everything
 from nnunet_ssl.training.resumable import ResumableTrainer
 from nnunet_ssl.training.settings import Settings, read_settings
 from nnunet_ssl.training.workers import Workers
 
 NNUNET_FOLDS = 5
+DA5_SIDE = 6  # voxels; nnU-Net's transform takes the logarithm of a sixth of each side
 
 
 class ConfiguredTrainer(ResumableTrainer):
@@ -48,10 +51,12 @@ class ConfiguredTrainer(ResumableTrainer):
     Attributes:
         method: the paper's `Method`, stated by a subclass; None for the supervised baseline.
         defaults: hyperparameters of the method that a subclass changes, as ablations do.
+        augmentation: nnU-Net's own ("default"), or the stronger one of its trainer `nnUNetTrainerDA5` ("da5").
     """
 
     method: type[Method] | None = None
     defaults: dict[str, Any] = {}
+    augmentation: str = "default"
 
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)
@@ -72,15 +77,24 @@ class ConfiguredTrainer(ResumableTrainer):
             self.enable_deep_supervision = False
         self.seed: int | None = None
         self.accept_other_data = False
+        self.patience: int | None = None
         self._origin: Origin | None = None
         self.settings: Settings = read_settings(type(self).method)
         for name, value in self.settings.trainer.items():
             setattr(self, name, value)
+        if self.augmentation == "da5":
+            self.get_training_transforms = nnUNetTrainerDA5.get_training_transforms
         # nnU-Net searches its own folder first, where another trainer of this name may lie: say which one runs
         self.print_to_log_file(f"nnunet_ssl {nnunet_ssl.__version__}: {type(self).__name__} of {self.file}")
         self.print_to_log_file(f"overrides: {self.settings}")
 
     def initialize(self) -> None:
+        patch = [*self.configuration_manager.patch_size]
+        if self.augmentation == "da5" and min(patch) < DA5_SIDE:
+            raise InputError(
+                f"augmentation: da5 is for patches of {DA5_SIDE} voxels or more along each axis, and the plans have "
+                f"{' x '.join(map(str, patch))}: leave it out."
+            )
         if self.seed is not None and not self.was_initialized:
             seed_everything(self.seed)
         base = self.preprocessed_dataset_folder_base
@@ -112,13 +126,14 @@ class ConfiguredTrainer(ResumableTrainer):
         return self._origin
 
     def _present_origin(self) -> Origin:
+        method = type(self).method
         origin = present_origin(
             Path(self.preprocessed_dataset_folder_base),
             self.plans_manager.plans,
             self.configuration_name,
             self.fold,
             type(self).__name__,
-            type(self).method is not None,
+            bool(method and method.reads_unlabeled()),
             self.settings.overrides,
             self.do_split(),
         )
@@ -215,6 +230,26 @@ class ConfiguredTrainer(ResumableTrainer):
         with self._fold_alone():
             super().run_training()
 
+    def on_epoch_start(self) -> None:
+        """nnU-Net's.
+
+        Raises:
+            OutOfPatience: the pseudo Dice has not risen for so many epochs.
+        """
+        history = self.logger.get_value("ema_fg_dice", step=None)
+        if reason := reason_to_stop(history, self.patience, self.num_epochs, self.first_epoch_that_counts):
+            self.print_to_log_file(f"{reason}. checkpoint_final.pth is of epoch {self.current_epoch - 1}, the last.")
+            self._origin = replace(self.origin, stopped=reason)
+            if self.local_rank == 0 and not self.disable_checkpointing:
+                write_json(self.origin.as_dict(), Path(self.output_folder) / ORIGIN_FILE)
+            raise OutOfPatience
+        super().on_epoch_start()
+
+    @property
+    def first_epoch_that_counts(self) -> int:
+        """From which on the pseudo Dice is compared for early stopping."""
+        return 0
+
     @contextmanager
     def _fold_alone(self) -> Iterator[None]:
         """nnU-Net lets two trainings of one fold overwrite each other's checkpoints."""
@@ -256,6 +291,12 @@ class ConfiguredTrainer(ResumableTrainer):
                 f"{dataset_id} --folds {max(2, len(cases))}` first, or train on all of them with fold `all`."
             )
         return super().do_split()
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:
+        """nnU-Net's geometry of the training patches, or that of its stronger augmentation."""
+        if self.augmentation == "da5":
+            return nnUNetTrainerDA5.configure_rotation_dummyDA_mirroring_and_inital_patch_size(self)
+        return super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
 
     def get_dataloaders(self) -> tuple:
         """nnU-Net's loaders in nnU-Net's worker pools, with what a subclass joins to the training batches.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from math import isfinite
 from os.path import join
 
 import matplotlib.pyplot as plt
@@ -74,9 +75,14 @@ class ProgressLogger(LocalLogger):
 
 
 def grouped(terms: dict[str, list[float]]) -> dict[str, dict[str, list[float]]]:
-    """Panels by title, each with its lines by label: `weight[liver]` is the line "liver" of the panel "weight"."""
+    """Panels by title, each with its lines by label: `weight[liver]` is the line "liver" of the panel "weight".
+
+    A term without a number in any epoch has neither line nor panel.
+    """
     panels: dict[str, dict[str, list[float]]] = {}
     for name, values in terms.items():
+        if not any(map(isfinite, values)):
+            continue
         title, _, label = name.removesuffix("]").partition("[")
         panels.setdefault(title.replace("_", " "), {})[label] = values
     return panels

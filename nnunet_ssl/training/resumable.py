@@ -16,6 +16,7 @@ from nnunet_ssl.checkpoints import CHECKPOINT_KEY, read_checkpoint, remove_parti
 from nnunet_ssl.distributed import of_all_ranks
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.networks.net import unwrap
+from nnunet_ssl.training.patience import OutOfPatience
 from nnunet_ssl.training.random_state import get_random_state, set_random_state
 from nnunet_ssl.training.stopping import Steps, Stop
 
@@ -52,7 +53,10 @@ class ResumableTrainer(nnUNetTrainer):
             SystemExit: Ctrl-C (status 130) or SIGTERM (143) came; a checkpoint was written.
         """
         with self._stop:
-            super().run_training()
+            try:
+                super().run_training()
+            except OutOfPatience:
+                self.on_train_end()
         if self._stop.number:  # it came after the last step
             self._say_stopped(self._stop.number, "after the training; --c goes on with the validation")
 

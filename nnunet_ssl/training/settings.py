@@ -39,11 +39,15 @@ class _PlainLoader(yaml.SafeLoader):
 
 @dataclass(frozen=True)
 class Setting:
-    """Type and smallest and largest value of a setting; `low` is None where the method checks its ranges itself."""
+    """Type and smallest and largest value of a setting, or those there are to choose from.
+
+    `low` is None where the method checks its ranges itself.
+    """
 
     type: type
     low: float | None = 0
     high: float = 2**31 - 1
+    choices: tuple[str, ...] = ()
 
 
 TRAINER_SETTINGS = {
@@ -51,13 +55,19 @@ TRAINER_SETTINGS = {
     "num_iterations_per_epoch": Setting(int, 1),
     "num_val_iterations_per_epoch": Setting(int, 1),
     "save_every": Setting(int, 1),
+    "patience": Setting(int, 1),
     "initial_lr": Setting(float),
     "weight_decay": Setting(float),
     "oversample_foreground_percent": Setting(float, 0, 1),
     "seed": Setting(int),
+    "augmentation": Setting(str, None, choices=("default", "da5")),
     "accept_other_data": Setting(bool),
 }
-STREAM_SETTINGS = {"unlabeled_batch_size": Setting(int, 1)}
+STREAM_SETTINGS = {
+    "unlabeled_batch_size": Setting(int, 1),
+    "mix_labeled": Setting(float, 0, 1),
+    "mix_labeled_until": Setting(float, 0, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ def read_settings(method: type[Method] | None, text: str | None = None) -> Setti
 def check_settings(method: type[Method] | None, asked: dict[str, Any], source: str) -> Settings:
     """The overrides that `source` asks for, checked as `read_settings` does."""
     asked = dict(asked)
-    settings = TRAINER_SETTINGS | (STREAM_SETTINGS if method else {})
+    settings = TRAINER_SETTINGS | (STREAM_SETTINGS if method and method.reads_unlabeled() else {})
     presets = ["default", *method.presets] if method else []
     preset = asked.pop("preset", "default")
     if preset != "default" and preset not in presets:
@@ -168,6 +178,8 @@ def _checked(source: str, key: str, value: Any, setting: Setting) -> Any:
         raise InputError(f"{source}: {key} must be of type {setting.type.__name__}, not {repr(value)[:60]}.")
     if setting.type is float and not math.isfinite(value):
         raise InputError(f"{source}: {key} = {value} is out of range: it must be finite.")
+    if setting.choices and value not in setting.choices:
+        raise InputError(f"{source}: {key} = {value[:60]} is unknown; there are {', '.join(setting.choices)}.")
     if setting.low is not None and not setting.low <= value <= setting.high:
         raise InputError(f"{source}: {key} = {str(value)[:60]} must lie between {setting.low:g} and {setting.high}.")
     return value

@@ -26,6 +26,7 @@ def task_of(trainer: SemiSupervisedTrainer) -> Task:
         batch_dice=trainer.configuration_manager.batch_dice,
         scale_weights=tuple(trainer.loss.weight_factors) if trainer.enable_deep_supervision else (1.0,),
         image_channels=trainer.num_input_channels,
+        labeled_batch_size=trainer.batch_size,
         unlabeled_batch_size=trainer.unlabeled_share(),
         patch_size=tuple(trainer.configuration_manager.patch_size),
         spacing=tuple(trainer.configuration_manager.spacing),

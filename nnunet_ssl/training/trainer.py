@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from nnunetv2.utilities.helpers import dummy_context
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, autocast, nn
 
+from nnunet_ssl.augmentation.mixing import BoxMixing, joined
 from nnunet_ssl.data.loader import STREAM, TwoStreamLoader, UnlabeledLoader
 from nnunet_ssl.data.previous_stage import check_predicted
 from nnunet_ssl.data.views import Views
@@ -30,6 +32,7 @@ from nnunet_ssl.networks.teacher import Teacher
 from nnunet_ssl.schedules import Phases, Restarted
 from nnunet_ssl.training import case_maps
 from nnunet_ssl.training.configured import ConfiguredTrainer
+from nnunet_ssl.training.early_signs import SHARE, signs, signs_of_phase
 from nnunet_ssl.training.progress import ProgressLogger, epoch_means
 from nnunet_ssl.training.pseudo_labels import (
     label_unlabeled_cases,
@@ -47,9 +50,16 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
 
     `self.network` is the student with nnU-Net's architecture, wrapped and compiled by nnU-Net. In validation and in
     checkpoints the network that the method deploys stands in its place.
+
+    Attributes:
+        mix_labeled: above 0, each labeled batch also holds its patches once more, with this probability with a box of
+            another one: nnU-Net's loss, which is a mean, has clean and mixed ones at half the weight each.
+        mix_labeled_until: the fraction of training at which this ends.
     """
 
     method: type[Method]
+    mix_labeled: float = 0.0
+    mix_labeled_until: float = 1.0
 
     def __init__(
         self,
@@ -60,13 +70,14 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.unlabeled_batch_size = self.settings.trainer.get(
-            "unlabeled_batch_size", self.configuration_manager.batch_size
-        )
+        default = self.configuration_manager.batch_size if self.settings.chosen.reads_unlabeled() else 0
+        self.unlabeled_batch_size = self.settings.trainer.get("unlabeled_batch_size", default)
         self.hyperparameters = self.settings.chosen.hyperparameters() | self.defaults | self.settings.method
         self.logger.local_logger = ProgressLogger()
         self._iteration = 0  # within the epoch
         self._loaders_phase = 0  # the one that the loaders were made for
+        self._means: dict[str, float] = {}  # of the terms of the epoch at hand
+        self._warned: set[str] = set()
 
     # ------------------------------------------------------------------ set-up
 
@@ -89,6 +100,8 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
                 f'{type(self.method).__name__} asks for the view "target" without labeled_first: before the first of '
                 "its phases there is no network that could label the unlabeled cases."
             )
+        self._mix = BoxMixing(self.mix_labeled)
+        self._mix.require_pairs(self.batch_size)
         self.method.task = self._pseudo_task = task_of(self)
         self.method.supervised = Supervised(self.loss, self.enable_deep_supervision)
         if self.method.known_voxels is not None:
@@ -150,10 +163,12 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         return datasets
 
     def join_streams(self, labeled: nnUNetDataLoader) -> Iterator[dict]:
-        """Each training batch also carries an unlabeled one, made by the same workers, unless it is not read yet."""
-        views = Views(labeled.transforms, self.method.views, self._pseudo_task.ignore_label)
+        """Each training batch also carries an unlabeled one, made by the same workers, unless none is read (yet)."""
         if self.method.case_maps is not None:
             case_maps.join_maps(labeled, Path(self.output_folder) / case_maps.FOLDER)
+        if not self.method.reads_unlabeled():
+            return labeled
+        views = Views(labeled.transforms, self.method.views, self._pseudo_task.ignore_label)
         labels = labels_folder(self, self._loaders_phase) if "target" in views.views and self._loaders_phase else None
         pool = unlabeled_pool(self, labels)
         if self.method.labeled_first and self._loaders_phase == 0:
@@ -200,6 +215,10 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         self._iteration = len(self.done_before["train"])
 
     @property
+    def first_epoch_that_counts(self) -> int:
+        return self.phases.starts[-1] if self.phases.starts else 0
+
+    @property
     def _phase(self) -> int:
         return self.phases.of(self.current_epoch)
 
@@ -219,6 +238,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
             optimizer.state.clear()
         self.method.begin_phase(self.net, self._phase)
         self.print_to_log_file(f"phase {self._phase} begins")
+        self._warn(signs_of_phase(*self._history(), self._phase))
 
     def train_step(self, batch: dict) -> dict[str, Tensor]:
         """One step; returns the total loss, its terms and the method's report, all still on the device."""
@@ -232,6 +252,8 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         step = self.current_epoch * self.num_iterations_per_epoch + self._iteration
         fraction = step / (self.num_epochs * self.num_iterations_per_epoch)
         now = Now(step, self.current_epoch, fraction, self._phase)
+        if self.mix_labeled and fraction < self.mix_labeled_until:
+            labeled = joined(labeled, self._mix(labeled))
         if self._iteration == 0 and self.phases.begin_with(self.current_epoch):
             self._begin_phase()  # not before: a run that is stopped ahead of this step begins it when it goes on
 
@@ -271,11 +293,25 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         means = epoch_means(train_outputs, self.device)
         super().on_train_epoch_end([{"loss": means.pop("loss")}])
-        self.logger.local_logger.log_terms(means, self.current_epoch)
+        self._means = means
+        self._log(means)
+
+    def _log(self, means: dict[str, float]) -> None:
+        self.logger.local_logger.log_terms(self._means | means, self.current_epoch)
         for logger in self.logger.loggers:
             for name, value in means.items():
                 logger.log(name, value, self.current_epoch)
         self.print_to_log_file("terms", ", ".join(f"{name} {value:.4g}" for name, value in means.items()))
+
+    def _history(self) -> tuple[dict[str, list[float]], list[list[float]]]:
+        """The terms and nnU-Net's pseudo Dice of all epochs so far."""
+        return self.logger.local_logger.terms(), self.logger.get_value("dice_per_class_or_region", step=None)
+
+    def _warn(self, signs: dict[str, str]) -> None:
+        for name, message in signs.items():
+            if name not in self._warned:
+                self.print_to_log_file(f"WARNING: {message}")
+        self._warned.update(signs)
 
     # ------------------------------------------------------------------ validation and checkpoints
 
@@ -300,6 +336,19 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
     def validation_step(self, batch: dict) -> dict:
         with self._deployed(self.enable_deep_supervision):
             return super().validation_step(batch)
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        """nnU-Net's; besides, which share of the patches each class has been given."""
+        super().on_validation_epoch_end(val_outputs)
+        voxels = self.batch_size * math.prod(self.configuration_manager.patch_size)
+        names = self.method.task.channels[self.net.kind.background :]
+        shares = [
+            dict(zip([f"{SHARE}[{name}]" for name in names], each.astype(float).tolist(), strict=True))
+            for step in val_outputs
+            for each in [(step["tp_hard"] + step["fp_hard"]) / voxels]
+        ]
+        self._log(epoch_means(shares, self.device))
+        self._warn(signs(*self._history()))
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         with self._deployed(False):

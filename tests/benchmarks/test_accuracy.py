@@ -29,27 +29,6 @@ TINY = suites.Suite(
     features=(4, 6), patch=(8, 16, 16), batch=2, iterations=4, iterations_per_epoch=2, labeled=(1, 2), units=4,
     phantom=(("shape", (20, 28, 28)), ("classes", 3)), test=1,
 )  # fmt: skip
-LOG = """
-2026-01-01 00:00:00.1: Epoch 0
-2026-01-01 00:00:01.1: train_loss -0.5
-2026-01-01 00:00:01.1: val_loss nan
-2026-01-01 00:00:01.1: Pseudo dice [np.float32(0.25), np.float32(nan)]
-2026-01-01 00:00:01.1: Epoch time: 10.5 s
-2026-01-01 00:00:02.1: Epoch 1
-2026-01-01 00:00:03.1: train_loss -0.6
-2026-01-01 00:00:03.1: val_loss -0.7
-2026-01-01 00:00:03.1: Pseudo dice [0.5, 1e-05]
-2026-01-01 00:00:03.1: Epoch time: 11.0 s
-2026-01-01 00:00:04.1: peak memory: 900 MB
-"""
-RESUMED = """
-2026-01-02 00:00:02.1: Epoch 1
-2026-01-02 00:00:03.1: train_loss -0.8
-2026-01-02 00:00:03.1: val_loss -0.9
-2026-01-02 00:00:03.1: Pseudo dice [0.5, 0.75]
-2026-01-02 00:00:03.1: Epoch time: 12.0 s
-2026-01-02 00:00:04.1: peak memory: 1234.5 MB
-"""
 
 
 def asked(tmp_path: Path, **changes) -> argparse.Namespace:
@@ -88,6 +67,38 @@ def test_slices_stand_beside_full_labels(tmp_path):
     assert len(accuracy.make_rows(suite, asked(tmp_path, methods=["BCP"], labeled=[0, 1]))) == 6
     assert accuracy.definition(suite)["sliced"] == 5
     assert "sliced" not in accuracy.definition(suites.SUITES["la-coarse"])
+
+
+def test_partly_annotated_copies_stand_between_naive_and_full_labels(tmp_path):
+    """The baseline knows what is missing, and once takes it for background: two rows of the same files."""
+    suite = suites.SUITES["phantom-partial"]
+    rows = accuracy.make_rows(suite, asked(tmp_path, methods=["BCP"]))
+    assert [(row.method, row.labeled, row.tag) for row in rows] == [
+        ("Supervised", 0, "default"), ("Supervised", 0, "naive"), ("BCP", 0, "default"), ("Supervised", 6, "default"),
+        ("Supervised", "all", "default"),
+    ]  # fmt: skip
+    workspace = accuracy.Workspace(suite, tmp_path, "cpu")
+    assert len({workspace.fold(row) for row in rows}) == len({str(row) for row in rows}) == 5
+    assert "--name" not in accuracy.command_of(rows[1], workspace)
+    assert accuracy.definition(suite)["partial"] == 6
+    assert "partial" not in accuracy.definition(suites.SUITES["phantom"])
+    with pytest.raises(InputError, match="--name naive"):
+        accuracy.make_rows(suite, asked(tmp_path, name="naive"))
+
+
+@pytest.mark.parametrize(("row", "folder"), [(0, "nnUNet_preprocessed"), (1, "nnUNet_preprocessed_naive")])
+def test_the_naive_row_alone_reads_labels_as_if_all_were_annotated(tmp_path, monkeypatch, row, folder):
+    places = []
+
+    def stop(title, command, environment, log):
+        places.append(environment["nnUNet_preprocessed"])
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(accuracy, "run_command", stop)
+    suite = suites.SUITES["phantom-partial"]
+    with pytest.raises(ZeroDivisionError):
+        accuracy.measure(accuracy.Workspace(suite, tmp_path, "cpu"), accuracy.make_rows(suite, asked(tmp_path))[row])
+    assert places == [str(tmp_path / folder)]
 
 
 @pytest.mark.parametrize(("methods", "propagated"), [(["DeSCO"], 1), (["BCP"], 0)])
@@ -132,20 +143,6 @@ def test_changes_without_a_name_have_folders_of_their_own(tmp_path):
 def test_wrong_options(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         accuracy.make_rows(TINY, asked(tmp_path, **changes))
-
-
-def test_logs_of_a_resumed_training():
-    curve, seconds, peak = records.read_logs([LOG, RESUMED])
-    assert curve == {
-        "train_loss": [-0.5, -0.8],
-        "val_loss": [None, -0.9],
-        "epoch_seconds": [10.5, 12.0],
-        "pseudo_dice": [[0.25, None], [0.5, 0.75]],
-    }
-    assert (seconds, peak) == (22.5, 1234.5)
-    curve, seconds, peak = records.read_logs([LOG])
-    assert (seconds, peak) == (21.5, 900) and curve["pseudo_dice"][1] == [0.5, 1e-05]
-    assert records.read_logs([""])[1:] == (None, None)
 
 
 def test_table_has_means_over_seeds_and_shares_of_the_gap(tmp_path):

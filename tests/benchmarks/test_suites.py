@@ -21,17 +21,19 @@ def test_folds_of_every_suite(suite):
     for number, fold in zip(suite.labeled, folds, strict=False):
         check_fold(fold)
         assert suites.fold_of(suite, number) == folds.index(fold)
-        known = cases[: (number or suite.sliced) * suite.cases_per_unit]
-        assert fold["train"] == (known if number else [f"{case}_slices" for case in known])
+        known = cases[: (number or suite.copied) * suite.cases_per_unit]
+        end = "_slices" if suite.sliced else "_partial"
+        assert fold["train"] == (known if number else [f"{case}{end}" for case in known])
         assert known + fold["unlabeled"] == cases
         assert not set(fold["train"]) & set(fold["unlabeled"]) and set(fold["val"]) <= set(fold["train"])
     assert folds[suites.fold_of(suite, suites.ALL)] == {"train": cases, "val": cases[:1]}
     assert suite.iterations % suite.iterations_per_epoch == 0
 
 
-def test_slices_are_the_number_0():
-    assert [suite.name for suite in suites.SUITES.values() if suite.sliced] == ["la-sparse"]
-    assert all((0 in suite.labeled) == bool(suite.sliced) for suite in suites.SUITES.values())
+def test_copies_with_fewer_labels_are_the_number_0():
+    kinds = {suite.name: (suite.sliced, suite.partial) for suite in suites.SUITES.values() if suite.copied}
+    assert kinds == {"la-sparse": (5, 0), "acdc-partial": (0, 9), "phantom-partial": (0, 6)}
+    assert all((0 in suite.labeled) == bool(suite.copied) for suite in suites.SUITES.values())
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """`nnunet_ssl methods`: the table of all trainers, and one method in full."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,12 +26,28 @@ def command(monkeypatch):
 def test_the_table_lists_every_trainer_with_a_method(command):
     done = command()
     assert done.exit_code == 0
-    shown = {line.split()[0] for line in done.output.splitlines() if line.strip()}
+    shown = {word for line in done.output.splitlines() for word in line.split()[:2]}
     names = {file.stem.removeprefix("nnUNetTrainer") for file in TRAINERS.glob("nnUNetTrainer*.py")}
     assert names - {"Supervised"} <= shown
     assert "Supervised" not in shown
-    line = next(line for line in done.output.splitlines() if line.split()[:1] == ["MeanTeacher"])
-    assert "Tarvainen and Valpola, NeurIPS 2017" in line and " 1.17 " in line and "moving average" in line
+    line = next(line for line in done.output.splitlines() if "MeanTeacher " in line)
+    assert " m MeanTeacher " in line and " 1.17  " in line
+
+
+def test_the_table_tells_what_to_begin_with_and_fits_80_columns(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = command().output.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[1] for line in lines if line.startswith("*") and "begin" not in line] == ["BCP"]
+    assert any(line.startswith("   ACMT ") for line in lines)  # not measured
+
+
+def test_the_table_needs_no_torch():
+    code = (
+        "import sys; from nnunet_ssl.cli.methods import methods; methods()\n"
+        "assert not {'torch', 'nnunetv2', 'numpy', 'rich.markdown'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_one_method_in_full(command):
@@ -45,4 +63,5 @@ def test_one_method_in_full(command):
 def test_a_wrong_name_is_an_input_error_with_the_nearest_name(command):
     done = command("UAMTT")
     assert isinstance(done.exception, InputError)
-    assert "Did you mean UAMT?" in str(done.exception)
+    assert "Did you mean UAMT" in str(done.exception)
+    assert "no page of its own" in str(command("Supervised").exception)

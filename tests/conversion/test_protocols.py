@@ -8,7 +8,15 @@ from typer.testing import CliRunner
 
 from nnunet_ssl.cli import app
 from nnunet_ssl.conversion.notes import Note
-from nnunet_ssl.conversion.protocols import Lists, choose, choose_labeled, published, read_ids, wanted_labeled
+from nnunet_ssl.conversion.protocols import (
+    Lists,
+    OfThoseThere,
+    choose,
+    choose_labeled,
+    published,
+    read_ids,
+    wanted_labeled,
+)
 from nnunet_ssl.errors import InputError
 
 TRAIN, TEST = ["d", "a", "c", "b"], ["x", "y"]
@@ -90,9 +98,8 @@ def test_published_protocols(dataset):
     assert choose(dataset, None, default).record["protocol"] == default
     # The help of the command names them all.
     shown = CliRunner().invoke(app, ["convert", dataset, "--help"], env={"COLUMNS": "300"}).output
-    line = re.search(r"Published lists: (.*?)\.", shown)[1]
-    assert line.startswith(f"{default} (default)")
-    assert set(line.replace(" (default)", "").split(", ")) == names
+    assert set(re.findall(r"^  ([\w-]+) +\d+ labeled", shown, re.MULTILINE)) == names
+    assert f"Default: {default}." in " ".join(shown.split())
 
 
 def test_same_cases_are_the_same_protocol():
@@ -101,12 +108,26 @@ def test_same_cases_are_the_same_protocol():
     assert "protocol" not in choose("la", 9, "ua-mt-8").record
 
 
+def test_what_the_source_lacks_is_left_out_and_said():
+    own = Lists(["b", "a", "c"], ["d"], origin="lists of the source")
+    choice = choose("nothing", OfThoseThere("40%"), "10%", own)
+    left = choice.present(["a", "b"], Path("Some/Folder"))
+    assert left.parts == {"labeled": ["b"], "unlabeled": ["a"], "test": []}
+    assert left.record["missing"] == ["c", "d"] and left.notes[-1].cases == ("c", "d")
+    with pytest.raises(InputError, match="lacks scans .*: b, d. No labeled one is left: .*--labeled-list"):
+        choice.present(["a", "c"], Path("Some/Folder"))
+    published = choose("la", OfThoseThere(None), "ua-mt-8")
+    assert published.record["protocol"] == "ua-mt-8"
+    assert "protocol" not in published.present(published.parts["labeled"], Path("Some/Folder")).record
+
+
 def test_own_lists():
     own = Lists(["b", "a", "c"], ["d"], origin="lists of the source")
     choice = choose("nothing", "40%", "10%", own)
     assert choice.parts == {"labeled": ["b"], "unlabeled": ["a", "c"], "test": ["d"]}
     with pytest.raises(InputError, match=r"Some/Folder lacks scans of the lists of the source: c, d\. Add them"):
-        choice.require(["a", "b"], Path("Some/Folder"))
+        choice.present(["a", "b"], Path("Some/Folder"))
+    assert choice.present(["a", "b", "c", "d"], Path("Some/Folder")) is choice
     assert choice.unused(["y", "a", "x"]) == [
         Note("in the source but not used", "not in the lists of the source", ("x", "y"))
     ]

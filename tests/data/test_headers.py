@@ -213,3 +213,17 @@ def test_other_formats(tmp_path, ending):
     if ending == ".nrrd":  # .mha keeps complex numbers as vectors
         sitk.WriteImage(sitk.RealAndImaginaryToComplex(*[sitk.Cast(image, sitk.sitkFloat32)] * 2), str(file))
         assert "complex numbers" in file_fault(file)
+
+
+@pytest.mark.parametrize("spoil", [lambda whole: whole[:-5], lambda whole: whole[: len(whole) // 2], "a byte"])
+def test_a_damaged_compressed_metaimage_is_recognized(tmp_path, spoil):
+    file = tmp_path / "a.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(voxels()), str(file), True)
+    assert file_fault(file) == ""
+    whole = file.read_bytes()
+    middle = len(whole) * 2 // 3
+    changed = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
+    file.write_bytes(changed if spoil == "a byte" else spoil(whole))
+    assert DAMAGED in file_fault(file)
+    sitk.WriteImage(sitk.GetImageFromArray(voxels()), str(file), False)
+    assert file_fault(file) == ""

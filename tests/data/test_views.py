@@ -3,18 +3,21 @@
 import numpy as np
 import pytest
 import torch
-from batchgeneratorsv2.transforms.spatial.rot90 import Rot90Transform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.move_channels import MoveChannelsTransform
+from batchgeneratorsv2.transforms.utils.random import OneOfTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
 
 from nnunet_ssl.data.views import Views
 
 
-def training_transforms(patch, dummy_2d=False, mask=None, regions=None, cascaded=False):
+def training_transforms(patch, dummy_2d=False, mask=None, regions=None, cascaded=False, trainer=nnUNetTrainer):
     angle = (-np.pi / 6, np.pi / 6)
     axes = tuple(range(len(patch)))
     scales = [[1.0] * len(patch), [0.5] * len(patch)]
-    return nnUNetTrainer.get_training_transforms(
+    return trainer.get_training_transforms(
         patch, angle, scales, axes, dummy_2d, mask, cascaded, foreground_labels=[1, 2], regions=regions
     )
 
@@ -73,8 +76,29 @@ def test_outside_of_the_object_stays_zero_where_nnunet_masks():
 
 
 def test_an_unknown_transform_is_refused_with_its_name():
-    with pytest.raises(NotImplementedError, match="Rot90Transform"):
-        Views(ComposeTransforms([Rot90Transform(num_axis_combinations=1)]), ("weak",))
+    unknown = MoveChannelsTransform(0, "image", "segmentation")
+    for transforms in ([unknown], [OneOfTransform([unknown])]):
+        with pytest.raises(NotImplementedError, match="MoveChannelsTransform|OneOfTransform"):
+            Views(ComposeTransforms(transforms), ("weak",))
+
+
+@pytest.mark.parametrize(("patch", "dummy_2d"), [((16, 16), False), ((16, 16, 12), False), ((6, 20, 20), True)])
+def test_turns_of_da5_are_geometry_and_its_choices_are_intensity(patch, dummy_2d):
+    """Image and pseudo-label are turned alike, and the weak view has no changed grey level."""
+    transforms = training_transforms(patch, dummy_2d, trainer=nnUNetTrainerDA5)
+    kept = [t for t in transforms.transforms if not isinstance(t, SpatialTransform)]  # which interpolates
+    views = Views(ComposeTransforms(kept), ("weak", "strong", "target"))
+    assert sum(isinstance(t, OneOfTransform) for t in views.intensity) == 2
+    torch.manual_seed(0)
+    np.random.seed(0)
+    label = torch.randint(0, 3, (1, *patch), dtype=torch.int16)
+    turned = changed = 0
+    for _ in range(20):
+        made = views(label.float(), label=label)
+        assert torch.equal(made["weak"], made["target"][0].float())
+        turned += not torch.equal(made["weak"], label.float())
+        changed += not torch.equal(made["weak"], made["strong"])
+    assert turned > 10 and changed > 10
 
 
 KINDS = [((24, 20), False, None), ((16, 20, 12), False, None), ((4, 20, 16), True, None), ((16, 16, 16), False, [True])]

@@ -149,10 +149,13 @@ def test_lists_that_the_source_does_not_fill_are_named_before_anything_is_writte
     training = synapse / "RawData" / "Training"
     (training / "label" / "label0040.nii.gz").unlink()
     arguments = ("synapse", synapse, "--dataset-id", 27, "-np", 1, "--protocol")
-    assert str(command(*arguments, "dhc-20").exception) == "The source lacks the labels of img0040. Add them."
+    assert str(command(*arguments, "dhc-20").exception) == (
+        "The source lacks the labels of img0040. Add them, or go on with others: --labeled-list FILE."
+    )
     (training / "img" / "img0040.nii.gz").unlink()
     assert str(command(*arguments, "dhc-20").exception) == (
-        f"{synapse} lacks scans of the published lists: img0040. Add them or mend the lists."
+        f"{synapse} lacks scans of the published lists: img0040. "
+        "Add them, or go on without them, which is no published split: --skip-missing."
     )
     assert str(command(*arguments, "dhc-30").exception) == (
         "Unknown protocol 'dhc-30'. Known here: dhc-10, dhc-20, dhc-40, genericssl-20."

@@ -54,6 +54,21 @@ def test_both_networks_get_a_gradient():
     assert first.grad.abs().sum() > 0 and second.grad.abs().sum() > 0
 
 
+def test_in_parts_of_the_voxels_nothing_changes(monkeypatch):
+    """Values and gradients against the formula written out, for 3 parts of 2 voxels, 1 of 5 and 5 of 1."""
+    torch.manual_seed(0)
+    memory, usable = torch.randn(2, 7, 4), torch.rand(2, 7) > 0.3
+    given = [torch.randn(2, 5, 4, requires_grad=True) for _ in range(2)]
+    r_1, r_2 = ((u @ memory.mT / 0.5).masked_fill(~usable[:, None], -1e30).softmax(2) for u in given)
+    expected = -(r_2 * (r_1 + 1e-8).log()).sum(2)
+    gradients = torch.autograd.grad(expected.square().sum(), given)
+    for part in (14, 2**22, 1):
+        monkeypatch.setattr("nnunet_ssl.memory.correlations._PART", part)
+        found = disagreement(*given, memory, usable, 0.5)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(torch.autograd.grad(found.square().sum(), given), gradients)
+
+
 def said(labels, features=None, channels=3, regions=False, sure=5.0):
     """An output that has labels (B, H, W), or regions (B, C, H, W), with its features before the head."""
     masks = labels if regions else torch.stack([labels == c for c in range(channels)], 1)

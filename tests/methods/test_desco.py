@@ -143,6 +143,13 @@ def test_a_case_with_ignored_voxels_and_no_propagated_labels_is_refused(tmp_path
         method.case_maps("a", segmentation, (1.0,) * 3)
 
 
+def test_a_2d_configuration_is_refused_even_where_all_is_labeled():
+    method = DeSCO()
+    method.task = task(2, 2)
+    with pytest.raises(InputError, match="two orthogonal slices, which no 2D patch shows: train 3d_fullres"):
+        method.case_maps("a", np.zeros((4, 4, 4), np.int16), (1.0,) * 3)
+
+
 @pytest.mark.parametrize("wrong", [{"weight": 1.5}, {"passes": 0}, {"noise": -1.0}])
 def test_values_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -29,8 +29,8 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_ssl.data.unlabeled import PlainUnpickler
 from nnunet_ssl.kinds import Regions, nearest
-from nnunet_ssl.preparation.preprocessing import _PlainUnpickler
 from nnunet_ssl.task import Target
 
 SPATIAL, MIRROR, TO_2D, TO_3D = SpatialTransform, MirrorTransform, Convert3DTo2DTransform, Convert2DTo3DTransform
@@ -78,13 +78,13 @@ def test_properties_of_a_case_are_containers_and_numbers(folder, dataset):
     """`preprocess` tells from them whether a case is done, and its unpickler calls nothing else."""
     for file in (folder / "phantom_000.pkl", *Path(f"{folder}_unlabeled").glob("*.pkl")):
         with file.open("rb") as stream:
-            assert "shape_before_cropping" in _PlainUnpickler(stream).load()
+            assert "shape_before_cropping" in PlainUnpickler(stream).load()
 
 
 def test_a_plain_unpickler_refuses_what_is_none():
     """The test above would say nothing of an unpickler that takes all."""
     with pytest.raises(pickle.UnpicklingError, match="posix.system is no number"):
-        _PlainUnpickler(io.BytesIO(b"cposix\nsystem\n(S'true'\ntR.")).load()
+        PlainUnpickler(io.BytesIO(b"cposix\nsystem\n(S'true'\ntR.")).load()
 
 
 # ---------------------------------------------------------------------- patches

@@ -18,6 +18,7 @@ from nnunet_ssl._bootstrap import trainers_folder
 from nnunet_ssl.checkpoints import read_whole
 from nnunet_ssl.errors import InputError, machine_fault, refusal
 from nnunet_ssl.results.export import PREDICTION_KEYS
+from nnunet_ssl.results.training_log import read_logs
 from nnunet_ssl.training.pretrained import HEADS, NNUNETS_CALLER, NNUNETS_LOADER
 
 # what `ResumableTrainer._write` writes beside our own entry
@@ -127,10 +128,7 @@ def test_progress_is_drawn_with_lists_of_ours_among_them(tmp_path):
 
 
 def test_lines_of_the_log(trainer, monkeypatch):
-    """The accuracy benchmark reads its curves, and the demo its progress, from the training's log."""
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-    from records import read_logs
-
+    """The report reads its curves, and the demo its progress, from the training's log."""
     monkeypatch.setattr(trainer, "save_checkpoint", lambda file: None)
     monkeypatch.setattr(trainer.logger, "plot_progress_png", lambda folder: None)
     trainer.on_epoch_start()

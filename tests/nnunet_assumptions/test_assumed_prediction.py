@@ -29,8 +29,8 @@ from nnunetv2.utilities.label_handling.label_handling import (
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ssl.results.export import CHECKPOINT, FILES, PREDICTION_KEYS
+from nnunet_ssl.results.measured import read_summary
 from nnunet_ssl.results.seen import ARGUMENTS
-from nnunet_ssl.runner.plan import read_summary
 
 REGIONS = {"background": 0, "whole": [1, 2], "nothing": [0, 0], "core": 2, "ignore": 3}
 

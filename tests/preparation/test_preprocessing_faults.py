@@ -112,7 +112,7 @@ def test_truncated_files_are_refused(dataset, ending, share):
 
 
 def test_unknown_names(dataset):
-    assert "they have: 2d, 3d_fullres" in refusal(5, ["3d_fulres"])
+    assert "no configuration 3d_fulres. Did you mean 3d_fullres? There are 2d, 3d_fullres" in refusal(5, ["3d_fulres"])
     assert "nnUNetv2_plan_and_preprocess -d 5" in refusal(5, None, "nnUNetPlansX")
     for name in ("2d", "3d_fullres"):
         shutil.rmtree(dataset.base / f"nnUNetPlans_{name}")

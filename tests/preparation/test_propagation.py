@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from nnunet_ssl.cli import app
 from nnunet_ssl.data.propagated import read_maps, read_meta
+from nnunet_ssl.dataset_conversion.la import read_h5_image, read_h5_label
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.preparation.propagation import find_planes, place_on_grid, propagate_dataset
-from nnunet_ssl.preparation.registration import carry, cleaned
+from nnunet_ssl.preparation.registration import carry, coarsened, opened, refined
 
 
 def annotated(*planes, shape=(5, 6, 7)):
@@ -66,14 +67,55 @@ def test_labels_follow_the_image_in_both_directions():
     for part in (slice(0, 4), slice(20, 24)):
         dice, as_was = (2 * (each[part] * labels[part]).sum() / (each[part].sum() + labels[part].sum())
                         for each in (made, still))  # fmt: skip
-        assert dice > 0.95 > as_was + 0.03
+        assert dice > 0.94 > as_was + 0.1
+
+
+@pytest.mark.parametrize("spacing", [1.0, 3.75])
+def test_labels_follow_a_scan_of_large_voxels_as_well(spacing):
+    """An ellipsoid of 60 mm that moves and ends; the same 96 mm in voxels of either size."""
+    size = round(96 / spacing)
+    z, y, x = (np.indices((size,) * 3) + 0.5) * spacing - 48
+    inside = (z / 30) ** 2 + ((y - 0.2 * z) / 30) ** 2 + (x / 24) ** 2 < 1
+    labels, middle = inside.astype(np.int16), size // 2
+    noise = np.random.default_rng(0).normal(size=inside.shape)
+    made = carry((100 * inside + noise).astype(np.float32), labels[middle], 0, middle, (spacing,) * 3)
+    near = slice(middle - round(20 / spacing), middle + round(20 / spacing))
+    assert 2 * (made[near] * labels[near]).sum() / (made[near].sum() + labels[near].sum()) > 0.94
+
+
+def test_labels_of_a_real_scan_carried_in_voxels_of_3_75_mm(shared_data):
+    """Of the middle slices of the atrium; opened in voxels, and registered as they are, they had 0.69 and 0.65."""
+    (file,) = shared_data.glob("la/*/1GU15S0GJ6PFNARO469W/mri_norm2.h5")
+
+    def large(image: sitk.Image) -> np.ndarray:
+        array = sitk.GetArrayFromImage(image).astype(np.float32)
+        array = array[tuple(slice(size // 6 * 6) for size in array.shape)]
+        return array.reshape([part for size in array.shape for part in (size // 6, 6)]).mean((1, 3, 5))
+
+    image, labels = large(read_h5_image(file)), (large(read_h5_label(file)) > 0.5).astype(np.int16)
+    for axis in (0, 1):
+        others = tuple(other for other in range(3) if other != axis)
+        middle = int(np.median(np.flatnonzero(labels.any(others))))
+        made = carry(image, labels.take(middle, axis), axis, middle, (3.75,) * 3)
+        assert 2 * (made * labels).sum() / (made.sum() + labels.sum()) > 0.78
+
+
+def test_fine_slices_have_their_pixels_where_the_coarse_ones_are():
+    values = np.add.outer(np.arange(5.0), 10 * np.arange(4.0))
+    fine = refined(values, (3, 2))
+    assert fine.shape == (15, 8)
+    assert np.allclose(coarsened(fine, (3, 2))[1:-1, 1:-1], values[1:-1, 1:-1], atol=0.3)
+    assert refined(values, (1, 1)) is values
 
 
 def test_small_structures_are_not_opened_away_and_large_ones_lose_their_spikes():
     labels = np.zeros((30, 30), np.int16)
     labels[5:20, 5:20], labels[25:27, 25:27], labels[10, 20:28] = 1, 2, 1
-    result = cleaned(labels)
-    assert (result == 2).sum() == 4 and not (result[10, 23:] == 1).any() and (result[6:19, 6:19] == 1).all()
+    result = opened(labels, (1.0, 1.0))
+    assert (result == 2).sum() == 4 and not (result[10, 23:] == 1).any()
+    assert (result[7:18, 5:20] == 1).all() and (result[5:20, 7:18] == 1).all()
+    assert np.array_equal(opened(labels, (5.0, 5.0)), labels)  # each pixel is wider than the disk
+    assert (opened(np.ones((30, 30), np.int16), (1.0, 1.0)) == 1).all()
 
 
 @pytest.fixture
@@ -151,6 +193,12 @@ def test_hidden_labels_are_not_seen():
 
 def test_faults_name_case_and_remedy(sparse):
     dataset, cases = sparse
+    plans = dataset.base / f"{dataset.plans}.json"
+    content = json.loads(plans.read_text())
+    flat = content["configurations"]["3d_fullres"] | {"patch_size": [16, 16]}
+    plans.write_text(json.dumps(content | {"configurations": content["configurations"] | {"2d": flat}}))
+    with pytest.raises(InputError, match="2d is 2D: no patch of it shows two orthogonal slices"):
+        propagate_dataset(7, "2d", dataset.plans, 1)
     (labeled,) = (file for file in dataset.base.iterdir() if file.is_dir() and (file / f"{cases[2]}.b2nd").is_file())
     os.remove(labeled / f"{cases[2]}.b2nd")
     made = len(cases) - 3  # one is annotated in one slice, one in full, one is not preprocessed

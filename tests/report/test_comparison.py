@@ -87,7 +87,7 @@ def test_a_case_is_the_mean_over_its_classes_and_the_seeds(tmp_path):
     ],
 )
 def test_verdicts(gain, corrected, claim, verdict, better):
-    row = Row(Group(()), gain, None, corrected, corrected, claim)
+    row = Row(Group(()), gain, None, claim, corrected, corrected)
     assert (row.verdict, row.better) == (verdict, better)
 
 
@@ -171,3 +171,17 @@ def test_rows_of_other_folds_are_not_compared(tmp_path, role):
     assert len(sections(tmp_path / "older", *same, content(CPS, seed=1))) == 1  # it does not tell its folds
     with pytest.raises(InputError, match=rf"CPS.*supervised.*were trained on other folds \({role} differ\)"):
         sections(tmp_path / "other", *seeds(origin=origin()), content(CPS, origin=origin(**{role: "2"})))
+
+
+def test_another_baseline_is_the_lower_bound_below_the_supervised_upper_one(tmp_path):
+    mix = "SupervisedMix"
+    sections(tmp_path, *bounds(), *seeds(mix, dice=(0.65, 0.67)), *seeds(CPS, dice=(0.70, 0.72)))
+    [section] = make_sections(read_records([tmp_path / "records"]), mix)
+    [table] = section.comparisons
+    assert [group.label for group in table.groups] == [mix, CPS, "supervised", "supervised"]
+    assert (table.lower.dice, table.upper.dice, table.variant) == (pytest.approx(0.66), pytest.approx(0.81), mix)
+    cps, supervised = table.rows
+    assert (cps.gain, cps.closed) == pytest.approx((0.05, 1 / 3))
+    assert supervised.gain == pytest.approx(-0.05)
+    with pytest.raises(InputError, match="--baseline DHC: there is no record of it"):
+        make_sections(read_records([tmp_path / "records"]), "DHC")

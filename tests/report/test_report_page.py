@@ -2,7 +2,9 @@
 
 import html
 import json
+import math
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from matplotlib.image import imread
 
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.report.comparison import make_sections
-from nnunet_ssl.report.figures import NARROWEST, class_figure, curve_figure, gap_figure, label_figure, pseudo_dice
+from nnunet_ssl.report.figures import NARROWEST, class_panels, curve_panels, gap_figure, label_panels, pseudo_dice
 from nnunet_ssl.report.page import GENERATOR, write_report
 from nnunet_ssl.report.records import read_records
 
@@ -47,10 +49,10 @@ def test_the_page_has_every_method_between_both_bounds(tmp_path):
     assert first == ["baseline, 4 labeled", "CPS", "DHC", "UAMT", "baseline, all labeled"]
     text = text_of(page)
     assert "4 of 20 labeled" in text and "Chen et al., CVPR 2021" in text
-    cps = text_of(re.search(r"<tr>\s*<td>CPS.*?</tr>", table, re.DOTALL)[0])
+    cps = text_of(re.search(r"<tr id[^>]*>\s*<td>CPS.*?</tr>", table, re.DOTALL)[0])
     for figure in ("0.655", "± 0.007", "+0.050", "25%", "2.5 min", "×2.5"):
         assert figure in cps
-    assert "n = 6 test cases; Holm's correction for 3 methods" in text
+    assert "n = 6 cases; Holm's correction for 2 methods" in text
     assert "higher, but one seed: no claim" in text
 
 
@@ -66,14 +68,40 @@ def test_a_gain_that_postprocessing_gives_the_baseline_too_is_told(tmp_path, aft
 def test_the_page_needs_nothing_from_elsewhere(tmp_path):
     page = page_of(tmp_path, everything())
     targets = re.findall(r"(?:src|href)=\"([^\"]*)\"", page)
-    assert {target[:22] for target in targets if not target.startswith("#")} == {"data:image/png;base64,"}
-    assert "<script" not in page and "@import" not in page and "url(" not in page
-    assert all(f'id="{target[1:]}"' in page for target in targets if target.startswith("#"))
-    pictures = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.png")}
-    assert pictures == {f"tiny_10_{n}/{name}.png" for n in (4, 10) for name in ("gap", "curves")} | {
-        "tiny_10/labels.png"
-    }
-    assert page.count("data:image/png") == len(pictures)
+    assert all(target.startswith("#") for target in targets)
+    assert not re.search("@import|url\\(|fetch\\(|<link|<script[^>]", page)
+    assert all(f'id="{target[1:]}"' in page for target in targets)
+    files = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.svg")}
+    assert files == {f"tiny_10_{n}/{name}.svg" for n in (4, 10) for name in ("gap", "curves")} | {"tiny_10/labels.svg"}
+
+
+def test_a_figure_is_a_file_by_itself_too(tmp_path):
+    page_of(tmp_path, everything())
+    for file in (tmp_path / "out").rglob("*.svg"):
+        root = ElementTree.fromstring(file.read_text(encoding="utf-8"))
+        assert root.tag == "{http://www.w3.org/2000/svg}svg" and ".c-better{color" in root[0].text
+
+
+def test_the_matrix_has_each_method_and_table_and_leads_to_the_rows(tmp_path):
+    page = page_of(tmp_path, everything())
+    matrix = page[page.index('id="grid"') : page.index("<script>")]
+    lines = [text_of(line) for line in re.findall(r"<tr.*?</tr>", matrix, re.DOTALL)]
+    assert "4 of 20 labeled" in lines[0] and "10 of 20 labeled" in lines[0]
+    assert lines[1] == "baseline, Dice 0.605 0.705"
+    assert lines[2].split()[0] == "UAMT" and lines[2].endswith("−0.020 0.585 +0.010 0.715")  # in both tables
+    assert re.findall(r'data-kind="([^"]+)" data-value="([^"]+)"', matrix) == [
+        ("worse", "-0.02000"), ("better", "0.01000"), ("better", "0.05000"), ("one seed", "0.00500"),
+    ]  # fmt: skip
+    rows = re.findall(r'<a href="#(tiny_10_4--\d)"', matrix)
+    assert len(rows) == 3 and all(f'<tr id="{row}">' in page for row in rows)
+
+
+def test_one_seed_has_neither_p_nor_interval(tmp_path):
+    page = page_of(tmp_path, everything())
+    row = text_of(re.search(r"<tr id=\"tiny_10_4--\d\">\s*<td>DHC.*?</tr>", page, re.DOTALL)[0])
+    assert "+0.005 3% – " in row and "[" not in row
+    row = text_of(re.search(r"<tr id=\"tiny_10_4--\d\">\s*<td>CPS.*?</tr>", page, re.DOTALL)[0])
+    assert "+0.050 [+0.050, +0.050] 25% 0.062 0.031" in row
 
 
 def test_it_says_plainly_what_is_better_and_what_is_not(tmp_path):
@@ -125,32 +153,44 @@ def test_a_report_is_replaced_and_nothing_else_is(tmp_path):
 
 
 def test_nothing_is_left_of_a_report_that_fails(tmp_path, monkeypatch):
-    monkeypatch.setattr("nnunet_ssl.report.page._render", lambda content: 1 / 0)
+    monkeypatch.setattr("nnunet_ssl.report.page.render", lambda *content: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         page_of(tmp_path, everything())
     assert [path.name for path in tmp_path.iterdir()] == ["records"]
 
 
+def titles(drawing) -> list[str]:
+    return [element.text for element in ElementTree.fromstring(drawing.svg()).iter() if element.tag.endswith("}title")]
+
+
+def at(drawing, title) -> float:
+    """Where the dot with a title stands."""
+    [x] = re.findall(rf'cx="([\d.]+)"[^>]*><title>{re.escape(title)}<', drawing.svg())
+    return float(x)
+
+
 def test_the_gap_figure_shows_each_seed_and_both_bounds(tmp_path):
     figure = gap_figure(section_of(tmp_path, everything()).comparisons[0])
-    axes = figure.axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["CPS", "DHC", "UAMT"]
-    drawn = {round(float(x), 3) for line in axes.lines for x in line.get_xdata()}
-    assert {0.65, 0.66, 0.655, 0.61, 0.58, 0.59, 0.605, 0.805} <= drawn
-    low, high = axes.get_xlim()
-    assert low < 0.58 and high > 0.81
-    near = section_of(tmp_path / "near", [content(), content("CPS", dice=0.601)])
-    low, high = gap_figure(near.comparisons[0]).axes[0].get_xlim()
-    assert high - low == pytest.approx(NARROWEST)
+    assert [t for t in titles(figure) if "seed" not in t][1:] == ["CPS: 0.655", "DHC: 0.610", "UAMT: 0.585"]
+    assert {"CPS, seed 0: 0.650", "CPS, seed 1: 0.660", "UAMT, seed 1: 0.590"} <= {*titles(figure)}
+    low, high = at(figure, "UAMT, seed 0: 0.580"), at(figure, "CPS, seed 1: 0.660")
+    assert at(figure, "CPS: 0.655") == pytest.approx(low + (high - low) * 75 / 80, abs=0.2)
+    assert "0.605" in figure.svg() and "0.805" in figure.svg()
+    near = gap_figure(section_of(tmp_path / "near", [content(), content("CPS", dice=0.601)]).comparisons[0])
+    baseline = float(
+        re.search(r'points="([\d.]+),[^"]*" fill="none" stroke="currentColor" stroke-width="1.5"/?', near.svg())[1]
+    )
+    gain = (at(near, "CPS: 0.601") - baseline) / near.width
+    assert 0 < gain < 0.001 / NARROWEST  # the axis is no shorter
 
 
 def test_figures_that_need_more_are_left_out(tmp_path):
     [table] = section_of(tmp_path / "a", [content(), content("CPS")]).comparisons
-    assert class_figure(table) is None
-    assert label_figure(section_of(tmp_path / "a", [])) is None
+    assert class_panels(table) == []
+    assert label_panels(section_of(tmp_path / "a", [])) == []
     assert gap_figure(section_of(tmp_path / "b", [content()]).comparisons[0]) is None
     bare = section_of(tmp_path / "c", [content(learning_curve={}), content("CPS", learning_curve={})])
-    assert curve_figure(bare.comparisons[0]) is None
+    assert curve_panels(bare.comparisons[0]) == []
 
 
 def test_classes_and_curves(tmp_path):
@@ -158,11 +198,23 @@ def test_classes_and_curves(tmp_path):
     curve = {"pseudo_dice": [[0.2, 0.4], [None, 0.5], [None, None]]}
     records = [content(m, per_case=per_case, learning_curve=curve) for m in ("supervised", "CPS")]
     [table] = section_of(tmp_path, records).comparisons
-    bars = {axes.get_title("left"): [bar.get_width() for bar in axes.patches] for axes in class_figure(table).axes}
-    assert bars == {"liver": pytest.approx([0.9, 0.9]), "gland": pytest.approx([0.1, 0.1])}
-    assert pseudo_dice(table.lower.first) == pytest.approx([0.3, 0.5, np.nan], nan_ok=True)
-    line = curve_figure(table).axes[0].lines[-1]
-    assert line.get_xdata() == pytest.approx([10 / 3, 20 / 3, 10])
+    panels = class_panels(table)
+    assert [panel.title for panel in panels] == ["Dice of liver", "Dice of gland"]
+    assert titles(panels[0])[1:] == ["supervised: 0.900", "CPS: 0.900"]
+    widths = [float(re.search(r'width="([\d.]+)" height="14.0"', panel.svg())[1]) for panel in panels]
+    assert widths[0] == pytest.approx(9 * widths[1], rel=0.02)
+    assert pseudo_dice(table.lower.first) == pytest.approx([0.3, 0.5, math.nan], nan_ok=True)
+    [panel] = curve_panels(table)
+    assert panel.title == "CPS" and len(re.findall(r'stroke-width="1.8"', panel.svg())) == 2  # and the baseline
+    points = re.findall(r'points="([^"]*)"[^>]*stroke-width="1.8"', panel.svg())[-1].split()
+    assert len(points) == 2  # the epoch without a value is none
+
+
+def test_labels_on_a_logarithmic_axis(tmp_path):
+    records = [content("CPS", n, 0, d) for n, d in ((4, 0.6), (8, 0.65), (16, 0.7))]
+    [panel] = label_panels(section_of(tmp_path, records))
+    x = [at(panel, title) for title in ("4: 0.600", "8: 0.650", "16: 0.700")]
+    assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.2) and x[0] < x[1]
 
 
 def work_folder(folder, records):

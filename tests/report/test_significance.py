@@ -1,8 +1,10 @@
-"""The paired test and Holm's correction on numbers that were counted by hand."""
+"""The paired test and Holm's correction on numbers that were counted by hand, and beside scipy's own."""
 
+import numpy as np
 import pytest
+from scipy.stats import PermutationMethod, bootstrap, wilcoxon
 
-from nnunet_ssl.report.significance import holm, paired_p, smallest_p
+from nnunet_ssl.report.significance import bootstrap_interval, holm, paired_p, signed_rank, smallest_p
 
 
 def test_wilcoxon_of_counted_subsets():
@@ -31,3 +33,43 @@ def test_holm():
     assert holm([0.6, 0.5]) == [1.0, 1.0]
     assert holm([0.02]) == [0.02]
     assert holm([]) == []
+
+
+def test_the_test_is_scipys():
+    rng = np.random.default_rng(1)
+    few, many = rng.normal(0.3, 1, 20), rng.normal(0.1, 1, 80)
+    assert signed_rank(few) == (wilcoxon(few, method="exact").pvalue, 20, True)
+    assert signed_rank(many) == (wilcoxon(many, method="approx").pvalue, 80, False)
+    ties = np.array([0.1, 0.1, -0.1, 0.2, 0.3, 0.3, 0.5])
+    assert signed_rank(ties).p == pytest.approx(wilcoxon(ties, method=PermutationMethod()).pvalue)
+    assert signed_rank(ties)[1:] == (7, True)
+    assert signed_rank(np.repeat(few, 2)) == (wilcoxon(np.repeat(few, 2), method="approx").pvalue, 40, False)
+    assert signed_rank([0.0, *few, 0.0]) == signed_rank(few)
+    assert signed_rank([0.0, 0.0]) == (1.0, 0, True)
+
+
+def test_ties_counted_by_hand():
+    # four of one size have rank 2.5 each: all four of one sign is one of 16 outcomes on either side
+    assert signed_rank([0.1] * 4).p == pytest.approx(2 / 16)
+    # 1 - 0.9 and 0.4 - 0.3 are a tie and 0.3 - 0.2 - 0.1 is none, whatever their last digits say
+    assert signed_rank([1 - 0.9, 0.4 - 0.3, 0.3 - 0.2 - 0.1]) == (pytest.approx(0.5), 2, True)
+
+
+def test_the_interval_is_the_bootstraps():
+    d = np.random.default_rng(2).normal(0.05, 0.1, 30)
+    low, high = bootstrap_interval(d)
+    theirs = bootstrap((d,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(3))
+    assert (low, high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.003)
+    assert bootstrap_interval(d) == (low, high)  # seeded
+    assert bootstrap_interval(-d) == pytest.approx((-high, -low), abs=0.003)
+    assert bootstrap_interval(d + 1) == pytest.approx((low + 1, high + 1))
+    assert bootstrap_interval(2 * d) == pytest.approx((2 * low, 2 * high))
+    assert d.min() < low < d.mean() < high < d.max()
+    assert bootstrap_interval([0.3] * 5) == pytest.approx((0.3, 0.3))
+    assert bootstrap_interval([0.3]) is None and bootstrap_interval([]) is None
+
+
+def test_the_interval_holds_the_true_mean_as_often_as_it_says():
+    rng = np.random.default_rng(4)
+    held = [low < 0.2 < high for low, high in (bootstrap_interval(rng.normal(0.2, 1, 40)) for _ in range(300))]
+    assert 0.9 < np.mean(held) < 0.98

@@ -148,6 +148,7 @@ def test_absent_and_missed_classes(folders):
     result = evaluate_folders(reference, prediction)
 
     assert result["absent"] == {"a": [], "b": ["case2"], "c": ["case1", "case2"]}
+    assert result["spurious"] == {"a": [], "b": ["case2"], "c": []}
     assert result["missed"] == {"a": 0, "b": 1, "c": 0}
     dice, hd95 = result["metrics"]["dice"], result["metrics"]["hd95_mm"]
     assert dice["per_case"] == {
@@ -177,6 +178,7 @@ def test_a_class_that_was_not_annotated_is_told_from_one_that_is_absent(folders)
     result = evaluate_folders(reference, prediction)
     assert result["absent"] == {"a": [], "b": ["case1"]}
     assert result["not_annotated"] == {"a": [], "b": ["case2"]}  # the reference of case3 has an a
+    assert result["spurious"] == {"a": [], "b": ["case1"]}  # of case2 it cannot be told
     assert result["metrics"]["dice"]["per_case"]["case2"] == {"a": 1.0, "b": None}
     assert result["metrics"]["dice"]["per_class"] == {"a": 1.0, "b": 1.0}
 

@@ -10,11 +10,12 @@ from trainings import alive, begin, finish, interrupt_when, wait_for
 from typer.testing import CliRunner
 from workbench import another_process_holds
 
+from nnunet_ssl import machine
 from nnunet_ssl.data.splits import write_splits
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.runner import local
 from nnunet_ssl.runner.local import run_local
-from nnunet_ssl.runner.plan import plan
+from nnunet_ssl.runner.plan import in_lines, plan
 
 
 def test_skips_resumes_and_validates(dataset, trainings):
@@ -75,7 +76,14 @@ def test_one_run_at_a_time_on_each_gpu(dataset, trainings):
 
 def test_seeds_do_not_overwrite_each_other(dataset, trainings):
     experiment, runs = plan(
-        7, "2d", ["MeanTeacher"], [0], [0, 5], True, config="{num_epochs: 2, weight: 1}", program=str(trainings.program)
+        7,
+        "2d",
+        ["MeanTeacher"],
+        [0],
+        [0, 5],
+        "Supervised",
+        config="{num_epochs: 2, weight: 1}",
+        program=str(trainings.program),
     )
     run_local(experiment, runs, poll_seconds=0.02)
     found = {
@@ -138,8 +146,17 @@ def command(dataset, trainings, monkeypatch):
 
 def test_command(command, trainings):
     trainings.behave(UAMT1="fail")
-    grid = ("--methods", "MeanTeacher UAMT", "--folds", "0,1", "--baseline", "--config", "{num_epochs: 2}")
-    trainings.know(*plan(7, "2d", ["MeanTeacher", "UAMT"], [0, 1], baseline=True, config="{num_epochs: 2}"))
+    grid = (
+        "--methods",
+        "MeanTeacher UAMT",
+        "--folds",
+        "0,1",
+        "--baseline",
+        "Supervised",
+        "--config",
+        "{num_epochs: 2}",
+    )
+    trainings.know(*plan(7, "2d", ["MeanTeacher", "UAMT"], [0, 1], baseline="Supervised", config="{num_epochs: 2}"))
     result = command(*grid)
     assert result.exit_code == 1
     assert "1 of 6 runs failed" in result.output and "RuntimeError: out of memory" in result.output
@@ -183,3 +200,40 @@ def test_options_that_do_not_fit(command, options, words):
         pytest.importorskip("submitit")
     result = command("--methods", "MeanTeacher", *options)
     assert isinstance(result.exception, InputError) and words in str(result.exception)
+
+
+def test_epochs_and_time_left_are_read_off_the_log():
+    log = (
+        "2026-01-01 10:00:00.0: Epoch 4\nEpoch time: 20.0 s\n2026: Epoch time: 40.0 s\n2026-01-01 10:00:00.0: Epoch 5\n"
+    )
+    assert local.progress_in_words(log, 10) == "epoch 6 of 10, 0:02:30 left"  # five epochs of 30 s
+    assert local.progress_in_words("2026-01-01 10:00:00.0: Epoch 0\n", 10) == "epoch 1 of 10"
+    assert local.progress_in_words("Epoch time\n", 10) == ""
+    assert local.progress_in_words(log + "2026: Training done.\n", 10) == ""
+
+
+def test_a_dry_run_starts_and_writes_nothing(dataset, trainings):
+    before = sorted(dataset.rglob("*"))
+    experiment, runs = plan(7, "2d", ["bcp"], [0, 1], program=str(trainings.program), dry=True)
+    text = in_lines(experiment, runs)
+    assert text.splitlines()[0] == "BCP fold 0: to train"
+    assert text.splitlines()[1].strip() == str(experiment.folder(runs[0]))
+    assert text.endswith("2 of 2 runs are left; nothing was started.")
+    assert sorted(dataset.rglob("*")) == before and trainings.calls() == []
+    write_splits(7, None, 12345, 5, force=False)
+    finish(experiment, runs[0], {"1": 1.0})
+    begin(experiment, runs[1], "latest")
+    lines = in_lines(experiment, runs).splitlines()
+    assert lines[0] == "BCP fold 0: finished, nothing to do"
+    assert lines[2] == "BCP fold 1: to go on where it was cut off"
+    assert lines[-1].startswith("1 of 2 runs are left")
+
+
+def test_a_training_is_told_how_many_processes_unless_the_user_has_said(dataset, trainings, monkeypatch):
+    experiment, runs = plan(7, "2d", ["MeanTeacher"], [0], program=str(trainings.program))
+    monkeypatch.delenv("nnUNet_def_n_proc", raising=False)
+    monkeypatch.setenv("nnUNet_nps", "6")
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: range(1))
+    run_local(experiment, runs, poll_seconds=0.02)
+    (call,) = trainings.calls()
+    assert (call["nnUNet_def_n_proc"], call["nnUNet_nps"]) == ("1", "6")

@@ -1,6 +1,7 @@
 """Which runs a grid has, what state they are in, and what is refused before anything starts."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def test_options_are_split():
 
 
 def test_grid(dataset):
-    experiment, runs = plan(7, "2d", ["nnUNetTrainerMeanTeacher"], baseline=True, program="x")
+    experiment, runs = plan(7, "2d", ["nnUNetTrainerMeanTeacher"], baseline="Supervised", program="x")
     assert read_splits(dataset / "splits_final.json") == make_splits([f"case{i}" for i in range(10)])
     assert runs == [Run(m, fold) for fold in range(5) for m in ("Supervised", "MeanTeacher")]
     results = Path(os.environ["nnUNet_results"])
@@ -30,13 +31,40 @@ def test_grid(dataset):
     assert experiment.settings(runs[0]) == {"seed": 4}
 
 
+@pytest.mark.parametrize("name", ["SupervisedMix", "nnUNetTrainerSupervisedMix"])
+def test_any_trainer_can_be_the_baseline(dataset, name):
+    methods = ["Supervised", "UAMT", "SupervisedMix"]
+    experiment, runs = plan(7, "2d", methods, [0], baseline=name, program="x")
+    assert [run.method for run in runs] == ["SupervisedMix", "Supervised", "UAMT"]
+    assert experiment.baseline == "SupervisedMix"
+    assert plan(7, "2d", methods, [0], program="x")[0].baseline == "Supervised"
+
+
+def test_a_baseline_without_unlabeled_scans_has_none_in_its_origin(dataset):
+    experiment, (mix, uamt) = plan(7, "2d", ["UAMT"], [0], baseline="SupervisedMix", program="x")
+    assert experiment.origin(mix).unlabeled == () and experiment.origin(uamt).unlabeled == ("more",)
+    shutil.rmtree(dataset / "nnUNetPlans_2d_unlabeled")
+    assert experiment.origin(mix).train
+    with pytest.raises(InputError):
+        experiment.origin(uamt)
+
+
+def test_a_trainer_without_unlabeled_scans_gets_no_override_of_theirs():
+    overrides = overrides_by_method(["SupervisedMix", "UAMT"], "{mix_labeled: 0.5, probability: 1, num_epochs: 2}")
+    assert overrides == {
+        "SupervisedMix": {"probability": 1, "num_epochs": 2},
+        "UAMT": {"mix_labeled": 0.5, "num_epochs": 2},
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"methods": []}, "Nothing to run"),
         ({"methods": ["MeanTaecher"]}, "no trainer nnUNetTrainerMeanTaecher"),
+        ({"baseline": "SupervisedMiks"}, "no trainer nnUNetTrainerSupervisedMiks: check --methods and --baseline"),
         ({"methods": ["_5epochs"]}, "nnUNetTrainer_5epochs .* takes no overrides"),
-        ({"configuration": "3d_fullres"}, "no configuration 3d_fullres, but 2d"),
+        ({"configuration": "3d_fullres"}, "no configuration 3d_fullres. .*There are 2d"),
         ({"plans": "other"}, "other.json does not exist"),
         ({"plans": "copied"}, "calls itself nnUNetPlans"),
         ({"folds": [0, 5]}, "folds 0 to 4: there is no 5"),

@@ -10,7 +10,7 @@ from nnunet_ssl.runner.table import make_table, markdown, write_table
 
 
 def test_table_numbers(dataset):
-    experiment, runs = plan(7, "2d", ["UAMT", "MeanTeacher"], [0, 1, 2], baseline=True, program="x")
+    experiment, runs = plan(7, "2d", ["UAMT", "MeanTeacher"], [0, 1, 2], baseline="Supervised", program="x")
     nan = float("nan")
     for run, liver, spleen in [
         (Run("Supervised", 0), 0.6, 0.8),
@@ -57,3 +57,27 @@ def test_table_over_seeds_and_regions(dataset):
     whole = {"mean": pytest.approx(0.3), "std": pytest.approx((0.2 / 3) ** 0.5)}  # of 0, 0.2, 0.4, 0.6
     assert table["methods"]["MeanTeacher"]["per_class"] == {"whole": whole, "core": {"mean": 1.0, "std": 0.0}}
     assert sorted(entry.name for entry in file.parent.iterdir()) == ["nnunet_ssl_2d.json", "nnunet_ssl_2d.md"]
+
+
+def test_the_baseline_of_the_grid_stands_first(dataset):
+    methods = ["Supervised", "UAMT", "SupervisedMix"]
+    experiment, runs = plan(7, "2d", methods, [0], baseline="SupervisedMix", program="x")
+    assert list(make_table(experiment, runs, {"liver": (1,)})["methods"]) == ["SupervisedMix", "Supervised", "UAMT"]
+    experiment, runs = plan(7, "2d", methods[::-1], [0], program="x")
+    assert list(make_table(experiment, runs, {"liver": (1,)})["methods"]) == ["Supervised", "SupervisedMix", "UAMT"]
+
+
+def test_a_wide_table_has_a_row_for_each_class_and_fits_80_columns():
+    value = {"mean": 0.8125, "std": 0.0125}
+    names = ["portal_and_splenic_veins", *(f"organ_{number}" for number in range(12))]
+    row = {"mean": value, "per_class": dict.fromkeys(names, value), "finished": 2, "runs": 2}
+    methods = dict.fromkeys(["Supervised", "MeanTeacher", "EntropyMinimization", "BCP"], row)
+    content = {"dataset": "D", "configuration": "2d", "plans": "P", "folds": [0], "seeds": [], "methods": methods}
+    content["runs"] = [{"method": "BCP", "fold": 1, "origin": {"stopped": "stopped early after 3 of 9 epochs"}}]
+    assert "BCP fold 1: stopped early after 3 of 9 epochs\n" in markdown(content)
+    lines = [line for line in markdown(content).splitlines() if line.startswith("|")]
+    assert max(map(len, lines)) <= 80
+    first = [line.split()[1] for line in lines]
+    assert first.count("portal_and_splenic_veins") == first.count("mean") == first.count("runs") == 2  # two tables
+    titles = " ".join(line for line in lines if line.split()[1] == "class")
+    assert all(titles.count(method) == 1 for method in methods)

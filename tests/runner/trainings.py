@@ -27,6 +27,7 @@ behavior = json.loads((home / "behavior.json").read_text(encoding="utf-8")).get(
 call = {{
     "trainer": trainer, "fold": int(fold), "arguments": sys.argv[1:], "start": time.time(), "pid": os.getpid(),
     **{{name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "nnUNet_results", "nnUNet_ssl_config")}},
+    **{{name: os.environ.get(name) for name in ("nnUNet_def_n_proc", "nnUNet_nps")}},
 }}
 record = home / "calls" / f"{{uuid.uuid4().hex}}.json"
 record.write_text(json.dumps(call), encoding="utf-8")

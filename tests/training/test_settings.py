@@ -4,6 +4,7 @@ import pytest
 
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.methods.mean_teacher import MeanTeacher
+from nnunet_ssl.methods.supervised_mix import SupervisedMix
 from nnunet_ssl.methods.ua_mt import UAMT
 from nnunet_ssl.training.settings import read_settings
 
@@ -53,6 +54,9 @@ def test_presets_are_named_and_can_be_overridden():
         ("{unlabeled_batch_size: 0}", "unlabeled_batch_size = 0 must lie"),
         ("{a: [}", "not valid YAML"),
         ("nowhere.yaml", "there is no file nowhere.yaml"),
+        ("{augmentation: da6}", "augmentation = da6 is unknown; there are default, da5"),
+        ("{augmentation: 5}", "augmentation must be of type str"),
+        ("{mix_labeled: 1.5}", "mix_labeled = 1.5 must lie between 0 and 1"),
         ("{1: 2}", "must be a mapping of names"),
     ],
 )
@@ -78,3 +82,10 @@ def test_the_supervised_trainer_knows_no_method_key():
     assert read_settings(None, "{num_epochs: 2}").trainer == {"num_epochs": 2}
     with pytest.raises(InputError, match="unknown key 'unlabeled_batch_size'"):
         read_settings(None, "{unlabeled_batch_size: 2}")
+
+
+@pytest.mark.parametrize("key", ["unlabeled_batch_size", "mix_labeled", "mix_labeled_until"])
+def test_a_method_without_unlabeled_scans_knows_no_key_of_theirs(key):
+    assert read_settings(SupervisedMix, "{probability: 1}").method == {"probability": 1.0}
+    with pytest.raises(InputError, match=f"unknown key '{key}'"):
+        read_settings(SupervisedMix, f"{{{key}: 1}}")

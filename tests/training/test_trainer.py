@@ -105,10 +105,13 @@ def test_every_term_is_logged_once_per_epoch(dataset, monkeypatch):
     for term in ("supervised", "consistency", "unsupervised_weight", "certain_voxels"):
         values = log[f"semi_supervised/{term}"]
         assert len(values) == 3 and np.isfinite(values).all()
+    shares = [values for name, values in log.items() if name.startswith("semi_supervised/predicted_share[")]
+    assert len(shares) == len(trainer.method.task.channels) - 1
+    assert all(len(values) == 3 and 0 <= min(values) <= max(values) <= 1 for values in shares)
     with open(trainer.log_file, encoding="utf-8") as file:
         text = file.read()
     assert "nnUNetTrainerUAMT.py" in text and "nnunet_ssl 0." in text
-    assert text.count("terms supervised") == 3
+    assert text.count("terms supervised") == text.count("terms predicted_share[") == 3
 
 
 def test_the_teacher_is_deployed_on_request_and_the_student_kept(dataset, monkeypatch):

@@ -1,0 +1,1 @@
+"""Which scan to annotate next, and taking its labels in."""
