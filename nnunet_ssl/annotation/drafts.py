@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Collection, Iterable
@@ -14,14 +13,10 @@ import torch
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from nnunet_ssl.annotation.digest import label_digest
 from nnunet_ssl.data.reading import read_file
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import is_clutter, writing
-
-
-def label_digest(labels: np.ndarray) -> str:
-    """sha256 of a label map `(z, y, x)`, as int16 in little endian and C order, as hexadecimal digits."""
-    return hashlib.sha256(np.ascontiguousarray(labels.astype("<i2")).tobytes()).hexdigest()
 
 
 def digest_of_draft(file: Path, plans: PlansManager) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnunet_ssl.annotation.digest import label_digest
 from nnunet_ssl.annotation.drawn import SUGGESTED, on_scan, read_drawn
 from nnunet_ssl.annotation.naming import Labels, painted
 from nnunet_ssl.data.previous_stage import digest_of
@@ -75,11 +75,6 @@ class Examined:
     notes: tuple[str, ...] = ()
     size: tuple[int, ...] = ()
     spacing: tuple[float, ...] = ()
-
-
-def label_digest(label: np.ndarray) -> str:
-    """sha256 of a label (z, y, x) as little-endian int16, the last axis running fastest."""
-    return hashlib.sha256(np.ascontiguousarray(label, "<i2").tobytes()).hexdigest()
 
 
 def read_drafts(folder: Path) -> dict[str, str]:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_ssl.annotation.examination import Examined, Request, label_digest, make_label
+from nnunet_ssl.annotation.digest import label_digest
+from nnunet_ssl.annotation.examination import Examined, Request, make_label
 from nnunet_ssl.annotation.moves import Moves
 from nnunet_ssl.data.plans import read_plans
 from nnunet_ssl.data.raw import read_dataset_json

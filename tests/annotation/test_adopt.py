@@ -185,14 +185,15 @@ def test_regions_in_overlapping_segments_of_a_picture(pictures, tmp_path):
     organs[5:20, 5:20] = True
     kidney = np.zeros_like(organs)
     kidney[8:12, 8:12] = True
+    expected = organs.astype(np.uint8) + kidney
     put(in_layers({"organs": organs, "organs_from_kidney": kidney}, image), folder / f"{first}.seg.nrrd")
-    volume = sitk.GetImageFromArray((organs + kidney).astype(np.uint8)[None])  # as 3D Slicer has it, 3 mm thick
+    volume = sitk.GetImageFromArray(expected[None])  # as 3D Slicer has it, 3 mm thick
     volume.SetSpacing((1, 1, 3))
     put(volume, folder / f"{second}.nrrd")
-    put(like((organs + kidney).astype(np.uint8), image), folder / f"{third}.png")
+    put(like(expected, image), folder / f"{third}.png")
     assert take(folder) == [first, second, third]
     for case in (first, second, third):
-        assert np.array_equal(stored(pictures, case), organs.astype(np.uint8) + kidney)
+        assert np.array_equal(stored(pictures, case), expected)
     undo_last(7)
 
 

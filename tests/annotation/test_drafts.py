@@ -9,7 +9,8 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from nnunet_ssl.annotation.drafts import digest_of_draft, install, label_digest, refuse_corrected
+from nnunet_ssl.annotation.digest import label_digest
+from nnunet_ssl.annotation.drafts import digest_of_draft, install, refuse_corrected
 from nnunet_ssl.errors import InputError
 
 PLANS = SimpleNamespace(image_reader_writer_class=SimpleITKIO)

@@ -57,7 +57,7 @@ def test_layers_of_slicer_5(tmp_path):
 def test_older_ones_say_neither_layer_nor_value(tmp_path):
     lines = [line for line in SLICER_5.splitlines() if not any(key in line for key in ("Layer", "Value", "Segment2"))]
     voxels = np.random.default_rng(0).integers(0, 2, (6, 5, 4, 2))
-    drawn = read_drawn(written(tmp_path / "a.seg.nrrd", "\n".join(lines) + "\n\n", voxels), "case a")
+    drawn = read_drawn(written(tmp_path / "a.seg.nrrd", "\n".join(lines) + "\n", voxels), "case a")
     assert drawn.segments == {(0, 1): "left atrium", (1, 1): "wall"}
 
 

@@ -65,7 +65,8 @@ def dataset(phantom_3d, tmp_path, monkeypatch):
 def without_aside(found):
     """But for the record, which has a time, and for the bytes of blosc2's files, which are others each time."""
     kept = {file: digest for file, digest in found.items() if ".adopted" not in file and "adopted.json" not in file}
-    return {file: "" if file.endswith("_fullres/phantom_004.b2nd") else digest for file, digest in kept.items()}
+    made = ("_fullres/phantom_004.b2nd", "_fullres/phantom_004_seg.b2nd")
+    return {file: "" if file.endswith(made) else digest for file, digest in kept.items()}
 
 
 @pytest.fixture
@@ -94,8 +95,10 @@ def test_a_write_that_fails_at_any_point_changes_nothing(dataset, before_and_aft
         except (InputError, OSError):
             assert tree(dataset.root) == before and nothing_aside(dataset), at
             continue
-        assert count[0] < at and without_aside(tree(dataset.root)) == after
-        break
+        assert without_aside(tree(dataset.root)) == after, at
+        if count[0] < at:
+            break
+        undo_last(7)  # a folder that there was could not be made: no harm
     assert at > 30
 
 
@@ -115,8 +118,10 @@ def test_an_undo_that_fails_at_any_point_changes_nothing_or_goes_on(dataset, bef
             else:
                 assert without_aside(tree(dataset.root)) == after, at
             continue
-        assert count[0] < at and tree(dataset.root) == before
-        break
+        assert tree(dataset.root) == before, at
+        if count[0] < at:
+            break
+        take(folder)
     assert at > 10
 
 

@@ -81,7 +81,7 @@ def test_the_names_of_options_are_nnunets_and_the_older_ones_stay():
         for verb, command in typer.main.get_command(app).commands.items()
     }
     for verb, names in options.items():
-        if verb not in ("convert", "methods", "evaluate", "report", "demo"):
+        if verb not in ("convert", "methods", "evaluate", "compare", "report", "demo"):
             assert {"-d", "--dataset-id"} <= names, verb
         assert ("-c" in names) == ("--configuration" in names), verb
         assert ("--plans" in names) == ("-p" in names), verb

@@ -236,7 +236,7 @@ def test_the_command(base, monkeypatch):
     done = invoke("primus_s", "-o", "nnUNetPrimusPlans", "-c", "3d_fullres", "-c", "3d_lowres")
     assert done.exit_code == 0
     assert "3d_lowres: primus_s, 23." in done.output
-    assert "nnUNetv2_train 7 3d_fullres 0 -p nnUNetPrimusPlans -tr nnUNetTrainerMeanTeacher" in done.output
+    assert "nnUNetv2_train 7 3d_fullres 0 -p nnUNetPrimusPlans -tr nnUNetTrainerBCP" in done.output
     assert "left out: 2d of nnUNetPlans: Primus" in invoke("primus_s", "-o", "all").output
     assert isinstance(invoke("p_net", "-o", "other").exception, InputError)
 
