@@ -1,22 +1,26 @@
-"""Writes docs/methods/NAME.md for every method, their index, README's table of them, and which methods were measured
-(nnunet_ssl/methods/measured.yaml, for `nnunet_ssl methods`): python docs/make_methods.py"""
+"""Writes what follows from the methods' facts and records: python docs/make_methods.py
+
+These are docs/methods/NAME.md for every method, their index, README's table of them, the gains in which_method.md, and
+which methods were measured (nnunet_ssl/methods/measured.yaml, for `nnunet_ssl methods`).
+"""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nnunet_ssl.catalog import PREFIX, Entry, page, read_catalog, table
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import write_text
-from nnunet_ssl.report.comparison import Group, Section, make_sections, percent
+from nnunet_ssl.report.comparison import MINUS, Comparison, Group, Row, Section, make_sections, percent
 from nnunet_ssl.report.records import SUPERVISED, read_records
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = "docs/methods"
+GAINS_PAGE = "docs/which_method.md"
 MEASURED = "nnunet_ssl/methods/measured.yaml"
-BEGIN, END = "<!-- methods: made by python docs/make_methods.py -->\n\n", "\n\n<!-- end of methods -->"
+BEGIN, END = "<!-- {}: made by python docs/make_methods.py -->\n\n", "\n\n<!-- end of {} -->"
 FIGURES = (
     "Final checkpoint, test cases; mean ± standard deviation over seeds. Largest component: Dice after nnU-Net's\n"
     "postprocessing; distances and the gap closed are without it."
@@ -53,8 +57,9 @@ def pages(results: Path = RESULTS) -> dict[str, str]:
         + "\n"
     )
     texts = {f"{FOLDER}/{entry.name}.md": page(entry, measured(entry, sections)) for entry in entries}
-    readme = with_table((ROOT / "README.md").read_text(encoding="utf-8"), entries)
-    return {"README.md": readme, f"{FOLDER}/README.md": index, MEASURED: suites(entries, sections)} | texts
+    for file, name, made in (("README.md", "methods", trainers(entries)), (GAINS_PAGE, "gains", gains(sections))):
+        texts[file] = with_table((ROOT / file).read_text(encoding="utf-8"), file, name, made)
+    return {f"{FOLDER}/README.md": index, MEASURED: suites(entries, sections)} | texts
 
 
 def suites(entries: Sequence[Entry], sections: Sequence[Section]) -> str:
@@ -72,19 +77,72 @@ def suites(entries: Sequence[Entry], sections: Sequence[Section]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def with_table(readme: str, entries: Sequence[Entry]) -> str:
-    """README with the table of these methods between its two markers.
+def with_table(text: str, file: str, name: str, made: str) -> str:
+    """The text of a file with this table between the two markers of its name.
 
     Raises:
         InputError: a marker is not there.
     """
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    first, last = BEGIN.format(name), END.format(name)
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not end:
-        raise InputError(f"README.md needs the lines {BEGIN.strip()} and {END.strip()} around its table of methods.")
-    rows = [*map(row, entries), BASELINE]
+        raise InputError(f"{file} needs the lines {first.strip()} and {last.strip()} around its table.")
+    return before + begin + made + end + after
+
+
+def trainers(entries: Sequence[Entry]) -> str:
+    """README's table."""
     titles = ("trainer", "method", "cost of a step", "predicts")
-    return before + begin + table(titles, rows) + end + after
+    return table(titles, [*map(row, entries), BASELINE])
+
+
+def gains(sections: Sequence[Section]) -> str:
+    """Points of Dice over the baseline: a row per method, a column per suite, length and number of labels.
+
+    Only what a trainer does as it is counts, no preset and no override. What was measured on more suites stands first.
+    """
+    suites = [(s, c) for s in sections for c in s.comparisons if c.lower and any(map(as_it_is, c.rows))]
+    of_methods: dict[str, dict[int, Row]] = {}
+    for column, (_, comparison) in enumerate(suites):
+        for found in filter(as_it_is, comparison.rows):
+            of_methods.setdefault(found.group.first.method, {})[column] = found
+    rows = [
+        ("baseline's Dice, %", *(spread([record.dice for record in c.lower.records], 100) for _, c in suites)),
+        ("all labels", *(signed(c.upper.dice - c.lower.dice) if c.upper else "" for _, c in suites)),
+    ]
+    for method, cells in sorted(of_methods.items(), key=lambda item: (-len(item[1]), -mean_gain(item[1].values()))):
+        given = (gain_cell(cells[i], c) if i in cells else "" for i, (_, c) in enumerate(suites))
+        rows.append((method, *given))
+    titles = (f"{s.suite}<br>{s.iterations} iterations<br>{c.labeled} labeled" for s, c in suites)
+    return table(("method", *titles), rows)
+
+
+def as_it_is(found: Row) -> bool:
+    """Whether a row has neither preset nor overrides."""
+    return found.group.label == found.group.first.method
+
+
+def gain_cell(found: Row, comparison: Comparison) -> str:
+    """Bold if neither seeds nor test cases leave it to chance; else of a class that the site shows gray.
+
+    That is: both have two seeds or more, none lies among the baseline's, and the report's test over the cases finds it.
+    """
+    of_baseline = [record.dice for record in comparison.lower.records]
+    seeds = [record.dice for record in found.group.records]
+    apart = min(seeds) > max(of_baseline) or max(seeds) < min(of_baseline)
+    clear = apart and found.verdict in ("better", "worse")
+    text = f"{signed(found.gain)} ({len(seeds)})"
+    return f"**{text}**" if clear else f'<span class="chance">{text}</span>'
+
+
+def mean_gain(rows: Iterable[Row]) -> float:
+    return statistics.fmean(found.gain for found in rows)
+
+
+def signed(gain: float) -> str:
+    """Points of Dice."""
+    return f"{round(100 * gain, 1) + 0:+.1f}".replace("-", MINUS)  # + 0: nothing is -0.0
 
 
 def row(entry: Entry) -> tuple[str, ...]:

@@ -167,15 +167,17 @@ def test_a_page_has_formulas_hyperparameters_presets_and_figures():
 )
 def test_the_pages_are_current(make_methods):
     expected = make_methods.pages()
-    files = [ROOT / "README.md", ROOT / make_methods.MEASURED, *(ROOT / "docs" / "methods").glob("*.md")]
-    written = {str(file.relative_to(ROOT)): file.read_text(encoding="utf-8") for file in files}
+    files = {ROOT / name for name in expected} | set((ROOT / "docs" / "methods").glob("*.md"))
+    written = {str(file.relative_to(ROOT)): file.read_text(encoding="utf-8") for file in files if file.is_file()}
     stale = sorted(name for name in expected.keys() | written.keys() if expected.get(name) != written.get(name))
     assert not stale, f"run python docs/make_methods.py: it makes another {', '.join(stale)}"
 
 
 def test_the_table_of_the_readme_names_trainers_papers_costs_and_who_predicts(make_methods):
-    readme = make_methods.with_table(f"before {make_methods.BEGIN}old{make_methods.END} after", ENTRIES)
-    assert readme.startswith(f"before {make_methods.BEGIN}| trainer |") and readme.endswith(" after")
+    begin, end = make_methods.BEGIN.format("methods"), make_methods.END.format("methods")
+    table = make_methods.trainers(ENTRIES)
+    readme = make_methods.with_table(f"before {begin}old{end} after", "README.md", "methods", table)
+    assert readme.startswith(f"before {begin}| trainer |") and readme.endswith(" after")
     rows = readme.splitlines()
     [dhc] = [row for row in rows if row.startswith("| `nnUNetTrainerDHC`")]
     assert "Wang and Li, MICCAI 2023. Also `nnUNetTrainerDHC_diffOnly`, " in dhc
@@ -183,7 +185,37 @@ def test_the_table_of_the_readme_names_trainers_papers_costs_and_who_predicts(ma
     trainers = {file.stem for file in (ROOT / "trainers").glob("*.py")}
     assert [name for name in sorted(trainers) if f"`{name}`" not in readme] == []
     with pytest.raises(InputError, match="README.md needs the lines <!-- methods: .* and <!-- end of methods -->"):
-        make_methods.with_table("no markers", ENTRIES)
+        make_methods.with_table("no markers", "README.md", "methods", table)
+
+
+def test_a_gain_stands_out_only_where_chance_did_not_make_it(make_methods, tmp_path):
+    def run(method, labeled, seed, dice, uneven=0.0, **changes):
+        """Of 12 test cases; `uneven` is added to and taken from every other one."""
+        cases = {f"case{i:02d}": {"heart": dice + uneven * (-1) ** i} for i in range(12)}
+        return content(method, labeled, seed, per_case=cases, **changes)
+
+    records = write(
+        tmp_path,
+        run("supervised", 8, 0, 0.80), run("supervised", 8, 1, 0.84), run("supervised", "all", 0, 0.92),
+        run("MeanTeacher", 8, 0, 0.85), run("MeanTeacher", 8, 1, 0.87),
+        run("UAMT", 8, 0, 0.90), run("UAMT", 8, 1, 0.83),  # the second lies among the baseline's
+        run("CPS", 8, 0, 0.90),  # one seed
+        run("CCT", 8, 0, 0.85, uneven=0.1), run("CCT", 8, 1, 0.85, uneven=0.1),  # half of the cases lose
+        run("ICT", 8, 0, 0.70), run("ICT", 8, 1, 0.76),
+        run("BCP", 8, 0, 0.90, overrides={"weight": 10.0}), run("BCP", 8, 1, 0.90, preset="published"),
+        run("MeanTeacher", 16, 0, 0.90),  # no baseline
+    )  # fmt: skip
+    assert make_methods.gains(make_sections(read_records([records]))).splitlines() == [
+        "| method | tiny<br>10 iterations<br>8 labeled |",
+        "| --- | --- |",
+        "| baseline's Dice, % | 82.00 ± 2.83 |",
+        "| all labels | +10.0 |",
+        '| CPS | <span class="chance">+8.0 (1)</span> |',
+        '| UAMT | <span class="chance">+4.5 (2)</span> |',
+        "| MeanTeacher | **+4.0 (2)** |",
+        '| CCT | <span class="chance">+3.0 (2)</span> |',
+        "| ICT | **−9.0 (2)** |",
+    ]
 
 
 def figures(make_methods, folder, name, *records):
