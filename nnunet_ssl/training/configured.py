@@ -190,7 +190,7 @@ class ConfiguredTrainer(ResumableTrainer):
     # ------------------------------------------------------------------ structures that were not annotated
 
     def missing_in(self, batch: dict) -> Tensor | None:
-        """Channels not annotated in the case of each patch, bool (B, C, 1, ...) on the device; None if all were."""
+        """Channels not annotated in the case of each patch, bool (B, C, 1, ...) on the device; as `NotAnnotated.of`."""
         missing = self.not_annotated.of(batch["keys"], batch["data"].ndim)
         if missing is not None and self.device.type == "cuda":
             missing = missing.pin_memory()  # else the host would wait for the copy

@@ -65,11 +65,14 @@ class NotAnnotated:
             raise InputError(f"{self.file}: {listed(faults)}. Mend the entry, or the label and preprocess again.")
 
     def of(self, cases: Sequence[str], axes: int) -> Tensor | None:
-        """Channels that were not annotated in the case of each patch, bool (B, C, 1, ...) of so many axes; None for
-        none in all of them."""
-        rows = [[name in self.declared.get(str(case), ()) for name in self.channels] for case in cases]
-        if not any(map(any, rows)):
+        """Channels that were not annotated in the case of each patch, bool (B, C, 1, ...) of so many axes.
+
+        None where the dataset has no such case at all: whether this batch has one must not matter, or ranks whose
+        batches differ in this would wait for each other at different places.
+        """
+        if not self.declared:
             return None
+        rows = [[name in self.declared.get(str(case), ()) for name in self.channels] for case in cases]
         return torch.tensor(rows).view(len(rows), len(self.channels), *[1] * (axes - 2))
 
     @contextmanager

@@ -36,7 +36,7 @@ def train_rank(rank, world, dataset, name, folder, case_maps=None):
         def seen(self, net, labeled, unlabeled, now):
             sizes.append((len(labeled.image), len(unlabeled.weak)))
             given.append((labeled.image, labeled.target.scales[0], labeled.maps))
-            missing.append(labeled.target.missing is not None)
+            missing.append(labeled.target.missing is not None and bool(labeled.target.missing.any()))
             return losses(self, net, labeled, unlabeled, now)
 
         type(trainer).method.losses = seen
