@@ -164,11 +164,12 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
 
     def join_streams(self, labeled: nnUNetDataLoader) -> Iterator[dict]:
         """Each training batch also carries an unlabeled one, made by the same workers, unless none is read (yet)."""
+        transforms = labeled.transforms  # nnU-Net's, before maps are joined
         if self.method.case_maps is not None:
             case_maps.join_maps(labeled, Path(self.output_folder) / case_maps.FOLDER)
         if not self.method.reads_unlabeled():
             return labeled
-        views = Views(labeled.transforms, self.method.views, self._pseudo_task.ignore_label)
+        views = Views(transforms, self.method.views, self._pseudo_task.ignore_label)
         labels = labels_folder(self, self._loaders_phase) if "target" in views.views and self._loaders_phase else None
         pool = unlabeled_pool(self, labels)
         if self.method.labeled_first and self._loaders_phase == 0:
