@@ -122,10 +122,10 @@ def test_checkpoints_and_small_files_on_a_full_disk(tmp_path):
 
 
 def run_command(monkeypatch, capsys, error):
-    def fail(arguments):
+    def fail(*arguments):
         raise error
 
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli, "_as_typer_wants", fail)
     monkeypatch.setattr(sys, "argv", ["nnunet_ssl"])
     with pytest.raises(SystemExit) as caught:
         cli.main()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+import typer
 from battery import ENTRIES, shortest
 from nnunetv2.inference.predict_from_raw_data import predict_entry_point
 from nnunetv2.run.run_training import get_trainer_from_args, run_training_entry
@@ -34,7 +35,7 @@ from two_stages import (
 )
 from workbench import InProcess, another_process_holds, file_size_limit
 
-from nnunet_ssl.cli import spread
+from nnunet_ssl.cli import app, spread
 from nnunet_ssl.data.loader import UnlabeledPool
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.preparation import next_stage
@@ -311,4 +312,4 @@ def test_the_command(dataset):
 
 def test_several_folds_after_one_option():
     given = ["predict_next_stage", "-f", "0", "1", "-d", "7"]
-    assert spread(given) == ["predict_next_stage", "-f", "0", "-f", "1", "-d", "7"]
+    assert spread(given, typer.main.get_command(app)) == ["predict_next_stage", "-f", "0", "-f", "1", "-d", "7"]

@@ -153,7 +153,7 @@ def test_command(acdc_h5, command, tmp_path):
     assert notes[2].startswith("Note: put together from slices (2 cases: patient099_frame01, patient099_frame02): ")
     help_text = " ".join(command("acdc", "--help").output.replace("│", " ").split())
     assert "Labeled patients: a number" in help_text
-    assert "ssl4mis-7 (default), ssl4mis-3, ssl4mis-14" in help_text
+    assert "ssl4mis-7 7 labeled + 63 unlabeled, 20 test (default)" in help_text
 
 
 def test_real_volumes(shared_data):

@@ -24,7 +24,7 @@ from nnunet_ssl.results.export import FILES
 from nnunet_ssl.schedules import polynomial_decay
 from nnunet_ssl.training.settings import TRAINER_SETTINGS
 
-OURS = {"seed", "accept_other_data"}  # settings that nnU-Net's trainer does not have
+OURS = {"seed", "accept_other_data", "augmentation", "patience"}  # settings that nnU-Net's trainer does not have
 ARGUMENTS = ["plans", "configuration", "fold", "dataset_json", "device"]
 HOOKS = ["on_train_start", "on_epoch_start", "on_train_epoch_start", "on_train_epoch_end"]
 HOOKS += ["on_validation_epoch_start", "on_validation_epoch_end", "on_epoch_end", "on_train_end"]

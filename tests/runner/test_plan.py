@@ -62,7 +62,7 @@ def test_a_trainer_without_unlabeled_scans_gets_no_override_of_theirs():
     [
         ({"methods": []}, "Nothing to run"),
         ({"methods": ["MeanTaecher"]}, "no trainer nnUNetTrainerMeanTaecher"),
-        ({"baseline": "SupervisedMiks"}, "no trainer nnUNetTrainerSupervisedMiks: check --methods and --baseline"),
+        ({"baseline": "SupervisedMiks"}, "no trainer nnUNetTrainerSupervisedMiks. Did you mean SupervisedMix or"),
         ({"methods": ["_5epochs"]}, "nnUNetTrainer_5epochs .* takes no overrides"),
         ({"configuration": "3d_fullres"}, "no configuration 3d_fullres. .*There are 2d"),
         ({"plans": "other"}, "other.json does not exist"),

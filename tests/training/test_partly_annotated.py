@@ -13,8 +13,8 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.run.run_training import run_training
 from short_trainings import CPU, batches_of, train, trainer_of
-from test_trainer_distributed import train_rank
 from torch import multiprocessing as mp
+from two_ranks import train_rank
 from workbench import Dataset, prepare
 
 from nnunet_ssl.data.origin import Origin, data_differences
