@@ -151,6 +151,17 @@ def kind(channels: int, regions: bool = False) -> Kind:
     return (Regions if regions else Classes)(channels)
 
 
+class Scaled(torch.nn.Module):
+    """Logits (3 w x, 0), whose gradient comes from whatever passed through with one."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, image):
+        return torch.cat((3 * self.w * image, torch.zeros_like(image)), 1)
+
+
 def output(logits: torch.Tensor | list[torch.Tensor], regions: bool = False) -> Output:
     """Of logits (B, C, *spatial), or of a list of them over scales."""
     pyramid = logits if isinstance(logits, list) else [logits]

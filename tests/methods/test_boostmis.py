@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional as F
-from workbench import kind, task
+from workbench import Scaled, kind, task
 from workbench import output as output_of
 
 from nnunet_ssl.method import Labeled, Now, Unlabeled
@@ -103,17 +103,6 @@ def test_regions_have_a_mask_of_their_own_per_channel():
     bce = F.binary_cross_entropy_with_logits(strong.logits, labels, reduction="none")
     torch.testing.assert_close(method.pseudo_loss(strong, labels, admitted), bce[admitted].mean())
     assert eps(0.1, 0.8, 3) < 0.4 and float(made(3, True, threshold=0.2).eps(NOW)) == pytest.approx(0.55)
-
-
-class Scaled(torch.nn.Module):
-    """Logits (3 w x, 0), whose gradient comes from whatever passed through with one."""
-
-    def __init__(self):
-        super().__init__()
-        self.w = torch.nn.Parameter(torch.tensor(1.0))
-
-    def forward(self, image):
-        return torch.cat((3 * self.w * image, torch.zeros_like(image)), 1)
 
 
 def test_one_step_by_hand_and_no_gradient_through_the_labels():

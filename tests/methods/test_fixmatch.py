@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from workbench import kind, task
+from workbench import Scaled, kind, task
 from workbench import output as output_of
 
 from nnunet_ssl.losses.confidence import admitted_cross_entropy
@@ -83,17 +83,6 @@ def test_the_share_of_each_pseudo_label_is_reported():
     method.pseudo_labels(output_of(voxels((0.97, 0.02, 0.01), (0.98, 0.01, 0.01), (0.2, 0.7, 0.1)).log()))
     assert method.report["admitted"].item() == pytest.approx(2 / 3)
     assert [method.report[f"admitted[channel_{c}]"].item() for c in range(3)] == [1, 0, 0]
-
-
-class Scaled(torch.nn.Module):
-    """Logits (3 w x, 0), whose gradient comes from whatever passed through with one."""
-
-    def __init__(self):
-        super().__init__()
-        self.w = torch.nn.Parameter(torch.tensor(1.0))
-
-    def forward(self, image):
-        return torch.cat((3 * self.w * image, torch.zeros_like(image)), 1)
 
 
 def test_one_step_by_hand_and_no_gradient_through_the_labels():
