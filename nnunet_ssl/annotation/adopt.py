@@ -23,9 +23,9 @@ from nnunet_ssl.annotation.drawn import find_label_files
 from nnunet_ssl.annotation.examination import Examined, Request, examine, read_drafts
 from nnunet_ssl.annotation.moves import Moves, interrupted, journals, next_number, recover
 from nnunet_ssl.annotation.naming import Labels, read_given
-from nnunet_ssl.annotation.staging import Places, labeled_cases, preprocessed_folders, read_record, stage
+from nnunet_ssl.annotation.staging import Places, preprocessed_folders, read_record, stage
 from nnunet_ssl.annotation.telling import table_of_cases, table_of_names, what_now
-from nnunet_ssl.data.raw import environment_folder, listed, raw_folder, read_dataset_json
+from nnunet_ssl.data.raw import cases_with_label, environment_folder, listed, raw_folder, read_dataset_json
 from nnunet_ssl.data.reading import reader_of
 from nnunet_ssl.data.splits import FILE as SPLITS
 from nnunet_ssl.data.splits import read_splits
@@ -132,10 +132,11 @@ def _alone(places: Places, only_look: bool = False) -> Iterator[None]:
     """Nobody else adopts, splits, preprocesses, propagates or trains within."""
     with ExitStack() as locks:
         locks.enter_context(locked(places.raw))
-        others = [] if only_look else [places.base / SPLITS] * places.base.is_dir()
-        others += [] if only_look else [*places.base.glob("*_unlabeled"), *places.base.glob("*_propagated")]
-        for place in [*others, *([] if only_look else places.fold_folders())]:
-            locks.enter_context(locked(place))
+        if not only_look:
+            others = [places.base / SPLITS] * places.base.is_dir()
+            others += [*places.base.glob("*_unlabeled"), *places.base.glob("*_propagated"), *places.fold_folders()]
+            for place in others:
+                locks.enter_context(locked(place))
         yield
 
 
@@ -188,7 +189,7 @@ def _labeled_files(raw: Path, content: dict[str, Any]) -> dict[str, tuple[list[P
     images = list_images(raw / "imagesTr", ending)[0]
     return {
         case: ([file for _, file in sorted(images[case].items())], raw / "labelsTr" / f"{case}{ending}")
-        for case in labeled_cases(raw, content)
+        for case in cases_with_label(raw / "labelsTr", content)
         if case in images
     }
 

@@ -6,6 +6,8 @@ import hashlib
 
 import numpy as np
 
+SUGGESTED = "suggested.json"  # has the digests of all drafts
+
 
 def label_digest(labels: np.ndarray) -> str:
     """sha256 of a label map `(z, y, x)`, as int16 in little endian and C order, as hexadecimal digits."""

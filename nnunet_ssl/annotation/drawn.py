@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ssl.annotation.digest import SUGGESTED
 from nnunet_ssl.data.headers import READ_ERRORS, file_fault
 from nnunet_ssl.data.raw import listed
 from nnunet_ssl.data.space import VoxelGrid, align, grid_of_image
@@ -16,7 +17,6 @@ from nnunet_ssl.data.strays import PICTURES, channel_file
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import is_clutter
 
-SUGGESTED = "suggested.json"  # of `nnunet_ssl suggest`
 ENDINGS = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha")
 LAYERS = "holds several values per voxel and names no segments (colors?); save one label map"
 

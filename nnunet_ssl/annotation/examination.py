@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnunet_ssl.annotation.digest import label_digest
-from nnunet_ssl.annotation.drawn import SUGGESTED, on_scan, read_drawn
+from nnunet_ssl.annotation.digest import SUGGESTED, label_digest
+from nnunet_ssl.annotation.drawn import on_scan, read_drawn
 from nnunet_ssl.annotation.naming import Labels, painted
 from nnunet_ssl.data.previous_stage import digest_of
 from nnunet_ssl.data.reading import read_file

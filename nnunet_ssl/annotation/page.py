@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
@@ -23,6 +20,7 @@ from nnunet_ssl.annotation.strategies import Choice
 from nnunet_ssl.data.raw import dataset_number
 from nnunet_ssl.demo.picture import COLORS
 from nnunet_ssl.files import write_text
+from nnunet_ssl.report.html import data_uri, render
 
 PAGE = "index.html"
 PANEL = 3.2  # inches
@@ -85,9 +83,7 @@ def write_page(out: Path, model: Model, strategy: str, choices: Sequence[Choice]
         "colors": colors,
         "sure": f"{SURE:.0%}".replace("%", " %"),
     }
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = files("nnunet_ssl.annotation").joinpath("page.html").read_text(encoding="utf-8")
-    write_text(out / PAGE, environment.from_string(template).render(content))
+    write_text(out / PAGE, render("page.html", content, Path(__file__).parent))
 
 
 def labels_of(dataset_json: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -152,4 +148,4 @@ def picture(plane: Plane, labels: dict[str, tuple[int, ...]], colors: dict[str, 
                 axes.contour(mask.astype(float), levels=[0.5], colors=[colors[name]], linewidths=1.4)
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return data_uri(stream.getvalue())

@@ -21,7 +21,7 @@ from nnunet_ssl.annotation.digest import label_digest
 from nnunet_ssl.annotation.examination import Examined, Request, make_label
 from nnunet_ssl.annotation.moves import Moves
 from nnunet_ssl.data.plans import read_plans
-from nnunet_ssl.data.raw import read_dataset_json
+from nnunet_ssl.data.raw import cases_with_label, read_dataset_json
 from nnunet_ssl.data.reading import read_file
 from nnunet_ssl.data.splits import FILE as SPLITS
 from nnunet_ssl.data.splits import read_splits
@@ -160,19 +160,6 @@ def scan_files(request: Request) -> list[Path]:
     return [*request.scan, *([spacing] if spacing.is_file() else [])]
 
 
-def labeled_cases(raw: Path, content: dict[str, Any]) -> list[str]:
-    """Ids of the labeled cases of a raw dataset.
-
-    Args:
-        content: of its `dataset.json`.
-    """
-    if "dataset" in content:
-        return sorted(content["dataset"])
-    ending, folder = content["file_ending"], raw / "labelsTr"
-    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
-    return sorted(name.removesuffix(ending) for name in names if name.endswith(ending) and not is_clutter(name))
-
-
 def read_record(raw: Path) -> dict[str, Any]:
     """What was adopted, `adopted.json`.
 
@@ -196,7 +183,7 @@ def _stage_json(cases: list[str], places: Places, manifests: list[Path], moves: 
         if "dataset" in content:
             images = read_dataset_json(raw / "dataset.json")
             content["dataset"] |= {case: _entry(case, images, moves) for case in cases}
-        content["numTraining"] = len({*labeled_cases(raw, content), *cases})
+        content["numTraining"] = len({*cases_with_label(raw / "labelsTr", content), *cases})
         moves.put_text(_as_json(content), file)
     if (base / SPLITS).is_file():
         moves.put_text(_as_json(with_trained(read_splits(base / SPLITS), cases)), base / SPLITS)

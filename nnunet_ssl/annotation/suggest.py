@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from nnunet_ssl.annotation.digest import SUGGESTED
 from nnunet_ssl.annotation.drafts import install, refuse_corrected
 from nnunet_ssl.annotation.model import Model, load_model
 from nnunet_ssl.annotation.page import PAGE, write_page
@@ -26,8 +27,6 @@ from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import read_json, require_keys, require_new_folder, write_json
 from nnunet_ssl.locks import locked
 from nnunet_ssl.results.export import CHECKPOINT
-
-SUGGESTED = "suggested.json"
 
 
 def suggest(

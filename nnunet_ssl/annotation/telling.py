@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from nnunet_ssl.annotation.examination import Examined, Request
-from nnunet_ssl.annotation.staging import RECORD, Places, Preprocessed, labeled_cases
-from nnunet_ssl.data.raw import listed, read_dataset_json
+from nnunet_ssl.annotation.staging import RECORD, Places, Preprocessed
+from nnunet_ssl.data.raw import cases_with_label, listed, read_dataset_json
 from nnunet_ssl.data.trained import trained_folds
 from nnunet_ssl.files import read_json
 
@@ -66,7 +66,7 @@ def what_now(
     dataset_id: int, places: Places, cases: list[str], examined: dict[str, Examined], folders: list[Preprocessed]
 ) -> list[str]:
     """What was done, whether planning anew is worth it, and how training goes on."""
-    labeled = labeled_cases(places.raw, read_dataset_json(places.raw / "dataset.json"))
+    labeled = cases_with_label(places.raw / "labelsTr", read_dataset_json(places.raw / "dataset.json"))
     lines = [
         f"Labeled now: {listed(cases, separator=', ')}. {places.raw.name} has {len(labeled)} labeled cases; every fold "
         "trains on the new ones, too, and validates on what it did.",
@@ -112,10 +112,10 @@ def reasons_to_plan(base: Path, labeled: int, examined: dict[str, Examined]) -> 
     planned, reasons = len(fingerprint["spacings"]), []
     if labeled >= 2 * planned:
         reasons.append(f"{labeled} labeled cases, planned with {planned}")
-    for key, what, own in (("spacings", "spacing", "spacing"), ("shapes_after_crop", "size", "size")):
+    for key, what in (("spacings", "spacing"), ("shapes_after_crop", "size")):
         known = np.array(fingerprint[key], float)
         low, high = known.min(axis=0) / BEYOND, known.max(axis=0) * BEYOND
-        beyond = [case for case, each in examined.items() if _outside(getattr(each, own), low, high)]
+        beyond = [case for case, each in examined.items() if _outside(getattr(each, what), low, high)]
         if beyond:
             reasons.append(f"{what} beyond all that were planned on: {listed(beyond, separator=', ')}")
     return reasons

@@ -96,7 +96,7 @@ def _method(content: Mapping[str, Any], name: str, picture: Path, images: Path |
         },
         "dots": dots_figure(content, name).svg(),
         "distances": _distances(content, name, content["classes"]),
-        "picture": data_uri(picture) if drawn else None,
+        "picture": data_uri(picture.read_bytes()) if drawn else None,
     }
 
 

@@ -127,6 +127,15 @@ def environment_folder(variable: str) -> Path:
     return Path(value)
 
 
+def cases_with_label(folder: Path, dataset_json: dict) -> list[str]:
+    """Ids of the labeled cases, sorted: those that `dataset.json` lists, else those of a folder of labels."""
+    if "dataset" in dataset_json:  # nnU-Net's other way to name them
+        return sorted(dataset_json["dataset"])
+    ending = dataset_json["file_ending"]
+    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    return sorted(name.removesuffix(ending) for name in names if name.endswith(ending) and not is_clutter(name))
+
+
 def listed(items: list[str], limit: int = 10, separator: str = "; ") -> str:
     """The first ``limit`` items joined for a message, with the number of those left off."""
     rest = len(items) - limit

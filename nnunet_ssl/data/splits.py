@@ -6,7 +6,6 @@ nnU-Net ignores the list, so its stock trainer on the same fold is the supervise
 
 import json
 import math
-import os
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -14,9 +13,9 @@ from pathlib import Path
 import nnunetv2.paths
 import numpy as np
 
-from nnunet_ssl.data.raw import preprocessed_folder, read_dataset_json
+from nnunet_ssl.data.raw import cases_with_label, preprocessed_folder, read_dataset_json
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.files import check_case_ids, is_clutter, read_json, write_text
+from nnunet_ssl.files import check_case_ids, read_json, write_text
 from nnunet_ssl.locks import locked
 
 FILE = "splits_final.json"
@@ -144,11 +143,8 @@ def labeled_cases(dataset_id: int) -> list[str]:
         folder = Path(raw_root) / base.name / "labelsTr"
     dataset_file = base / "dataset.json"
     dataset_json = read_dataset_json(dataset_file, f"run nnUNetv2_plan_and_preprocess -d {dataset_id}")
-    if "dataset" in dataset_json:  # nnU-Net's other way to name the labeled cases
-        return sorted(dataset_json["dataset"])
-    ending = dataset_json["file_ending"]
-    names = os.listdir(folder) if folder.is_dir() else []
-    cases = sorted(name.removesuffix(ending) for name in names if name.endswith(ending) and not is_clutter(name))
-    if not cases:
+    cases = cases_with_label(folder, dataset_json)
+    if not cases and "dataset" not in dataset_json:
+        ending = dataset_json["file_ending"]
         raise InputError(f"No labeled cases: {folder} is missing or has no file that ends in {ending}.")
     return cases

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from nnunet_ssl.data.raw import listed, read_dataset_json
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import read_json
-from nnunet_ssl.listing import PREFIX
+from nnunet_ssl.listing import BASELINE, PREFIX
 from nnunet_ssl.report.comparison import LENGTH
 from nnunet_ssl.report.records import ALL, METRICS, ROLES, SUPERVISED, Record
 from nnunet_ssl.results.measured import read_metrics, read_summary
@@ -28,7 +28,6 @@ from nnunet_ssl.results.training_log import RUN_LOG, read_training
 if TYPE_CHECKING:
     from nnunet_ssl.data.origin import Origin
 
-BASELINE = "Supervised"  # the trainer; a record has SUPERVISED
 PerCase = dict[str, dict[str, float | None]]
 
 

@@ -1,4 +1,4 @@
-"""Pages that need nothing from elsewhere: templates of this folder, with pictures and styles inside."""
+"""Pages that need nothing from elsewhere: templates of a folder, with pictures and styles inside."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+HERE = Path(__file__).parent
 
-def render(template: str, content: dict[str, Any]) -> str:
-    """A page from a template of this folder; what `content` holds is text, never markup, unless it says so."""
+
+def render(template: str, content: dict[str, Any], folder: Path = HERE) -> str:
+    """A page from a template of a folder; what `content` holds is text, never markup, unless it says so."""
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(folder),
     )
     return environment.get_template(template).render(content)
 
 
-def data_uri(file: Path) -> str:
+def data_uri(png: bytes) -> str:
     """A PNG as the address of an image."""
-    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode('ascii')}"
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"

@@ -112,7 +112,7 @@ def _table(
         if overlay := find_overlay(comparison, works):
             file = folder / slug / "overlays.png"
             draw_overlay(overlay, file)
-            content["overlay"] = {"image": data_uri(file), "caption": wording.overlay_caption(overlay)}
+            content["overlay"] = {"image": data_uri(file.read_bytes()), "caption": wording.overlay_caption(overlay)}
     return content
 
 
