@@ -349,7 +349,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
             for each in [(step["tp_hard"] + step["fp_hard"]) / voxels]
         ]
         self._log(epoch_means(shares, self.device))
-        self._warn(signs(*self._history()))
+        self._warn(signs(*self._history(), self.phases))
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         with self._deployed(False):
