@@ -45,7 +45,12 @@ def write_fault(file: Path) -> OSError | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file aside, in the same folder, and renames it.
+    """Writes a text file in UTF-8, as `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file aside, in the same folder, and renames it.
 
     Raises:
         InputError: it cannot be written: no space, no permission, a folder of this name.
@@ -53,7 +58,7 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content)
         os.replace(partial, path)
     except OSError as error:
         if partial.is_file():

@@ -1,11 +1,14 @@
 """``nnunet_ssl evaluate``: Dice, Jaccard, HD95 and ASD of a folder of predictions."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nnunet_ssl.cli.options import Processes
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def evaluate(
@@ -22,6 +25,14 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Default: metrics.json in PREDICTION_FOLDER.")
     ] = None,
+    calibration: Annotated[
+        bool,
+        typer.Option(
+            "--calibration",
+            help="Also whether nnU-Net's saved probabilities (CASE.npz) can be believed: ECE, Brier score, negative "
+            "log-likelihood, and reliability.png beside the JSON.",
+        ),
+    ] = False,
     processes: Processes = None,
 ) -> None:
     """Dice, Jaccard, HD95 and ASD per case and class, as JSON and as a table; and cases that the model has learned."""
@@ -33,12 +44,18 @@ def evaluate(
     from nnunet_ssl.data.space import in_words
     from nnunet_ssl.files import write_json
     from nnunet_ssl.machine import processes as default_processes
+    from nnunet_ssl.results.calibration import calibrate_folders
     from nnunet_ssl.results.evaluation import METRICS, evaluate_folders
+    from nnunet_ssl.results.reliability_diagram import draw_reliability
     from nnunet_ssl.results.seen import seen_cases, seen_in_words
 
-    result = evaluate_folders(reference, prediction, dataset_json, processes or default_processes())
+    processes = processes or default_processes()
+    result = evaluate_folders(reference, prediction, dataset_json, processes)
     result["seen"] = seen_cases(prediction, list(result["metrics"]["dice"]["per_case"]))
     output = output or prediction / "metrics.json"
+    if calibration:
+        result["calibration"] = calibrate_folders(reference, prediction, dataset_json, processes)
+        draw_reliability(output.parent / "reliability.png", result["calibration"], str(prediction))
     write_json(result, output)
 
     metrics, absent, missed = result["metrics"], result["absent"], result["missed"]
@@ -79,4 +96,35 @@ def evaluate(
         console.print(f"found where the reference has none: {counts} case(s); no value tells of it.")
     for line in (*in_words(result["space"], "the prediction", "the reference"), *seen_in_words(result["seen"])):
         print(line)
+    if calibration:
+        _print_calibration(console, result["calibration"])
+        print(f"Reliability diagram: {output.parent / 'reliability.png'}")
     print(f"Every case's values: {output}")
+
+
+def _print_calibration(console: "Console", calibration: dict[str, Any]) -> None:
+    from rich.box import SIMPLE
+    from rich.markup import escape
+    from rich.table import Table
+
+    sets = [calibration["all"], calibration["foreground"]]
+    of = "regions" if calibration["regions"] else "classes"
+    table = Table(
+        title="Calibration, over all voxels and over the foreground",
+        caption=f"last row: over {of}; foreground: voxels that reference or prediction call so",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("class", overflow="fold")
+    for title in ("ECE all", "Brier all", "NLL all", "ECE fore", "Brier fore", "NLL fore"):
+        table.add_column(title, justify="right", min_width=max(map(len, title.split())))
+
+    def cells(figures: list[dict[str, Any]]) -> list[str]:
+        values = [each[figure] for each in figures for figure in ("ece", "brier", "nll")]
+        return ["-" if value is None else f"{value:.4f}" for value in values]
+
+    for name in sets[0]["per_class"]:
+        table.add_row(escape(name), *cells([each["per_class"][name] for each in sets]))
+    table.add_section()
+    table.add_row(of, *cells(sets))
+    console.print(table)

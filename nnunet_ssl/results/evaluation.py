@@ -188,8 +188,8 @@ def _evaluate_case(
 
     Raises InputError for a fault of its files.
     """
-    reference, grid, spacing = _read(reader, reference_file, classes, ignore)
-    prediction, grid_prediction, _ = _read(reader, prediction_file, classes, ignore)
+    reference, grid, spacing = read_segmentation(reader, reference_file, classes, ignore)
+    prediction, grid_prediction, _ = read_segmentation(reader, prediction_file, classes, ignore)
     prediction, difference = align(
         prediction, grid_prediction, grid, f"{prediction_file.name}: the prediction", "its reference"
     )
@@ -207,7 +207,7 @@ def _evaluate_case(
     return values, difference, predicted
 
 
-def _read(
+def read_segmentation(
     reader: type[BaseReaderWriter], file: Path, classes: dict[str, tuple[int, ...]], ignore: int | None
 ) -> tuple[np.ndarray, VoxelGrid, tuple[float, ...]]:
     """The segmentation ``(z, y, x)``, its grid and its spacing in mm as nnU-Net has it."""

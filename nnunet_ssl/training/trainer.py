@@ -30,7 +30,7 @@ from nnunet_ssl.networks.net import Net, deep_supervision, unwrap
 from nnunet_ssl.networks.own_optimizer import MAX_GRADIENT_NORM, OwnOptimizer
 from nnunet_ssl.networks.teacher import Teacher
 from nnunet_ssl.schedules import Phases, Restarted
-from nnunet_ssl.training import case_maps
+from nnunet_ssl.training import case_maps, label_picture
 from nnunet_ssl.training.configured import ConfiguredTrainer
 from nnunet_ssl.training.early_signs import SHARE, signs, signs_of_phase
 from nnunet_ssl.training.progress import ProgressLogger, epoch_means
@@ -78,6 +78,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         self._loaders_phase = 0  # the one that the loaders were made for
         self._means: dict[str, float] = {}  # of the terms of the epoch at hand
         self._warned: set[str] = set()
+        self._unlabeled: Unlabeled | None = None  # of the last step, where a picture is due
 
     # ------------------------------------------------------------------ set-up
 
@@ -119,6 +120,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         if parameters := [parameter for parameter in self._method_parameters() if parameter not in elsewhere]:
             self.optimizer.add_param_group({"params": parameters})
         self.optimizers = [self.optimizer, *(module.optimizer for module in own)]
+        self.logger.update_config({"nnunet_ssl": {**self.settings.trainer, "method": self.hyperparameters}})
 
     @classmethod
     def build_network_architecture(  # nnU-Net looks at the names of the arguments
@@ -267,6 +269,8 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         self._update(loss)
         self.method.after_step(self.net, now)
         self._iteration += 1
+        if self.local_rank == 0 and self._iteration == self.num_iterations_per_epoch and label_picture.due(now.epoch):
+            self._unlabeled = unlabeled
         return {"loss": loss.detach()} | {name: term.detach() for name, term in terms.items()} | self.method.report
 
     def _to_device(self, data: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
@@ -299,9 +303,9 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
 
     def _log(self, means: dict[str, float]) -> None:
         self.logger.local_logger.log_terms(self._means | means, self.current_epoch)
-        for logger in self.logger.loggers:
+        for logger in self.logger.loggers:  # where a slash makes a group, as nnU-Net does for classes
             for name, value in means.items():
-                logger.log(name, value, self.current_epoch)
+                logger.log(name.removesuffix("]").replace("[", "/"), value, self.current_epoch)
         self.print_to_log_file("terms", ", ".join(f"{name} {value:.4g}" for name, value in means.items()))
 
     def _history(self) -> tuple[dict[str, list[float]], list[list[float]]]:
@@ -313,6 +317,13 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
             if name not in self._warned:
                 self.print_to_log_file(f"WARNING: {message}")
         self._warned.update(signs)
+
+    def on_epoch_end(self) -> None:
+        """nnU-Net's; and every few epochs the picture of the labels on unlabeled patches."""
+        super().on_epoch_end()
+        unlabeled, self._unlabeled = self._unlabeled, None
+        if unlabeled is not None:
+            label_picture.picture(self, unlabeled, self.current_epoch - 1)
 
     # ------------------------------------------------------------------ validation and checkpoints
 
