@@ -1,4 +1,4 @@
-"""What the user called by a name that nothing has: the nearest names, and all that there are."""
+"""Names that the user gave: the nearest ones that there are, and how they are drawn."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ from collections.abc import Iterable
 def plain(name: str) -> str:
     """A name as people remember it: without case, hyphens and underscores."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def drawn(name: str) -> str:
+    """A name as a picture shows it unchanged.
+
+    Matplotlib reads a formula between two dollars, and ends with an error where it is none; and a legend has no entry
+    for a label that begins with an underscore.
+    """
+    return " " * name.startswith("_") + name.replace("$", r"\$")
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

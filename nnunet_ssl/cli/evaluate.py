@@ -36,16 +36,13 @@ def evaluate(
     processes: Processes = None,
 ) -> None:
     """Dice, Jaccard, HD95 and ASD per case and class, as JSON and as a table; and cases that the model has learned."""
-    from rich.box import SIMPLE
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
     from nnunet_ssl.data.space import in_words
     from nnunet_ssl.files import write_json
     from nnunet_ssl.machine import processes as default_processes
     from nnunet_ssl.results.calibration import calibrate_folders
-    from nnunet_ssl.results.evaluation import METRICS, evaluate_folders
+    from nnunet_ssl.results.evaluation import evaluate_folders
     from nnunet_ssl.results.reliability_diagram import draw_reliability
     from nnunet_ssl.results.seen import seen_cases, seen_in_words
 
@@ -57,6 +54,23 @@ def evaluate(
         result["calibration"] = calibrate_folders(reference, prediction, dataset_json, processes)
         draw_reliability(output.parent / "reliability.png", result["calibration"], str(prediction))
     write_json(result, output)
+
+    console = Console()
+    _print_measures(console, result)
+    for line in (*in_words(result["space"], "the prediction", "the reference"), *seen_in_words(result["seen"])):
+        print(line)
+    if calibration:
+        _print_calibration(console, result["calibration"])
+        print(f"Reliability diagram: {output.parent / 'reliability.png'}")
+    print(f"Every case's values: {output}")
+
+
+def _print_measures(console: "Console", result: dict[str, Any]) -> None:
+    from rich.box import SIMPLE
+    from rich.markup import escape
+    from rich.table import Table
+
+    from nnunet_ssl.results.evaluation import METRICS
 
     metrics, absent, missed = result["metrics"], result["absent"], result["missed"]
     cases = len(metrics["dice"]["per_case"])
@@ -82,7 +96,6 @@ def evaluate(
         table.add_row(escape(name), *values, str(len(absent[name])), str(missed[name]))
     table.add_section()
     table.add_row("mean", *cells([metrics[m]["mean"] for m in METRICS]), "", "")
-    console = Console()
     console.print(table)
     if any(absent.values()):
         console.print("absent: cases whose reference lacks the class; they are left out of its means.")
@@ -94,12 +107,6 @@ def evaluate(
     if spurious := {name: cases for name, cases in result["spurious"].items() if cases}:
         counts = ", ".join(f"{escape(name)} in {len(cases)}" for name, cases in spurious.items())
         console.print(f"found where the reference has none: {counts} case(s); no value tells of it.")
-    for line in (*in_words(result["space"], "the prediction", "the reference"), *seen_in_words(result["seen"])):
-        print(line)
-    if calibration:
-        _print_calibration(console, result["calibration"])
-        print(f"Reliability diagram: {output.parent / 'reliability.png'}")
-    print(f"Every case's values: {output}")
 
 
 def _print_calibration(console: "Console", calibration: dict[str, Any]) -> None:

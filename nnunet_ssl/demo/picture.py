@@ -11,6 +11,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from nnunet_ssl.names import drawn
+
 # Okabe and Ito's palette for all kinds of color vision, the colors that show on gray first.
 COLORS = ("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#D55E00", "#0072B2")
 
@@ -71,12 +73,12 @@ def comparison_picture(path: Path, rows: list[Row], classes: dict[str, tuple[int
             if segmentation is not None:
                 _overlay(axes, segmentation, classes, colors)
             if r == 0:
-                axes.set_title(column, fontsize=11, color=_INK, pad=5)
+                axes.set_title(drawn(column), fontsize=11, color=_INK, pad=5)
             if c == 0:
                 axes.text(
                     -0.03,
                     0.5,
-                    row.case,
+                    drawn(row.case),
                     transform=axes.transAxes,
                     rotation=90,
                     ha="right",
@@ -86,7 +88,7 @@ def comparison_picture(path: Path, rows: list[Row], classes: dict[str, tuple[int
                 )
     if title:
         figure.text(0.5, 1 - 0.12 / total_height, title, ha="center", va="top", fontsize=12, color=_INK)
-    handles = [Line2D([], [], color=color, linewidth=6, label=name) for name, color in colors.items()]
+    handles = [Line2D([], [], color=color, linewidth=6, label=drawn(name)) for name, color in colors.items()]
     handles.append(Line2D([], [], color="white", linewidth=1.2, label="outline of the reference"))
     legend = figure.legend(
         handles=handles,

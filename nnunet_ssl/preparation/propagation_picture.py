@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nnunet_ssl.demo.picture import COLORS
+from nnunet_ssl.names import drawn
 
 SHARES = (-0.24, -0.12, -0.04, 0.0, 0.04, 0.12, 0.24)  # of the scan's extent, from the annotated slice
 
@@ -50,7 +51,7 @@ def picture(
                     axes.contour((labels == label).astype(float), levels=[0.5], colors=[color], linewidths=1.2)
             title = f"axis {axis}, slice {at}: annotated" if at == index else f"slice {at} ({at - index:+d})"
             axes.set_title(title, fontsize=8, fontweight="bold" if at == index else "normal")
-    figure.suptitle(f"{case}: labels carried from the annotated slices", fontsize=10)
+    figure.suptitle(f"{drawn(case)}: labels carried from the annotated slices", fontsize=10)
     figure.tight_layout()
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     figure.savefig(partial, format="png")

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nnunet_ssl.files import write_bytes
+from nnunet_ssl.names import drawn
 
 COLUMNS = 4
 LINES = {"all": ("#777777", "all voxels"), "foreground": ("#0072B2", "foreground")}
@@ -44,7 +45,7 @@ def draw_reliability(path: Path, calibration: Mapping[str, Any], title: str = ""
         axis.set_visible(False)
     figure.supxlabel("probability given")
     figure.supylabel("share that is right")
-    figure.suptitle(title.replace("$", r"\$"))
+    figure.suptitle(drawn(title))
     content = io.BytesIO()
     figure.savefig(content, format="png")
     write_bytes(path, content.getvalue())
@@ -62,6 +63,6 @@ def _panel(axis: Axes, name: str, of_sets: Mapping[str, Mapping[str, Any]]) -> N
         axis.plot(given, observed, color=color, linewidth=1.2)
         axis.scatter(given, observed, sizes, color=color, label=f"{label}: ECE {ece:.4f}", zorder=3)
     axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
-    axis.set_title(name.replace("$", r"\$"), fontsize=11)
+    axis.set_title(drawn(name), fontsize=11)
     if axis.get_legend_handles_labels()[0]:
         axis.legend(fontsize=8, loc="upper left", frameon=False, scatterpoints=1)

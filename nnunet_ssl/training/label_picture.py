@@ -23,6 +23,7 @@ from nnunet_ssl.demo.picture import COLORS
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import write_bytes
 from nnunet_ssl.method import Method, Unlabeled
+from nnunet_ssl.names import drawn
 from nnunet_ssl.networks.net import Net, run
 from nnunet_ssl.networks.teacher import Teacher
 
@@ -148,8 +149,8 @@ def draw(path: Path, title: str, who: str, shown: Sequence[Shown], names: Sequen
         axis.set_title(head, fontsize=11)
     bar = figure.add_axes((0.925, bounds["bottom"], 0.016, bounds["top"] - bounds["bottom"]))
     figure.colorbar(sure, cax=bar, extend="min", ticks=(0.5, 0.6, 0.7, 0.8, 0.9, 1.0))
-    figure.suptitle(title, fontsize=12, y=1 - 0.1 / total, va="top")
-    handles = [Line2D([], [], color=c, linewidth=6, label=_plain(n)) for c, n in zip(colors, names, strict=True)]
+    figure.suptitle(drawn(title), fontsize=12, y=1 - 0.1 / total, va="top")
+    handles = [Line2D([], [], color=c, linewidth=6, label=drawn(n)) for c, n in zip(colors, names, strict=True)]
     figure.legend(handles=handles, loc="lower center", ncols=5, fontsize=9, frameon=False)
     content = io.BytesIO()
     figure.savefig(content, format="png")
@@ -163,7 +164,7 @@ def _row(axes: Sequence[Axes], patch: Shown, colors: Sequence[str], aspect: floa
         axis.set(xticks=[], yticks=[])
         axis.set_anchor("C")
         axis.imshow(patch.image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=aspect)
-    axes[0].set_ylabel(_plain(patch.case), fontsize=9)
+    axes[0].set_ylabel(drawn(patch.case), fontsize=9)
     for mask, color in zip(patch.masks, colors, strict=True):
         axes[1].imshow(_filled(mask, color, 0.4), aspect=aspect, interpolation="nearest")
         if mask.any() and not mask.all():
@@ -180,8 +181,3 @@ def _filled(mask: np.ndarray, color: str, opacity: float) -> np.ndarray:
     fill = np.zeros((*mask.shape, 4))
     fill[mask] = (*to_rgb(color), opacity)
     return fill
-
-
-def _plain(text: str) -> str:
-    """A name as it is: matplotlib reads formulas between dollars, and takes no label that begins with an underscore."""
-    return " " * text.startswith("_") + text.replace("$", r"\$")

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from nnunet_ssl.distributed import mean_over_ranks, of_all_ranks
+from nnunet_ssl.names import drawn
 
 PREFIX = "semi_supervised/"
 
@@ -95,8 +96,8 @@ def _draw(panels: dict[str, dict[str, list[float]]], width: int) -> Image.Image:
     for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
         for number, (label, values) in enumerate(lines.items()):
             style = {"linestyle": ("-", "--", ":")[number // 10 % 3], "marker": "o" if len(values) < 2 else None}
-            axis.plot(range(len(values)), values, label=label, color=f"C{number % 10}", linewidth=4, **style)
-        axis.set(title=title, xlabel="epoch")
+            axis.plot(range(len(values)), values, label=drawn(label), color=f"C{number % 10}", linewidth=4, **style)
+        axis.set(title=drawn(title), xlabel="epoch")
         if len(lines) > 1:
             axis.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0), ncols=1 + len(lines) // 16)
     for axis in axes.flat[len(panels) :]:

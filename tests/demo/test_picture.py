@@ -88,3 +88,9 @@ def test_a_label_of_two_lines_is_not_cut_by_the_edge(tmp_path):
 def test_no_partial_file_stays(tmp_path):
     draw(tmp_path / "new" / "picture.png", [row("right")], title="A title")
     assert [f.name for f in (tmp_path / "new").iterdir()] == ["picture.png"]
+
+
+def test_names_are_no_formulas(tmp_path):
+    named = replace(row("right"), case="a$b_{$", dice={"A": {"$x_{$": 1.0}})
+    comparison_picture(tmp_path / "picture.png", [named], {"$x_{$": (1,)})
+    assert (tmp_path / "picture.png").is_file()

@@ -48,6 +48,13 @@ def test_pictures_are_drawn_below_nnunets_and_beside_it(tmp_path):
     assert (per_class != 255).any(axis=-1).mean() > 0.01
 
 
+def test_names_of_classes_are_no_formulas(tmp_path):
+    made = logger()
+    made.log_terms({f"weight[{name}]": 1.0 for name in ("a$b_{$", "_organ", "$")} | {"a$ $": 1.0}, 3)
+    made.plot_progress_png(str(tmp_path))
+    assert (tmp_path / "per_class.png").is_file()
+
+
 def test_without_terms_the_picture_is_nnunets_own(tmp_path):
     made = ProgressLogger()
     for key in list(made.my_fantastic_logging):
