@@ -41,9 +41,7 @@ def evaluate(
     from nnunet_ssl.data.space import in_words
     from nnunet_ssl.files import write_json
     from nnunet_ssl.machine import processes as default_processes
-    from nnunet_ssl.results.calibration import calibrate_folders
     from nnunet_ssl.results.evaluation import evaluate_folders
-    from nnunet_ssl.results.reliability_diagram import draw_reliability
     from nnunet_ssl.results.seen import seen_cases, seen_in_words
 
     processes = processes or default_processes()
@@ -51,6 +49,9 @@ def evaluate(
     result["seen"] = seen_cases(prediction, list(result["metrics"]["dice"]["per_case"]))
     output = output or prediction / "metrics.json"
     if calibration:
+        from nnunet_ssl.results.calibration import calibrate_folders
+        from nnunet_ssl.results.reliability_diagram import draw_reliability
+
         result["calibration"] = calibrate_folders(reference, prediction, dataset_json, processes)
         draw_reliability(output.parent / "reliability.png", result["calibration"], str(prediction))
     write_json(result, output)
