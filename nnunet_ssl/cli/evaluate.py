@@ -118,8 +118,8 @@ def _print_calibration(console: "Console", calibration: dict[str, Any]) -> None:
     sets = [calibration["all"], calibration["foreground"]]
     of = "regions" if calibration["regions"] else "classes"
     table = Table(
-        title="Calibration, over all voxels and over the foreground",
-        caption=f"last row: over {of}; foreground: voxels that reference or prediction call so",
+        title="Calibration, over all voxels and around the foreground",
+        caption=f"last row: over {of}; fore: in the box around the reference's foreground",
         box=SIMPLE,
         padding=(0, 1, 0, 0),
     )

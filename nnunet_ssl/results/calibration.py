@@ -18,8 +18,9 @@ over the foreground; Brier, the sum over all classes k of Brier_k (Brier 1950, 0
 reference's class. Over regions each is the mean of the regions' own.
 
 All of it is over two sets of voxels, and over those of all cases together: ``all`` voxels, most of which are background
-that nobody doubts; and ``foreground``, those that the reference or the prediction calls so. Voxels with the ignore
-label are in neither. A case in which classes were not annotated counts for the other classes alone.
+that nobody doubts; and ``foreground``, those in the box around the reference's foreground (as Mehrtash et al., IEEE TMI
+2020), none in a case without. A set chosen by what was predicted would make true probabilities look false. Voxels with
+the ignore label are in neither. A case in which classes were not annotated counts for the other classes alone.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from nnunet_ssl.data.reading import reader_of
 from nnunet_ssl.data.space import align
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.pools import Pool
-from nnunet_ssl.results.evaluation import find_dataset_json, read_segmentation, segmentations
+from nnunet_ssl.results.evaluation import bounding_box, find_dataset_json, read_segmentation, segmentations
 from nnunet_ssl.results.probabilities import HOW, Heads, read_channels, writer_of
 
 BINS = 15
@@ -172,8 +173,8 @@ def calibrate_case(
     what = f"{prediction_file.name}: the prediction"
     segmentation, _ = align(stored, own_grid, grid, what, "its reference")
     keep = np.ones(reference.shape, bool) if heads.ignore is None else reference != heads.ignore
-    foreground = np.isin(reference, [label for each in heads.classes.values() for label in each]) | (segmentation > 0)
-    masks = {"all": keep, "foreground": keep & foreground}
+    foreground = np.isin(reference, [label for each in heads.classes.values() for label in each])
+    masks = {"all": keep, "foreground": keep & _box_of(foreground)}
     case: Case = {name: {} for name in SETS}
     top = _Largest(reference.shape)
     names = {channel: name for name, channel in heads.channels.items()}
@@ -235,6 +236,14 @@ class _Largest:
             sums.add(probs, right)
             sums.losses += brier.sum(dtype=np.float64), -np.log(np.maximum(answer, SMALLEST)).sum(dtype=np.float64)
         return sums
+
+
+def _box_of(mask: np.ndarray) -> np.ndarray:
+    """The voxels of the smallest box around a mask, as a mask."""
+    box = np.zeros_like(mask)
+    if mask.any():
+        box[bounding_box(mask)] = True
+    return box
 
 
 def _binary(probs: np.ndarray, answers: np.ndarray, mask: np.ndarray) -> Sums:

@@ -128,7 +128,7 @@ def measure_masks(reference: np.ndarray, prediction: np.ndarray, spacing: tuple[
         "dice": 2 * overlap / (size_reference + size_prediction),
         "jaccard": overlap / (size_reference + size_prediction - overlap),
     }
-    box = _bounding_box(reference | prediction)
+    box = bounding_box(reference | prediction)
     # One voxel of background all round: the surface filter takes voxels at the image's edge for inner ones.
     images = [sitk.GetImageFromArray(np.pad(mask[box], 1).astype(np.uint8)) for mask in (reference, prediction)]
     surfaces = [sitk.BinaryContour(image, fullyConnected=False, foregroundValue=1) for image in images]
@@ -223,7 +223,8 @@ def read_segmentation(
     return array, grid_of(array.shape, properties), spacing
 
 
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box that holds a mask, which is not empty."""
     other_axes = [tuple(a for a in range(mask.ndim) if a != axis) for axis in range(mask.ndim)]
     extents = [np.flatnonzero(mask.any(axis=axes)) for axes in other_axes]
     return tuple(slice(extent[0], extent[-1] + 1) for extent in extents)

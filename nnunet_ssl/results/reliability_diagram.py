@@ -16,7 +16,7 @@ from nnunet_ssl.files import write_bytes
 from nnunet_ssl.names import drawn
 
 COLUMNS = 4
-LINES = {"all": ("#777777", "all voxels"), "foreground": ("#0072B2", "foreground")}
+LINES = {"all": ("#777777", "all voxels"), "foreground": ("#0072B2", "around foreground")}
 
 
 def draw_reliability(path: Path, calibration: Mapping[str, Any], title: str = "") -> None:
