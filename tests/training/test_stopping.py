@@ -116,7 +116,7 @@ def test_a_damaged_checkpoint_is_never_taken_for_good(tmp_path):
             damaged = whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :]
         file.write_bytes(damaged)
         try:
-            content = read_checkpoint(str(file), CPU)
+            content = read_checkpoint(str(file))
         except InputError as error:
             assert "checkpoint_latest.pth is no whole checkpoint" in str(error) and "remove it" in str(error)
             refused += 1
@@ -134,18 +134,18 @@ def test_a_checkpoint_is_read_as_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     numbers = {"trainer_name": "T", "losses": [np.float32(0.1), np.float64(0.2), np.int64(3)]}
     write_checkpoint(numbers | {"counts": np.arange(3)}, "numbers.pth")
-    content = read_checkpoint("numbers.pth", CPU)
+    content = read_checkpoint("numbers.pth")
     assert content.pop("counts").tolist() == [0, 1, 2] and content == numbers
     write_checkpoint({"trainer_name": "T", "network_weights": Code()}, "code.pth")
     with pytest.raises(InputError, match="code.pth is no whole checkpoint"):
-        read_checkpoint("code.pth", CPU)
+        read_checkpoint("code.pth")
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(InputError, match="names no trainer"):
-        read_checkpoint(str(tmp_path / "list.pth"), CPU)
+        read_checkpoint(str(tmp_path / "list.pth"))
 
 
 def test_a_file_that_the_system_cuts_off_leaves_the_last_one_whole(tmp_path):
@@ -169,7 +169,7 @@ def test_a_failed_flush_leaves_the_last_one_whole(tmp_path, monkeypatch, number)
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(InputError, match=os.strerror(number)):
         write_checkpoint(CONTENT | {"log": []}, str(file))
-    assert read_checkpoint(str(file), CPU)["log"] == CONTENT["log"] and os.listdir(tmp_path) == [file.name]
+    assert read_checkpoint(str(file))["log"] == CONTENT["log"] and os.listdir(tmp_path) == [file.name]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
