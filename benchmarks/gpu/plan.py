@@ -12,7 +12,7 @@ PATCHES = {  # name: patch, features, batch; as nnU-Net plans them for LA, a lar
     "large": ((128, 128, 128), (32, 64, 128, 256, 320, 320), 2),
     "2d": ((256, 256), (32, 64, 128, 256, 512, 512, 512), 12),
 }
-TINY = {name: ((16,) * len(patch), (4, 6, 8, 8), 2) for name, (patch, _, _) in PATCHES.items()}
+TINY = {"la": ((16, 16, 16), (4, 6, 8, 8), 2), "2d": ((16, 16), (4, 6, 8, 8), 2)}
 FIRST = ("Supervised", "SupervisedMix", "BCP", "MeanTeacher", "CPS", "FixMatch", "UAMT", "DHC")
 IDLE = ("Supervised", "MeanTeacher", "FixMatch")  # nnU-Net's stream alone, with weak views, with weak and strong ones
 PUBLISHED = ("Supervised", "SupervisedMix", "BCP", "MeanTeacher", "CutMix", "UAMT", "CPS", "FixMatch")
@@ -70,7 +70,7 @@ def steps(place: Place) -> Iterator[Step]:
     """All of them, the most wanted first."""
     yield from preparations(place)
     yield from tests(place)
-    yield from step_times(place, FIRST, "step times")
+    yield from step_times(place, FIRST[:2] if place.tiny else FIRST, "step times")
     yield from loaders(place)
     yield from published(place)
     yield from search(place)
@@ -97,7 +97,7 @@ def tests(place: Place) -> Iterator[Step]:
             "tests/training",
             "tests/test_every_trainer.py",
         ],
-        "overflow": ["tests/methods"],
+        "overflow": ["tests/methods/test_extremes.py"],
         "compiled": ["tests/gpu/test_steps.py", "-k", "inductor"],
     }
     for name, chosen in parts.items():
@@ -105,7 +105,6 @@ def tests(place: Place) -> Iterator[Step]:
             chosen = [*chosen[:1], "-k", "BCP and not inductor"] if "tests/gpu/test_steps.py" in chosen else chosen[:1]
         command = (str(place.python), "-m", "pytest", "-v", "-m", "gpu and not long" if place.tiny else "gpu", "-n",
                    str(processes), "--dist", "load", "-p", "no:cacheprovider", *chosen)  # fmt: skip
-        # nothing of the benchmark's own folders reaches them
         yield Step(f"tests: {name}", "tests", command, limit=60.0 if place.tiny else 240.0, least=30.0)
 
 
@@ -113,7 +112,7 @@ def step_times(place: Place, methods: tuple[str, ...], group: str) -> Iterator[S
     """Step, passes and memory, one trainer at one patch each: LA's patch, and the others for the first ones."""
     sizes = TINY if place.tiny else PATCHES
     for name, (patch, features, batch) in sizes.items():
-        for method in methods if name == "la" else methods[:3] if methods == FIRST else ():
+        for method in methods if name == "la" else methods[:3] if group == "step times" else ():
             leaves = place.state / "figures" / f"step_time_{name}_{method}.json"
             command = script(
                 place, "step_time.py", "--device", place.device, "--patch", *patch, "--features", *features,
@@ -128,7 +127,7 @@ def loaders(place: Place) -> Iterator[Step]:
     sizes = TINY if place.tiny else PATCHES
     workers = {"nnUNet_n_proc_DA": str(max(1, place.cores - 2))}
     for name, (patch, features, batch) in sizes.items():
-        for method in IDLE:
+        for method in IDLE[-1:] if place.tiny else IDLE:
             leaves = place.state / "figures" / f"idle_{name}_{method}.json"
             command = script(
                 place, "gpu/idle.py", "--device", place.device, "--patch", *patch, "--features", *features,

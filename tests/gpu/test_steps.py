@@ -49,26 +49,42 @@ def test_compiled_by_inductor_too(method, inductor):
     check_float16(method, compiled=True)
 
 
+def waits_in(work) -> list[str]:
+    """Where the host waits for the GPU, as "file:line"."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            work()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return [f"{each.filename}:{each.lineno}" for each in caught if "synchronizing" in str(each.message)]
+
+
+@needs_gpu
+def test_a_wait_is_noticed():
+    numbers = torch.ones(3, device=DEVICE)
+    assert waits_in(lambda: numbers + 1) == []
+    assert [each.split(":")[0] for each in waits_in(lambda: numbers.sum().item())] == [__file__]
+
+
 @needs_gpu  # tests/methods/test_rehearsal.py rehearses it
 @ALL
 def test_no_step_waits_for_the_gpu(method):
     net, made = ready(method, *FORM, device=DEVICE)
     optimizers = optimizers_of(net, made)
     labeled, unlabeled = (on(DEVICE, batch) for batch in batches(*FORM))
-    with warnings.catch_warnings(record=True) as caught:
-        for step in range(3):
-            if step == 1:  # what is done once may wait
-                torch.cuda.set_sync_debug_mode("warn")
-                warnings.simplefilter("always")
-                caught.clear()
-            with torch.autocast("cuda", torch.float16):
-                terms = made.losses(net, labeled, unlabeled, LATE)
-            sum(terms.values()).backward()
-            for optimizer in optimizers:
-                optimizer.step()  # without a scaler, which reads whether the gradient has overflowed
-            made.after_step(net, LATE)
-        torch.cuda.set_sync_debug_mode("default")
-    waits = [f"{each.filename}:{each.lineno}" for each in caught if "synchronizing" in str(each.message)]
+
+    def step():
+        with torch.autocast(DEVICE.type, torch.float16):
+            terms = made.losses(net, labeled, unlabeled, LATE)
+        sum(terms.values()).backward()
+        for optimizer in optimizers:
+            optimizer.step()  # without a scaler, which reads whether the gradient has overflowed
+        made.after_step(net, LATE)
+
+    step()  # what is done once may wait
+    waits = waits_in(step)
     assert bool(waits) == (method.__name__ in WAITS), waits
 
 
