@@ -20,6 +20,7 @@ from pathlib import Path
 MIB = 2**20
 CALL = 64 * MIB  # that a call carries, the checkout included
 LARGEST = 60 * MIB  # of a load
+LEAST = 51 * MIB  # SimpleITK's wheel
 MARGIN = 2 * MIB  # of a call, for what the checkout gains meanwhile
 # for compressed TIFF alone, for Python 2, and what the checkout installs itself
 LEFT_OUT = {"imagecodecs", "argparse", "nnunet-ssl"}
@@ -147,6 +148,11 @@ def main() -> None:
         out, wheels, data = map(Path, arguments)
         checkout = size_of_checkout(Path(__file__).resolve().parents[2])
         room = min(LARGEST, CALL - checkout - MARGIN)
+        if room < LEAST:
+            raise LoadError(
+                f"the checkout has {checkout / MIB:.0f} MiB of a call's {CALL / MIB:.0f}: remove what git neither tracks "
+                "nor ignores, as `git status` shows it."
+            )
         print(f"checkout: {checkout / MIB:.1f} MiB; room in a load: {room / MIB:.1f} MiB")
         for load in fill(out, files_of(wheels, data), room):
             size = sum(file.stat().st_size for file in load.iterdir())
