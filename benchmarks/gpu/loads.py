@@ -150,8 +150,8 @@ def main() -> None:
         room = min(LARGEST, CALL - checkout - MARGIN)
         if room < LEAST:
             raise LoadError(
-                f"the checkout has {checkout / MIB:.0f} MiB of a call's {CALL / MIB:.0f}: remove what git neither tracks "
-                "nor ignores, as `git status` shows it."
+                f"the checkout has {checkout / MIB:.0f} MiB of a call's {CALL / MIB:.0f}: remove what git neither "
+                "tracks nor ignores, as `git status` shows it."
             )
         print(f"checkout: {checkout / MIB:.1f} MiB; room in a load: {room / MIB:.1f} MiB")
         for load in fill(out, files_of(wheels, data), room):

@@ -90,10 +90,10 @@ def install(state: Path) -> None:
     (site / "below.pth").write_text(
         "".join(f"import site; site.addsitedir({folder!r})\n" for folder in below), encoding="utf-8"
     )
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "-q"]
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
     offline = ["--no-index", "--no-deps", "--no-compile"]
-    subprocess.run([*pip, "install", *offline, *map(str, wheels)], check=True)
-    subprocess.run([*pip, "install", *offline, "--no-build-isolation", "-e", str(CHECKOUT)], check=True)
+    subprocess.run([*pip, "install", "-q", *offline, *map(str, wheels)], check=True)
+    subprocess.run([*pip, "install", "-q", *offline, "--no-build-isolation", "-e", str(CHECKOUT)], check=True)
     # what it says is told and ends nothing: what is missing may not be needed
     checked = subprocess.run([*pip, "check"], capture_output=True, encoding="utf-8").stdout.splitlines()
     mark.write_text(json.dumps(checked), encoding="utf-8")
