@@ -93,7 +93,7 @@ def fill(out: Path, files: dict[str, Path], room: int) -> list[Path]:
     made = []
     for number, names in enumerate(loads, 1):
         folder = out / f"load_{number}"
-        folder.mkdir()
+        folder.mkdir(parents=True)
         with tarfile.open(folder / CONTENT, "w") as archive:
             for name in names:
                 archive.add(files[name], name)
