@@ -94,7 +94,7 @@ def fill(out: Path, files: dict[str, Path], room: int) -> list[Path]:
     for number, names in enumerate(loads, 1):
         folder = out / f"load_{number}"
         folder.mkdir(parents=True)
-        with tarfile.open(folder / CONTENT, "w") as archive:
+        with tarfile.open(folder / CONTENT, "w", format=tarfile.GNU_FORMAT) as archive:
             for name in names:
                 archive.add(files[name], name)
         content = {"number": number, "of": len(loads), "files": {name: digest(files[name]) for name in names}}
