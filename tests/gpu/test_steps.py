@@ -35,7 +35,7 @@ def check_float16(method, compiled):
             torch.testing.assert_close(
                 found_value, value, rtol=0.05, atol=0.01, msg=lambda text, name=name: f"{name}: {text}"
             )
-    assert torch.linalg.vector_norm(gradient - wanted) < 0.1 * torch.linalg.vector_norm(wanted)
+    assert torch.linalg.vector_norm(gradient - wanted) < 0.2 * torch.linalg.vector_norm(wanted)
 
 
 @ALL
@@ -98,6 +98,12 @@ def memory() -> int:
         warnings.simplefilter("ignore")
         storages = [each.untyped_storage() for each in gc.get_objects() if isinstance(each, torch.Tensor)]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def test_memory_that_is_kept_is_noticed():
+    before = memory()
+    kept = torch.ones(2 * MIB, device=DEVICE)
+    assert memory() - before >= kept.nbytes
 
 
 @ALL
