@@ -9,7 +9,7 @@ from battery import METHODS, WAITS, quiet
 from real_device import DEVICE, LONG_ON_CPU, ON_GPU, needs_gpu
 from tiny_steps import ALL, LATE, batches, gradients, on, optimizers_of, ready, train
 
-FORM = (3 if ON_GPU else 2, 3, False)  # a CPU has no kernel of its own for float16 in 3D, and takes minutes
+FORM = (3 if ON_GPU else 2, 3, False)  # a step in 3D takes a CPU six times as long
 STEPS = 200 if ON_GPU else 20
 MIB = 2**20
 pytestmark = pytest.mark.gpu
@@ -33,7 +33,7 @@ def check_float16(method, compiled):
             assert torch.isfinite(value)
             found_value = torch.as_tensor(found[name], device=DEVICE).float()
             torch.testing.assert_close(
-                found_value, value, rtol=0.05, atol=0.01, msg=lambda text, name=name: f"{name}: {text}"
+                found_value, value, rtol=0.05, atol=0.02, msg=lambda text, name=name: f"{name}: {text}"
             )
     assert torch.linalg.vector_norm(gradient - wanted) < 0.2 * torch.linalg.vector_norm(wanted)
 
