@@ -111,6 +111,19 @@ def test_checkpoint_holds_nnunets_keys_and_one_of_ours(dataset, monkeypatch):
     assert any(key.startswith("teacher.") for key in ours["method"])
 
 
+def test_a_checkpoint_is_read_to_the_cpu_whatever_device_trains(dataset):
+    """On a GPU Adam would have its counts of steps there, and the host would wait to read them in every step."""
+    trainer = trainer_of(dataset, "nnUNetTrainerSupervised")
+    trainer.initialize()
+    trainer.save_checkpoint(f"{trainer.output_folder}/checkpoint_latest.pth")
+    expected = trainer.network.state_dict()
+    resumed = trainer_of(dataset, "nnUNetTrainerSupervised")
+    resumed.initialize()
+    resumed.device = torch.device("meta")  # what is read there has no values
+    resumed.load_checkpoint(f"{trainer.output_folder}/checkpoint_latest.pth")
+    assert equal(dict(resumed.network.state_dict()), dict(expected))
+
+
 def test_every_term_is_logged_once_per_epoch(dataset, monkeypatch):
     trainer = train(dataset, monkeypatch, name="nnUNetTrainerUAMT")
     log = checkpoint(trainer)["logging"]
