@@ -32,7 +32,7 @@ from plan import PREPARATION, Place, Step, steps
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 GRACE = 25.0  # seconds that an interrupted command has to leave a checkpoint
-DONE, FAILED, CUT = "done", "failed", "cut off"
+DONE, FAILED, CUT, TOO_LONG = "done", "failed", "cut off", "too long"
 TAIL = 2000  # characters of a failed step's output that are told
 
 
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, default=Path(tempfile.gettempdir()) / "nnunet_ssl_gpu")
     parser.add_argument("--iterations", type=int, default=6000, help="of the trainings on LA and ACDC")
     parser.add_argument("--groups", nargs="+", help="these alone, such as tests published")
+    parser.add_argument("--again", action="store_true", help="what failed or took too long is tried again")
     parser.add_argument("--rehearsal", action="store_true", help="every step in seconds, on a CPU too")
     asked = parser.parse_args()
     try:
@@ -57,7 +58,7 @@ def main() -> None:
             install(asked.state)
             place = find_place(asked)
             wanted = [step for step in steps(place) if not asked.groups or step.group in asked.groups]
-            Session(place, Results(asked.state, out_folder(asked.state)), deadline).run(wanted)
+            Session(place, Results(asked.state, out_folder(asked.state)), deadline, asked.again).run(wanted)
     except LoadError as error:
         sys.exit(f"measure: {error}")
 
@@ -227,8 +228,8 @@ class Running:
 class Session:
     """Runs steps until the deadline; see `Step`."""
 
-    def __init__(self, place: Place, results: Results, deadline: float):
-        self.place, self.results, self.deadline = place, results, deadline
+    def __init__(self, place: Place, results: Results, deadline: float, again: bool = False):
+        self.place, self.results, self.deadline, self.again = place, results, deadline, again
         self.running: list[Running] = []
 
     def run(self, wanted: Sequence[Step]) -> None:
@@ -248,9 +249,9 @@ class Session:
         print(f"{len(waiting)} steps wait for another call")
 
     def is_wanted(self, step: Step) -> bool:
-        """What was cut off goes on if it can; what failed or ran out of its own time is not tried again."""
-        before = self.results.steps.get(step.name)
-        return before is None or (before["status"] == CUT and step.limit is None)
+        """What the end of a call cut off goes on or begins anew; what failed or took too long, only if asked for."""
+        before = self.results.steps.get(step.name, {"status": CUT})["status"]
+        return before == CUT or (self.again and before != DONE)
 
     def left(self) -> float:
         """Seconds until the deadline, less what interrupted commands need."""
@@ -300,7 +301,8 @@ class Session:
                 each.process.wait()
             return
         self.running.remove(each)
-        status = DONE if each.process.returncode == 0 else CUT if each.told_to_end is not None else FAILED
+        cut = CUT if self.left() <= 0 else TOO_LONG
+        status = DONE if each.process.returncode == 0 else FAILED if each.told_to_end is None else cut
         self.results.steps[step.name] = told = self.known_of(step, status, now - each.begin)
         self.results.tell()
         print(f"{status} after {now - each.begin:.0f} s: {step.name}{shown(told.get('figures'))}", flush=True)

@@ -49,7 +49,7 @@ class Step:
     Attributes:
         group: steps of one group follow one another or, if `lanes` of them may, run side by side.
         leaves: a JSON file with its figures; None for tests, whose figures are read off their output.
-        limit: seconds after which it is ended; None where it goes on in the next call.
+        limit: seconds after which it is ended, and not tried again; None for what takes as long as there is time.
         least: seconds below which it is not begun.
         needs: the data set that it reads.
         lanes: how many of the group run at once.
@@ -91,21 +91,20 @@ def tests(place: Place) -> Iterator[Step]:
     """Of the marker `gpu`: numbers and waits of all methods first, compiling last."""
     processes = max(1, place.cores // 2)
     parts = {
-        "steps": ["tests/gpu/test_steps.py", "-k", "not inductor"],
-        "loading, commands, ranks, resume": [
-            "tests/gpu/test_loading.py",
-            "tests/training",
-            "tests/test_every_trainer.py",
-        ],
-        "overflow": ["tests/methods/test_extremes.py"],
-        "compiled": ["tests/gpu/test_steps.py", "-k", "inductor"],
+        "steps": (150.0, ["tests/gpu/test_steps.py", "-k", "not inductor"]),
+        "loading, commands, ranks, resume": (
+            180.0,
+            ["tests/gpu/test_loading.py", "tests/training", "tests/test_every_trainer.py"],
+        ),
+        "overflow": (60.0, ["tests/methods/test_extremes.py"]),
+        "compiled": (120.0, ["tests/gpu/test_steps.py", "-k", "inductor"]),
     }
-    for name, chosen in parts.items():
+    for name, (limit, chosen) in parts.items():
         if place.tiny:
-            chosen = [*chosen[:1], "-k", "BCP and not inductor"] if "tests/gpu/test_steps.py" in chosen else chosen[:1]
+            chosen = [chosen[0], "-k", "BCP and not inductor or loading"]
         command = (str(place.python), "-m", "pytest", "-v", "-m", "gpu and not long" if place.tiny else "gpu", "-n",
                    str(processes), "--dist", "load", "-p", "no:cacheprovider", *chosen)  # fmt: skip
-        yield Step(f"tests: {name}", "tests", command, limit=60.0 if place.tiny else 240.0, least=30.0)
+        yield Step(f"tests: {name}", "tests", command, limit=180.0 if place.tiny else limit, least=30.0)
 
 
 def step_times(place: Place, methods: tuple[str, ...], group: str) -> Iterator[Step]:

@@ -107,7 +107,7 @@ def test_a_step_that_runs_over_its_own_limit_is_not_tried_again(session, tmp_pat
     for _ in range(2):
         slow = step("slow", f"printf x >> {tmp_path}/begun; exec sleep 60", limit=1.0)
         told = session(20, slow, step("next", "true"))
-        assert (told["slow"]["status"], told["next"]["status"]) == ("cut off", "done")
+        assert (told["slow"]["status"], told["next"]["status"]) == ("too long", "done")
     assert (tmp_path / "begun").read_text() == "x"
 
 
