@@ -51,7 +51,7 @@ SHARED_DATA = HERE.parent.parent / "shared" / "data"
 DATASET_ID, NAME, PLANS = 1, "Benchmark", "nnUNetPlans_bench"
 DATASET = f"Dataset{DATASET_ID:03d}_{NAME}"
 MARK = "checkpoint.json"  # in a folder of predictions: what made them
-PROCESSES = str(min(8, os.cpu_count() or 1))
+PROCESSES = str(min(16, os.cpu_count() or 1))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -23,7 +24,9 @@ def read_measures(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def commit() -> str | None:
-    """The checkout's commit, `-dirty` if tracked files differ from it; None where there is no git."""
+    """The checkout's commit, `-dirty` if tracked files differ from it; None where there is no git, or no history."""
+    if shutil.which("git") is None:
+        return None
     head, changes = (
         subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, encoding="utf-8")
         for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))

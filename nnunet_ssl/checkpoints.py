@@ -82,14 +82,17 @@ def _confirm_rename(folder: str) -> None:
         os.close(descriptor)
 
 
-def read_checkpoint(file: str, device: torch.device) -> dict[str, Any]:
-    """The content of a checkpoint, with its tensors on `device`; it is read as data, none of it is run.
+def read_checkpoint(file: str) -> dict[str, Any]:
+    """The content of a checkpoint, with its tensors on the CPU; it is read as data, none of it is run.
+
+    From there whatever loads it takes it to where it belongs. On a GPU Adam would count its steps there, and the host
+    would wait to read each count.
 
     Raises:
         InputError: the file is cut off or damaged, holds code, or is no checkpoint of nnU-Net. torch itself takes
             changed weights for good, as it does not look at the checksums.
     """
-    content, fault = read_whole(file, device)
+    content, fault = read_whole(file, "cpu")
     if not isinstance(content, dict) or "trainer_name" not in content:
         raise InputError(
             f"{file} is no whole checkpoint ({fault or 'it names no trainer'}). Replace it by a copy, or remove it: "

@@ -26,6 +26,8 @@ REFUSALS = {
     THREE_D: "two orthogonal slices, which no 2D patch shows",
     PROPAGATED: "no propagated labels in .*run `nnunet_ssl propagate`",
 }
+# methods whose host waits for the GPU in every step, with the reason
+WAITS = {"ACMT_SErr": "confident learning is cleanlab's, on the CPU"}
 
 
 def method_of(trainer: str) -> type[Method] | None:

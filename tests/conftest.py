@@ -1,6 +1,7 @@
 """Shared fixtures: tiny networks, and phantoms planned and preprocessed once per run."""
 
 import os
+import shutil
 import signal
 import sys
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ if find_spec("cleanlab") is None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), sys.path[-1])))
 
 import pytest
+import torch
 from workbench import Dataset, kind, phantom, tiny_network
 
 from nnunet_ssl.networks.net import Net
@@ -50,6 +52,7 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
 
 
+COMPILER = os.environ.get("CXX", "g++")
 SHARED_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 
 
@@ -69,6 +72,21 @@ def tiny_net():
         return Net(tiny_network(dimensions, channels, seed), kind(channels, regions))
 
     return make
+
+
+@pytest.fixture(scope="module")
+def inductor(tmp_path_factory):
+    """Inductor in this process, with a folder of its own: of what it compiles for one method the next may use parts."""
+    if shutil.which(COMPILER) is None:
+        pytest.skip(f"inductor needs a C++ compiler, and there is no {COMPILER}")
+    folder = tmp_path_factory.mktemp("inductor")
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        torch._inductor.config.patch(compile_threads=1, fx_graph_cache=False),
+    ):
+        patched.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+        yield folder
+    torch.compiler.reset()
 
 
 @pytest.fixture(scope="session")

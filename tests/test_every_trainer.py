@@ -10,10 +10,13 @@ import torch
 from battery import TRAINERS, shortest
 from nnunetv2.inference.predict_from_raw_data import predict_entry_point
 from nnunetv2.run.run_training import run_training_entry
+from real_device import DEVICE
 from workbench import phantom
 
 SHORT = {"num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "save_every": 1, "seed": 0}
-PLANS = ["-p", "nnUNetPlans_tiny", "-device", "cpu"]
+PLANS = ["-p", "nnUNetPlans_tiny", "-device", DEVICE.type]
+# on a GPU, where each is compiled: the baseline, boxes, two networks, an optimizer of its own, pseudo-labels of cases
+ON_A_GPU = ("Supervised", "BCP", "DHC", "CrossTeaching", "SelfTraining")
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +44,15 @@ def command(dataset, monkeypatch):
     return call
 
 
-@pytest.mark.parametrize("trainer", [f"nnUNetTrainer{name}" for name in TRAINERS])
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        pytest.param(
+            f"nnUNetTrainer{name}", id=f"nnUNetTrainer{name}", marks=pytest.mark.gpu if name in ON_A_GPU else ()
+        )
+        for name in TRAINERS
+    ],
+)
 def test_trains_two_epochs_resumes_and_predicts(dataset, command, trainer, tmp_path):
     settings = shortest(trainer) | SHORT
     training = ["7", "3d_fullres", "0", "-tr", trainer, *PLANS]

@@ -1,5 +1,8 @@
 """What a method takes its steps on in the tests: students and methods, batches, times, optimizers, all tiny."""
 
+from contextlib import nullcontext
+from dataclasses import fields, replace
+
 import pytest
 import torch
 from battery import METHODS, facts_of, quiet, tiny
@@ -12,7 +15,8 @@ from workbench import kind, target, task, tiny_architecture
 from nnunet_ssl.losses.supervised import Supervised
 from nnunet_ssl.method import Labeled, Now, Unlabeled
 from nnunet_ssl.networks.net import Net
-from nnunet_ssl.networks.own_optimizer import OwnOptimizer
+from nnunet_ssl.networks.own_optimizer import MAX_GRADIENT_NORM, OwnOptimizer
+from nnunet_ssl.task import Target
 
 CASES = pytest.mark.parametrize(
     ("dimensions", "channels", "regions"),
@@ -62,14 +66,28 @@ def batches(dimensions, channels, regions, size=2, seed=1):
     )
 
 
-def ready(method, dimensions, channels, regions, architecture=tiny_architecture, compiled=False, **arguments):
+def on(device, batch):
+    """A labeled or unlabeled batch with all of its tensors on a device."""
+    moved = {}
+    for name, value in ((field.name, getattr(batch, field.name)) for field in fields(batch)):
+        if isinstance(value, Target):
+            moved[name] = replace(value, scales=tuple(scale.to(device) for scale in value.scales))
+        elif isinstance(value, torch.Tensor):
+            moved[name] = value.to(device)
+    return replace(batch, **moved)
+
+
+def ready(
+    method, dimensions, channels, regions, architecture=tiny_architecture, compiled=False, device="cpu", **arguments
+):
     """A student and a method whose teachers and twins have other weights than the student."""
-    student = method.student(architecture(dimensions, channels, seed=0))
+    student = method.student(architecture(dimensions, channels, seed=0)).to(device)
     net = Net(torch.compile(student) if compiled else student, kind(channels, regions))
     made = method(**(tiny(method) | arguments))
     made.supervised = Supervised(nnunet_loss(regions), deep_supervision=True)
     made.task = task(dimensions, channels, regions)
     made.setup(net, architecture(dimensions, channels, seed=5))
+    made.to(device)
     torch.manual_seed(2)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -97,6 +115,44 @@ def optimizers_of(net, made):
     own = [parameter for parameter in made.parameters() if parameter.requires_grad and parameter not in elsewhere]
     nnunets = torch.optim.SGD([*net.module.parameters(), *own], 0.01, momentum=0.99, nesterov=True)
     return [nnunets, *(module.optimizer for module in joint)]
+
+
+def train(net, made, form, change=None, precision="float32", changed_steps=(0, 1), steps=2, device="cpu"):
+    """Steps as the trainer makes them late in a training, in float16 with its scaler.
+
+    Args:
+        form: dimensions, channels and regions of the batches.
+        change: makes other batches of those of `changed_steps`, from both and `form`.
+
+    Yields:
+        After each step its terms and the method's report.
+    """
+    optimizers = optimizers_of(net, made)
+    half = precision != "float32"
+    scaler = torch.amp.GradScaler(torch.device(device).type, init_scale=256, enabled=precision == "float16")
+    for step in range(steps):
+        torch.manual_seed(step)
+        labeled, unlabeled = batches(*form, seed=step)
+        if change is not None and step in changed_steps:
+            labeled, unlabeled = change(labeled, unlabeled, form)
+        labeled, unlabeled = on(device, labeled), on(device, unlabeled)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        now = Now(step, step, LATE.fraction, LATE.phase)
+        with torch.autocast(torch.device(device).type, getattr(torch, precision)) if half else nullcontext():
+            terms = made.losses(net, labeled, unlabeled, now)
+            loss = sum(terms.values())
+        scaler.scale(loss).backward()
+        if precision != "float16":  # there a gradient may overflow, and the step is skipped
+            assert all(torch.isfinite(gradient).all() for gradient in gradients(net).values())
+        for optimizer in optimizers:
+            scaler.unscale_(optimizer)
+            for group in optimizer.param_groups:
+                torch.nn.utils.clip_grad_norm_(group["params"], group.get("max_norm", MAX_GRADIENT_NORM))
+            scaler.step(optimizer)
+        scaler.update()
+        made.after_step(net, now)
+        yield {name: term.detach() for name, term in terms.items()} | made.report
 
 
 def copied(state):

@@ -1,14 +1,15 @@
-"""What each of two processes does that train together on the CPU."""
+"""What each of two processes does that train together, on the CPU or on one GPU."""
 
 import os
 
 import torch
+from real_device import DEVICE, ON_GPU
 from torch.nn.parallel import DistributedDataParallel
 from workbench import one_rank
 
 
 def train_rank(rank, world, dataset, name, folder, case_maps=None):
-    """One rank of `nnUNetv2_train -num_gpus 2`, on the CPU: only the device and the DDP wrapper are replaced."""
+    """One rank of `nnUNetv2_train -num_gpus 2`: only the device, one for both, and the DDP wrapper are replaced."""
     for kind in ("raw", "preprocessed", "results"):
         os.environ[f"nnUNet_{kind}"] = str(dataset.root / kind)
     os.environ["nnUNet_n_proc_DA"] = "0"
@@ -19,7 +20,8 @@ def train_rank(rank, world, dataset, name, folder, case_maps=None):
 
     with one_rank(rank, world, folder):
         trainer = get_trainer_from_args(dataset.name, "3d_fullres", 0, name, dataset.plans, device=torch.device("cpu"))
-        trainer.device, trainer.grad_scaler = torch.device("cpu"), None
+        trainer.device = DEVICE
+        trainer.grad_scaler = torch.amp.GradScaler("cuda") if ON_GPU else None
         nnunet.DDP = lambda network, device_ids: DistributedDataParallel(network)
         trainer.logger.local_logger.plot_progress_png = lambda *args: None
         type(trainer).method.case_maps = case_maps

@@ -22,7 +22,8 @@ def epoch_means(steps: list[dict[str, Tensor | float]], device: torch.device) ->
     """The mean of each figure over the steps of all ranks that have it, by name, in the order in which they come.
 
     Args:
-        steps: the figures of each step of this rank, scalars on the device or floats.
+        steps: the figures of each step of this rank, floats or scalars: on the device, or on the CPU if they were taken
+            before a stop within the epoch.
         device: where the means are taken, without a copy to the host for each.
     """
     own = dict.fromkeys(name for step in steps for name in step)
@@ -30,7 +31,7 @@ def epoch_means(steps: list[dict[str, Tensor | float]], device: torch.device) ->
     sums = torch.zeros(2, len(names), device=device)
     for index, name in enumerate(names):
         values = [step[name] for step in steps if name in step]
-        tensors = [value.float() for value in values if isinstance(value, Tensor)]
+        tensors = [value.to(device, torch.float32) for value in values if isinstance(value, Tensor)]
         total = sum(value for value in values if not isinstance(value, Tensor))
         sums[0, index] = torch.stack(tensors).sum() + total if tensors else total
         sums[1, index] = len(values)

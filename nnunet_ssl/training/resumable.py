@@ -168,7 +168,7 @@ class ResumableTrainer(nnUNetTrainer):
         Raises:
             InputError: the checkpoint is damaged, was not written by this trainer, or does not belong to the fold.
         """
-        checkpoint = read_checkpoint(filename_or_checkpoint, self.device)
+        checkpoint = read_checkpoint(filename_or_checkpoint)
         ours = checkpoint.get(CHECKPOINT_KEY)
         if ours is None or checkpoint["trainer_name"] != type(self).__name__:
             raise InputError(

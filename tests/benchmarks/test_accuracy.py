@@ -255,6 +255,12 @@ def test_predictions_of_another_checkpoint_are_made_again(tmp_path, monkeypatch)
         assert (predictions / "metrics.json").exists()
 
 
+def test_a_machine_without_git_knows_no_commit(monkeypatch):
+    assert len(records.commit()) >= 40
+    monkeypatch.setenv("PATH", "")
+    assert records.commit() is None
+
+
 def test_a_failing_command_is_told_in_two_lines(tmp_path):
     with pytest.raises(InputError, match="the step failed with exit status 1: nnunet_ssl: .*not a folder") as error:
         command = ["nnunet_ssl", "evaluate", str(tmp_path / "none"), str(tmp_path)]

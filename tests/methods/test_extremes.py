@@ -1,24 +1,19 @@
 """Every method under input and predictions at their extremes, in four precisions: all that it keeps stays finite."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
 from battery import METHODS
-from tiny_steps import ALL, LATE, batches, gradients, optimizers_of, ready, targets, tensors
+from real_device import DEVICE
+from tiny_steps import ALL, ready, targets, tensors, train
 from workbench import target
 
 from nnunet_ssl.augmentation.ct_augment import CTAugment
-from nnunet_ssl.method import Now
 from nnunet_ssl.methods.r_drop import RDrop
 
 FORMS = {"classes": (2, 5, False), "regions": (2, 3, True), "classes 3d": (3, 5, False), "regions 3d": (3, 3, True)}
-
-
-def autocast(precision):
-    return nullcontext() if precision == "float32" else torch.autocast("cpu", getattr(torch, precision))
 
 
 def constant(value):
@@ -54,10 +49,6 @@ def relabeled(change):
     return changed
 
 
-def unchanged(labeled, unlabeled, form):
-    return labeled, unlabeled
-
-
 overflow = constant(1e30)
 INPUTS = {
     "zeros": constant(0.0),
@@ -72,35 +63,6 @@ INPUTS = {
 def finite(made):
     kept = [tensor for tensor in tensors(dict(made.state_dict())) if tensor.is_floating_point()]
     return all(torch.isfinite(tensor).all() for tensor in kept)
-
-
-def train(net, made, form, change, precision="float32", changed_steps=(0, 1), steps=2):
-    """Steps as the trainer makes them, in float16 with its scaler; terms and report of each."""
-    optimizers, history = optimizers_of(net, made), []
-    scaler = torch.amp.GradScaler("cpu", init_scale=256, enabled=precision == "float16")
-    for step in range(steps):
-        torch.manual_seed(step)
-        labeled, unlabeled = batches(*form, seed=step)
-        if step in changed_steps:
-            labeled, unlabeled = change(labeled, unlabeled, form)
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        now = Now(step, step, LATE.fraction, LATE.phase)
-        with autocast(precision):
-            terms = made.losses(net, labeled, unlabeled, now)
-            loss = sum(terms.values())
-        scaler.scale(loss).backward()
-        if precision != "float16":  # there a gradient may overflow, and the step is skipped
-            assert all(torch.isfinite(gradient).all() for gradient in gradients(net).values())
-        for optimizer in optimizers:
-            scaler.unscale_(optimizer)
-            for group in optimizer.param_groups:
-                torch.nn.utils.clip_grad_norm_(group["params"], group.get("max_norm", 12.0))
-            scaler.step(optimizer)
-        scaler.update()
-        made.after_step(net, now)
-        history.append({name: term.detach() for name, term in terms.items()} | made.report)
-    return history
 
 
 def check(net, made, history):
@@ -125,7 +87,7 @@ def matrix():
 @pytest.mark.parametrize(("method", "change", "form", "precision"), matrix())
 def test_extreme_input(method, change, form, precision):
     net, made = ready(method, *form)
-    history = train(net, made, form, change, precision)
+    history = list(train(net, made, form, change, precision))
     augmented = any(isinstance(module, CTAugment) for module in made.modules())
     if augmented and (change, precision) == (intense, "float16"):
         history = []  # CTAugment triples some images, which is more than float16 holds: the scaler skips these steps
@@ -149,7 +111,7 @@ def test_networks_certain_of_all_or_of_nothing(method, form, sure):
     net, made = ready(method, *form)
     decide(net.module, sure)
     decide(made, sure)
-    check(net, made, train(net, made, form, unchanged))
+    check(net, made, train(net, made, form))
 
 
 @pytest.mark.parametrize("form", [FORMS["classes"], FORMS["regions"]], ids=["classes", "regions"])
@@ -159,17 +121,19 @@ def test_networks_certain_of_all_or_of_nothing(method, form, sure):
 )
 def test_thresholds_that_admit_all_or_nothing(method, threshold, form):
     net, made = ready(method, *form, threshold=threshold)
-    history = train(net, made, form, unchanged)
+    history = list(train(net, made, form))
     check(net, made, history)
     assert all(terms["admitted"] == 1 - threshold for terms in history)
 
 
 @pytest.mark.parametrize("form", [FORMS["classes"], FORMS["regions"]], ids=["classes", "regions"])
 @ALL
+@pytest.mark.gpu
 def test_a_step_that_overflows_in_float16_is_skipped_and_leaves_no_trace(method, form):
     """All predictions of step 1 are NaN; what the method keeps stays finite, and step 2 is sound."""
-    net, made = ready(method, *form)
-    first, overflown, last = train(net, made, form, overflow, "float16", changed_steps=(1,), steps=3)
+    net, made = ready(method, *form, device=DEVICE)
+    steps = train(net, made, form, overflow, "float16", changed_steps=(1,), steps=3, device=DEVICE)
+    first, overflown, last = steps
     assert not torch.isfinite(overflown["supervised"])
     check(net, made, [first, last])
 

@@ -1,7 +1,5 @@
 """Methods with the student, a second network and further decoders really compiled, as nnU-Net has it on a GPU."""
 
-import os
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -17,23 +15,6 @@ from nnunet_ssl.methods.mc_net import MCNetPlus
 from nnunet_ssl.methods.mcf import MCF
 from nnunet_ssl.methods.ss_net import SSNet
 from nnunet_ssl.methods.tac import TAC
-
-COMPILER = os.environ.get("CXX", "g++")
-
-
-@pytest.fixture(scope="module")
-def inductor(tmp_path_factory):
-    """Inductor in this process, with a folder of its own: of what it compiles for one method the next may use parts."""
-    if shutil.which(COMPILER) is None:
-        pytest.skip(f"inductor needs a C++ compiler, and there is no {COMPILER}")
-    folder = tmp_path_factory.mktemp("inductor")
-    with (
-        pytest.MonkeyPatch.context() as patched,
-        torch._inductor.config.patch(compile_threads=1, fx_graph_cache=False),
-    ):
-        patched.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
-        yield folder
-    torch.compiler.reset()
 
 
 def two_stages(dimensions, channels, seed=5):

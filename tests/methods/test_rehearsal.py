@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from battery import METHODS, tiny
+from battery import METHODS, WAITS, tiny
 from gpu_rehearsal import UnknownShape, WrongDevice, gpu_rehearsal, to_gpu
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
@@ -19,8 +19,6 @@ from nnunet_ssl.method import Labeled, Method, Now, Unlabeled
 from nnunet_ssl.networks.net import Net
 from nnunet_ssl.training.progress import epoch_means
 
-# methods whose host waits for the GPU in every step, with the reason
-WAITS = {"ACMT_SErr": "confident learning is cleanlab's, on the CPU"}
 # all methods, and those that are the preset of another
 STEPS = list(dict.fromkeys([*METHODS, *(preset.values[0] for preset in PRESETS)]))
 FIRST = Now(step=0, epoch=0, fraction=0.0)  # what is done once may wait
@@ -201,6 +199,13 @@ def test_a_tensor_from_a_list_of_scalars_is_an_error():
     """torch reads them below every mode, so that neither line nor reason is told."""
     with pytest.raises(RuntimeError):
         of_operation(lambda p: torch.tensor([p.sum(), p.mean()], device="cuda").sum())
+
+
+def test_figures_of_steps_before_a_stop_are_on_the_cpu_and_count_too():
+    with gpu_rehearsal():
+        before, after = {"loss": torch.tensor(1.0), "rate": 2.0}, {"loss": torch.zeros((), device="cuda"), "rate": 2.0}
+        assert epoch_means([before, before, after], torch.device("cuda")).keys() == {"loss", "rate"}
+    assert epoch_means([{"loss": torch.tensor(1.0)}, {"loss": torch.tensor(4)}], torch.device("cpu")) == {"loss": 2.5}
 
 
 def test_what_is_right_on_a_gpu_passes():

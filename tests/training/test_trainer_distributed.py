@@ -12,6 +12,7 @@ def where_the_liver_is(method, case, segmentation, spacing):
     return segmentation[None] == 1
 
 
+@pytest.mark.gpu  # both on the one that is there
 @pytest.mark.parametrize("name", ["nnUNetTrainerMeanTeacher", "nnUNetTrainerDHC"])
 def test_two_ranks_stay_equal(phantom_3d, tmp_path, name):
     dataset = phantom_3d.copy(tmp_path)
