@@ -38,9 +38,9 @@ def test_no_more_is_chosen_than_asked_for(monkeypatch):
     chosen = []
 
     def strategy(pool, labeled):
-        for scores in pool:
-            chosen.append(scores.case)
-            yield Choice(scores, "It is there")
+        for each in pool:
+            chosen.append(each.case)
+            yield Choice(each, "It is there")
 
     monkeypatch.setitem(STRATEGIES, "random", strategy)
     assert order("random", [case("a"), case("b"), case("c")], 2) == ["a", "b"] == chosen
