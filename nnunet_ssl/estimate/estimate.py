@@ -68,12 +68,16 @@ def estimate(
     settings = overrides_by_method([name.removeprefix(PREFIX)], config)[name.removeprefix(PREFIX)]
     if fold != "all" and not fold.isdecimal():
         raise InputError(f"-f {fold[:40]}: give the number of a fold, or all.")
-    folders = _folders(base, content, configuration, dataset_id, fold, method_of_trainer(name))
+    manager = PlansManager(content)
+    folders = _folders(base, manager, configuration, dataset_id, fold, method_of_trainer(name))
+    results = environment_folder("nnUNet_results").absolute()
+    first = manager.get_configuration(configuration).previous_stage_name
+    earlier = results / base.name / f"{name}__{plans}__{first}"  # of a cascade
     with_steps = device == "cpu" or torch.cuda.is_available()
     found: dict[str, Any] = {"trainer": name, "dataset": base.name, "configuration": configuration, "fold": fold}
     found |= {"plans": plans, "device": device, "overrides": settings, "cores": cores(), "folders": folders}
     with tempfile.TemporaryDirectory(prefix="nnunet_ssl_estimate_") as aside, interrupted_by_signals():
-        environment = _environment(Path(aside), base, fold) | {VARIABLE: json.dumps(settings)}
+        environment = _environment(Path(aside), base, fold, earlier) | {VARIABLE: json.dumps(settings)}
 
         def part(name: str) -> dict[str, Any]:
             task = Task(base.name, configuration, fold, found["trainer"], plans, device, name)
@@ -86,7 +90,6 @@ def estimate(
             of_steps = part("steps")
             pairs = zip(found["phases"], of_steps.pop("phases", found["phases"]), strict=True)
             found |= of_steps | {"phases": [of_memory | timed for of_memory, timed in pairs]}
-    results = environment_folder("nnUNet_results").absolute()
     there = next(folder for folder in (results, *results.parents) if folder.is_dir())
     return found | _totals(found) | {"free_bytes": shutil.disk_usage(there).free}
 
@@ -109,14 +112,13 @@ def _totals(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _folders(
-    base: Path, plans: dict[str, Any], configuration: str, dataset_id: int, fold: str, method: type[Method] | None
+    base: Path, manager: PlansManager, configuration: str, dataset_id: int, fold: str, method: type[Method] | None
 ) -> dict[str, dict[str, int]]:
     """Cases and bytes of the preprocessed folders that a training reads.
 
     Raises:
         InputError: nnU-Net's is missing or empty, or that of the unlabeled cases is not in order.
     """
-    manager = PlansManager(plans)
     settings = manager.get_configuration(configuration)
     nnunets = base / settings.data_identifier
     asked = f"-d {dataset_id} -c {configuration}"
@@ -124,7 +126,7 @@ def _folders(
     if not found["labeled"]["cases"]:
         raise InputError(
             f"nnU-Net has not preprocessed {configuration}: {nnunets} is missing or empty. "
-            f"Run nnUNetv2_preprocess {asked} -plans_name {plans['plans_name']}."
+            f"Run nnUNetv2_preprocess {asked} -plans_name {manager.plans_name}."
         )
     if method is not None and method.reads_unlabeled():
         cases, hidden = unlabeled_files(base, manager, configuration, fold, of_preprocessed(base))
@@ -145,10 +147,17 @@ def _size(folder: Path, ending: str) -> dict[str, int]:
     return {"cases": cases, "bytes": size}
 
 
-def _environment(aside: Path, base: Path, fold: str) -> dict[str, str]:
-    """In which nnU-Net writes results, and folds that it still has to draw, into folders aside."""
-    variables = {"nnUNet_results": str(aside / "results")}
-    (aside / "results").mkdir()
+def _environment(aside: Path, base: Path, fold: str, earlier: Path) -> dict[str, str]:
+    """In which nnU-Net writes results, and folds that it still has to draw, into folders aside.
+
+    Args:
+        earlier: what a training reads of the results, if it is there.
+    """
+    results = aside / "results" / base.name
+    variables = {"nnUNet_results": str(results.parent)}
+    results.mkdir(parents=True)
+    if earlier.is_dir():
+        (results / earlier.name).symlink_to(earlier)
     if fold != "all" and not (base / SPLITS).is_file():
         mirror = aside / "preprocessed" / base.name
         mirror.mkdir(parents=True)
@@ -182,5 +191,6 @@ def _run(task: Task, environment: Mapping[str, str], aside: Path, preprocessed: 
         raise RuntimeError(f"The rehearsal of {task.trainer} failed:\n\n{log.read_text(encoding='utf-8')[-5000:]}")
     found = json.loads(file.read_text(encoding="utf-8"))
     if "refusal" in found:
-        raise InputError(found["refusal"].replace(str(aside / "preprocessed"), str(preprocessed)))
+        told = found["refusal"].replace(str(aside / "preprocessed"), str(preprocessed))
+        raise InputError(told.replace(str(aside / "results"), os.environ["nnUNet_results"]))
     return found

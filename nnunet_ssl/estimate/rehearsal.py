@@ -120,7 +120,7 @@ def remember(task: Task) -> dict[str, Any]:
 
 
 def _phases(trainer: ConfiguredTrainer) -> list[tuple[int, int]]:
-    """First and last epoch of each phase that reads other batches than the one before, or is simply the next."""
+    """First and last epoch of each phase."""
     starts = [0, *(trainer.phases.starts if isinstance(trainer, SemiSupervisedTrainer) else [])]
     return list(zip(starts, [*(start - 1 for start in starts[1:]), trainer.num_epochs - 1], strict=True))
 
