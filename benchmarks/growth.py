@@ -1,9 +1,9 @@
 """What grows with the number of unlabeled cases: each verb on a small pool and on one of links to the same small case.
 
-    python benchmarks/growth.py [--cases 20 100000] [--checked 20 1000 2000] [-o FILE]
+    python benchmarks/growth.py [--cases 20 100000] [--fewer 20 500 2000] [-o FILE]
 
-Each figure is of a process of its own: seconds by the clock after all imports, and by how much its memory rose above
-what the imports take. `check` opens every scan, so it is measured on fewer.
+Each figure is of a process of its own: seconds by the clock and of a core after all imports, and by how much its memory
+rose above what the imports take. What grows with more than the number of cases, or opens every scan, has fewer of them.
 """
 
 from __future__ import annotations
@@ -100,11 +100,13 @@ def suggest(work: Path) -> None:
 
 WORK = {function.__name__: function for function in (start, epoch, preprocess, listing, suggest, check)}
 
+FEWER = ("suggest", "check")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--cases", type=int, nargs="+", default=[20, 100_000])
-    parser.add_argument("--checked", type=int, nargs="+", default=[20, 1000, 2000], help="cases for `check`")
+    parser.add_argument("--fewer", type=int, nargs="+", default=[20, 500, 2000], help=f"for {', '.join(FEWER)}")
     parser.add_argument("--what", nargs="+", default=[*WORK], choices=[*WORK])
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("-o", dest="out", type=Path, help="JSON file for the figures")
@@ -114,19 +116,19 @@ def main() -> None:
         print(json.dumps(_measured(asked.one[0], Path(asked.one[1]))))
         return
     rows = []
-    print(f"{'what':12}{'cases':>9}{'seconds':>10}{'MB more':>10}")
+    print(f"{'what':12}{'cases':>9}{'seconds':>10}{'of a core':>11}{'MB more':>10}")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "work"
         make_workspace(work, PATCH, [4, 6, 8], 2)
         write_raw(work)
-        for size in sorted({*asked.cases, *asked.checked}):
+        for size in sorted({*asked.cases, *asked.fewer}):
             fill_pool(work, size)
             for what in asked.what:
-                if size in (asked.checked if what == "check" else asked.cases):
+                if size in (asked.fewer if what in FEWER else asked.cases):
                     command = [sys.executable, __file__, "--one", what, str(work)]
                     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                     row = {"what": what, "cases": size} | json.loads(done.stdout.splitlines()[-1])
-                    print(f"{what:12}{size:9}{row['seconds']:10.2f}{row['mb']:10.0f}", flush=True)
+                    print(f"{what:12}{size:9}{row['seconds']:10.2f}{row['core_s']:11.2f}{row['mb']:10.0f}", flush=True)
                     rows.append(row)
     if asked.out:
         record = {"command": " ".join(sys.argv), "versions": versions(), "rows": rows}
@@ -184,13 +186,19 @@ def _measured(what: str, work: Path) -> dict[str, float]:
         os.environ[f"nnUNet_{kind}"] = str(work / kind)
     with contextlib.redirect_stdout(io.StringIO()):
         before = _peak()
-        begin = time.perf_counter()
+        begin = _clocks()
         if (made := WORK[what](work)) is not None:
             next(made)
-            before, begin = _peak(), time.perf_counter()
+            before, begin = _peak(), _clocks()
             next(made, None)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
-    return {"seconds": time.perf_counter() - begin, "mb": max(_peak() - before, 0), "worker_mb": children}
+        seconds, core = (now - then for now, then in zip(_clocks(), begin, strict=True))
+    return {"seconds": seconds, "core_s": core, "mb": max(_peak() - before, 0)}
+
+
+def _clocks() -> tuple[float, float]:
+    """Seconds of the clock and of processor, workers that have ended included."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.perf_counter(), time.process_time() + children.ru_utime + children.ru_stime
 
 
 def _peak() -> float:

@@ -22,7 +22,7 @@ from nnunet_ssl.networks.net import Output
 SURE = 0.95  # alpha + beta of the paper
 XI, EPSILON = 10.0, 1.0  # lengths of the probe and of the push, in units of the head's features
 NEIGHBORS = 10  # of the density
-BLOCK = 2**24  # similarities that are held at a time
+BLOCK = 2**22  # similarities that are held at a time
 
 
 @dataclass(frozen=True)

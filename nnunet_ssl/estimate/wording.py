@@ -121,7 +121,7 @@ def _once(found: dict[str, Any]) -> list[tuple[str, str]]:
     if found.get("out_of_memory"):
         pairs.append(("seconds a step", "not known: the memory of this GPU did not suffice"))
     elif "hours" not in found:
-        pairs.append(("seconds a step", "not known: there is no GPU here; -device cpu measures the CPU"))
+        pairs.append(("seconds a step", "not known without a GPU; -device cpu measures the CPU"))
     else:
         start = found["start_s"] + found["phases"][0]["first_s"]
         slow = [phase for phase in found["phases"] if waits(phase)]

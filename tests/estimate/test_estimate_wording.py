@@ -57,7 +57,7 @@ def test_without_a_gpu_time_is_not_known_and_memory_is():
     keys = ("trainer", "dataset", "configuration", "fold", "device", "cores", "folders")
     lines = in_lines({key: FOUND[key] for key in keys} | {"phases": phases, "free_bytes": 100 * GB})
     assert any(line.split() == ["phase", "0", "phase", "1"] for line in lines)
-    assert "seconds a step          not known: there is no GPU here; -device cpu measures the CPU" in lines
+    assert "seconds a step          not known without a GPU; -device cpu measures the CPU" in lines
     assert max(map(len, lines)) <= 80
 
 
