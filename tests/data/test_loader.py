@@ -98,9 +98,12 @@ def test_images_stored_as_float16_are_float32_to_every_reader(labels, unlabeled_
     pool = UnlabeledPool({"case": str(file)})
     for image in (pool.read_image("case"), read_image("case", str(file), "nnunet_ssl preprocess")):
         assert image.dtype == np.float32 and np.array_equal(image, voxels)
-    batch = next(unlabeled_of(pool, Whole()))
-    assert batch["unlabeled_weak"].dtype == torch.float32
-    assert torch.equal(batch["unlabeled_weak"][0], torch.from_numpy(voxels).float())
+    save(voxels.astype(np.float32), tmp_path / "whole" / "case.b2nd")
+    batches = []
+    for each in (pool, UnlabeledPool({"case": str(tmp_path / "whole" / "case.b2nd")})):
+        np.random.seed(0)  # the same places
+        batches.append(next(unlabeled_of(each, Whole()))["unlabeled_weak"])
+    assert batches[0].dtype == torch.float32 and torch.equal(*batches) and batches[0].std() > 0.5
 
     save(np.zeros((1, 18, 18, 18), np.int16), tmp_path / "stored" / "case_seg.b2nd")  # to nnU-Net's own class
     (tmp_path / "stored" / "case.pkl").write_bytes(pickle.dumps({"class_locations": {1: [], 2: []}}))
