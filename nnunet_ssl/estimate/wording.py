@@ -24,7 +24,7 @@ def in_lines(found: dict[str, Any]) -> list[str]:
         labeled, unlabeled = found["batch"]
         lines += [
             f"{found['epochs']} epochs of {found['steps']} steps, batch {labeled} labeled and {unlabeled} unlabeled",
-            f"patches of {patch}, on {found['gpu'] or 'the CPU'}, {found['cores']} cores, {found['processes']} loaders",
+            f"patches of {patch}, on {found['gpu'] or 'the CPU'}, cores: {found['cores']}, loaders: {found['processes']}",
         ]
     lines += ["", *_table(_head(found), _rows(found)), ""]
     lines += [_pair(name, value) for name, value in _once(found)]

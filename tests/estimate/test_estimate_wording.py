@@ -28,7 +28,7 @@ def test_the_table():
     assert in_lines(FOUND) == [
         "nnUNetTrainerBCP, Dataset018_Heart, 3d_fullres, fold 0",
         "1000 epochs of 250 steps, batch 2 labeled and 2 unlabeled",
-        "patches of 112 x 160 x 128, on NVIDIA H100, 16 cores, 12 loaders",
+        "patches of 112 x 160 x 128, on NVIDIA H100, cores: 16, loaders: 12",
         "",
         "                                   epoch 0-499  epoch 500-999",
         "memory of a step on a GPU, GB              6.0           11.0",
