@@ -24,7 +24,8 @@ def in_lines(found: dict[str, Any]) -> list[str]:
         labeled, unlabeled = found["batch"]
         lines += [
             f"{found['epochs']} epochs of {found['steps']} steps, batch {labeled} labeled and {unlabeled} unlabeled",
-            f"patches of {patch}, on {found['gpu'] or 'the CPU'}, cores: {found['cores']}, loaders: {found['processes']}",
+            f"patches of {patch}, on {found['gpu'] or 'the CPU'}, "
+            f"cores: {found['cores']}, loaders: {found['processes']}",
         ]
     lines += ["", *_table(_head(found), _rows(found)), ""]
     lines += [_pair(name, value) for name, value in _once(found)]
