@@ -109,7 +109,9 @@ def plans(patch: list[int], features: list[int], batch: int) -> dict:
         "configurations": {"3d_fullres": configuration},
         "experiment_planner_used": "ExperimentPlanner",
         "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {"0": {}},
+        "foreground_intensity_properties_per_channel": {
+            "0": {"mean": 0.0, "std": 1.0, "percentile_00_5": -2.6, "percentile_99_5": 2.6}
+        },
     }
 
 

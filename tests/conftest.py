@@ -99,3 +99,19 @@ def phantom_3d(tmp_path_factory) -> Dataset:
 def phantom_2d_regions(tmp_path_factory) -> Dataset:
     """Two overlapping regions in 2D PNG images, 2 folds."""
     return phantom(tmp_path_factory.mktemp("phantom2d"), "2d", [32, 32], shape=(48, 48), regions=True)
+
+
+@pytest.fixture
+def called(monkeypatch, capsys):
+    """Runs the command in this process; gives its exit status and what it printed."""
+
+    from nnunet_ssl.cli import main
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["nnunet_ssl", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return call

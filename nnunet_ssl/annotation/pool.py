@@ -185,13 +185,13 @@ def describe_labeled(model: Model, folder: Path) -> Labeled:
 
 
 def read_image(case: str, file: str, command: str) -> np.ndarray:
-    """A preprocessed image (channels, *spatial).
+    """A preprocessed image, float32 (channels, *spatial), however it is stored.
 
     Raises:
         InputError: it is gone or damaged.
     """
     try:
-        return np.ascontiguousarray(open_array(file)[:])
+        return np.ascontiguousarray(open_array(file)[:], dtype=np.float32)
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"case {case}: {file} cannot be read ({error}); delete it and run `{command}` again."

@@ -22,6 +22,7 @@ from nnunet_ssl.networks.net import Output
 SURE = 0.95  # alpha + beta of the paper
 XI, EPSILON = 10.0, 1.0  # lengths of the probe and of the push, in units of the head's features
 NEIGHBORS = 10  # of the density
+BLOCK = 2**22  # similarities that are held at a time
 
 
 @dataclass(frozen=True)
@@ -224,10 +225,15 @@ def densities(descriptors: np.ndarray, neighbors: int = NEIGHBORS) -> np.ndarray
     if len(descriptors) == 1:
         return np.ones(1)
     unit = descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True).clip(1e-12)
-    similarity = unit @ unit.T
-    np.fill_diagonal(similarity, -np.inf)
-    largest = np.sort(similarity, axis=1)[:, ::-1][:, : min(neighbors, len(descriptors) - 1)]
-    return largest.mean(1).clip(0, 1)
+    number, rows = min(neighbors, len(unit) - 1), max(1, BLOCK // len(unit))
+    means = []
+    for start in range(0, len(unit), rows):  # all at once would take the square of the pool's size
+        similarity = unit[start : start + rows] @ unit.T
+        own = np.arange(len(similarity))
+        similarity[own, start + own] = -np.inf
+        largest = np.partition(similarity, -number, axis=1)[:, -number:]
+        means.append(np.sort(largest, axis=1)[:, ::-1].mean(1))
+    return np.concatenate(means).clip(0, 1)
 
 
 def distances(descriptors: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -46,7 +48,7 @@ def require(strategy: str, scores: Collection[str]) -> None:
 
 def choose(strategy: str, pool: Sequence[CaseScores], labeled: Labeled, n: int) -> list[Choice]:
     """The first `n` of the pool, or all of it, in the order of a strategy that has its scores (`require`)."""
-    choices = STRATEGIES[strategy](pool, labeled)[:n]
+    choices = list(islice(STRATEGIES[strategy](pool, labeled), n))
     unlike = [choice.scores.distance is not None and not labeled.has_like(choice.scores) for choice in choices]
     return [
         Choice(choice.scores, choice.reason + ("; nothing like it is labeled" if new else "") + ".")
@@ -54,89 +56,88 @@ def choose(strategy: str, pool: Sequence[CaseScores], labeled: Labeled, n: int) 
     ]
 
 
-def boostmis(pool: Sequence[CaseScores], labeled: Labeled) -> list[Choice]:
+def boostmis(pool: Sequence[CaseScores], labeled: Labeled) -> Iterator[Choice]:
     """The union of the two selectors of BoostMIS, taken in turns: instability, then density-aware entropy."""
-    chosen: dict[str, Choice] = {}
+    chosen: set[str] = set()
     for pair in zip(unstable(pool), entropy(pool, labeled), strict=True):
         for choice in pair:
-            chosen.setdefault(choice.scores.case, choice)
-    return list(chosen.values())
+            if choice.scores.case not in chosen:
+                chosen.add(choice.scores.case)
+                yield choice
 
 
-def unstable(pool: Sequence[CaseScores]) -> list[Choice]:
+def unstable(pool: Sequence[CaseScores]) -> Iterator[Choice]:
     """By instability, the largest first."""
     ordered = sorted(pool, key=lambda scores: (-scores.instability, scores.case))
-    return [
-        Choice(scores, f"A small push at the head changes the prediction {_more_than(place, len(pool))}")
-        for place, scores in enumerate(ordered)
-    ]
+    for place, scores in enumerate(ordered):
+        words = f"A small push at the head changes the prediction {_more_than(place, len(pool))}"
+        yield Choice(scores, words)
 
 
-def entropy(pool: Sequence[CaseScores], labeled: Labeled) -> list[Choice]:
+def entropy(pool: Sequence[CaseScores], labeled: Labeled) -> Iterator[Choice]:
     """By density-aware entropy, balanced over classes: in each round every class takes one case.
 
     A round begins with the largest entropy times density of all classes and cases. Cases in which no class is unsure
     come last.
     """
     classes = list(pool[0].by_class)
-    rest = {scores.case: scores for scores in sorted(pool, key=lambda scores: scores.case)}
+    cases = sorted(pool, key=lambda scores: scores.case)
     worth = {
-        (case, name): scores.by_class[name].entropy * (1 if scores.density is None else scores.density)
-        for case, scores in rest.items()
+        name: [each.by_class[name].entropy * (1 if each.density is None else each.density) for each in cases]
         for name in classes
     }
-    choices, waiting = [], list(classes)
-    while rest:
-        case, name = max(((case, name) for case in rest for name in waiting), key=worth.__getitem__)
-        if worth[case, name] == 0 and len(waiting) < len(classes):  # these classes have no case any more
+    # each class has its cases in order, of which others take some away
+    orders = {name: deque(sorted(range(len(cases)), key=lambda i, name=name: (-worth[name][i], i))) for name in classes}
+    taken: set[int] = set()
+    waiting = list(classes)
+    while len(taken) < len(cases):
+        for name in waiting:
+            while orders[name][0] in taken:
+                orders[name].popleft()
+        name = min(waiting, key=lambda name: (-worth[name][orders[name][0]], orders[name][0]))
+        place = orders[name][0]
+        if worth[name][place] == 0 and len(waiting) < len(classes):  # these classes have no case any more
             waiting = list(classes)
             continue
-        found = rest.pop(case)
-        choices.append(Choice(found, _unsure(found, name) if worth[case, name] else "The model is sure of all there"))
+        taken.add(place)
+        found = cases[place]
+        yield Choice(found, _unsure(found, name) if worth[name][place] else "The model is sure of all there")
         waiting.remove(name)
         waiting = waiting or list(classes)
-    return choices
 
 
-def mutual_information(pool: Sequence[CaseScores], labeled: Labeled) -> list[Choice]:
+def mutual_information(pool: Sequence[CaseScores], labeled: Labeled) -> Iterator[Choice]:
     """By the mutual information of the passes, the largest first."""
     ordered = sorted(pool, key=lambda scores: (-scores.mutual_information, scores.case))
-    return [
-        Choice(
-            scores,
-            f"Its predictions by several passes differ {_more_than(place, len(pool))} "
-            f"({scores.mutual_information:.3f} nats)",
-        )
-        for place, scores in enumerate(ordered)
-    ]
+    for place, scores in enumerate(ordered):
+        words = f"Its predictions by several passes differ {_more_than(place, len(pool))}"
+        yield Choice(scores, f"{words} ({scores.mutual_information:.3f} nats)")
 
 
-def diversity(pool: Sequence[CaseScores], labeled: Labeled) -> list[Choice]:
+def diversity(pool: Sequence[CaseScores], labeled: Labeled) -> Iterator[Choice]:
     """Farthest first: each time the case whose nearest labeled or chosen one is the farthest away."""
     rest = sorted(pool, key=lambda scores: scores.case)
     descriptors = np.array([scores.descriptor for scores in rest])
     apart = distances(descriptors, labeled.descriptors)
     far, nearest = apart.min(1), [f"{labeled.cases[index]} (labeled)" for index in apart.argmin(1)]
-    choices: list[Choice] = []
-    for _ in rest:
+    for number in range(len(rest)):
         place = int(far.argmax())
         words = f"The nearest labeled or chosen case, {nearest[place]}, is at {far[place]:.3f}"
-        choices.append(Choice(rest[place], words + ("" if choices else ", the farthest in the pool")))
+        yield Choice(rest[place], words + ("" if number else ", the farthest in the pool"))
         to_new = distances(descriptors, descriptors[place : place + 1])[:, 0]
         new = f"{rest[place].case} (chosen)"
         nearest = [new if now < then else name for now, then, name in zip(to_new, far, nearest, strict=True)]
         far = np.minimum(far, to_new)
         far[place] = -np.inf
-    return choices
 
 
-def random(pool: Sequence[CaseScores], labeled: Labeled) -> list[Choice]:
+def random(pool: Sequence[CaseScores], labeled: Labeled) -> Iterator[Choice]:
     """By chance, the control."""
-    ordered = sorted(pool, key=lambda scores: (-scores.random, scores.case))
-    return [Choice(scores, "Drawn by chance, the control") for scores in ordered]
+    for scores in sorted(pool, key=lambda scores: (-scores.random, scores.case)):
+        yield Choice(scores, "Drawn by chance, the control")
 
 
-STRATEGIES: dict[str, Callable[[Sequence[CaseScores], Labeled], list[Choice]]] = {
+STRATEGIES: dict[str, Callable[[Sequence[CaseScores], Labeled], Iterator[Choice]]] = {
     "boostmis": boostmis,
     "entropy": entropy,
     "mutual-information": mutual_information,

@@ -11,6 +11,7 @@ The folder that results::
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -114,7 +115,10 @@ def _write(
 
 def _refuse_corrected(out: Path, model: Model, pool: Collection[str]) -> None:
     """Raises InputError if drafts of an earlier suggestion were changed and not taken in yet."""
-    digests = [read_record(file).draft_digest for file in (out / "scored" / "cases").glob("*.json")]
+    ending, records = model.predictor.dataset_json["file_ending"], out / "scored" / "cases"
+    drafts = os.listdir(out / "drafts") if (out / "drafts").is_dir() else []
+    files = [records / f"{name.removesuffix(ending)}.json" for name in drafts]
+    digests = [read_record(file).draft_digest for file in files if file.is_file()]
     suggested = []
     if (file := out / SUGGESTED).is_file():
         advice = "name another folder with -o"
@@ -128,7 +132,6 @@ def _refuse_corrected(out: Path, model: Model, pool: Collection[str]) -> None:
         f"give it back first, `nnunet_ssl adopt -d {dataset_number(model.base.name)} {out / 'drafts'}`, or name "
         "another folder with -o"
     )
-    ending = model.predictor.dataset_json["file_ending"]
     refuse_corrected(out / "drafts", ending, digests, {*suggested} - {*pool}, model.plans, remedy)
 
 

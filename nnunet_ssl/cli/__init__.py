@@ -11,6 +11,7 @@ from nnunet_ssl.cli.check import check
 from nnunet_ssl.cli.compare import compare
 from nnunet_ssl.cli.convert import app as convert
 from nnunet_ssl.cli.demo import demo
+from nnunet_ssl.cli.estimate import estimate
 from nnunet_ssl.cli.evaluate import evaluate
 from nnunet_ssl.cli.export import export
 from nnunet_ssl.cli.methods import methods
@@ -35,8 +36,8 @@ app = typer.Typer(
 )
 app.add_typer(convert, name="convert", short_help=convert.info.help)
 for verb in (
-    preprocess, propagate, check, split, plan, methods, backbone, run, predict_next_stage, export, evaluate, compare,
-    report, suggest, adopt, demo,
+    preprocess, propagate, check, split, plan, methods, backbone, estimate, run, predict_next_stage, export, evaluate,
+    compare, report, suggest, adopt, demo,
 ):  # fmt: skip
     app.command(verb.__name__, short_help=(verb.__doc__ or "").partition("\n")[0])(verb)
 

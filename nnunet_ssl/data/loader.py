@@ -82,12 +82,21 @@ class UnlabeledPool:
         blosc2.set_nthreads(1)
 
     def load_image(self, case: str) -> blosc2.NDArray:
-        """The image (channels, *spatial), read lazily.
+        """The image (channels, *spatial), read lazily; float16 if it was preprocessed with `--half`.
 
         Raises:
             InputError: the file is gone or damaged; names the case.
         """
         return self._open(case, self.files[case], "nnunet_ssl preprocess")
+
+    def read_image(self, case: str) -> np.ndarray:
+        """All of the image, float32 (channels, *spatial), however it is stored.
+
+        Raises:
+            InputError: as `load_image`.
+            RuntimeError: the file is damaged within.
+        """
+        return np.ascontiguousarray(self.load_image(case)[:], dtype=np.float32)
 
     def load_prediction(self, case: str, shape: tuple[int, ...]) -> blosc2.NDArray:
         """The first stage's segmentation (*spatial), read lazily; `shape` is that of the image.

@@ -3,8 +3,9 @@
 The preprocessed folder is a sibling of nnU-Net's own folder, so that nothing of nnU-Net ever meets an unlabeled case::
 
     nnUNetPlans_3d_fullres_unlabeled/
-        CASE.b2nd          image (C, *spatial), float32, exactly as nnU-Net stores a labeled one; no segmentation
-        CASE.pkl           nnU-Net's properties and the entry "nnunet_ssl": {"fingerprint", "sources"}
+        CASE.b2nd          image (C, *spatial), float32, exactly as nnU-Net stores a labeled one; no segmentation;
+                           float16 with `nnunet_ssl preprocess --half`, which all readers give as float32
+        CASE.pkl           nnU-Net's properties and the entry "nnunet_ssl": {"fingerprint", "sources"}, "half" if so
         unlabeled.json     the manifest, written last: without it the preprocessing has not finished
 """
 

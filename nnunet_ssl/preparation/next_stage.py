@@ -184,7 +184,7 @@ def _is_done(prediction: Path, images: tuple[dict[str, str], dict[str, str]], ca
 
 def _read(pool: UnlabeledPool, case: str) -> torch.Tensor:
     try:
-        return torch.from_numpy(pool.load_image(case)[:])
+        return torch.from_numpy(pool.read_image(case))
     except RuntimeError as error:
         raise InputError(
             f"unlabeled case {case}: {pool.files[case]} is damaged ({error}); delete it and preprocess again."

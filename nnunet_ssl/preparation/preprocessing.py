@@ -49,8 +49,11 @@ def preprocess_dataset(
     configurations: list[str] | None = None,
     plans_name: str = "nnUNetPlans",
     processes: int | None = None,
+    half: bool = False,
 ) -> None:
     """Preprocess the images of ``<raw>/imagesUnlabeled`` as nnU-Net would, for each configuration.
+
+    ``half`` stores float16 instead of float32; cases that are stored otherwise are made again.
 
     ``configurations`` defaults to those of 2d, 3d_fullres and 3d_lowres that nnU-Net has preprocessed. Finished cases
     whose image and plans have not changed are kept; cases that left the raw folder are removed.
@@ -76,7 +79,8 @@ def preprocess_dataset(
         for place in {unlabeled_folder(base, plans_manager.get_configuration(name)) for name in names}:
             locks.enter_context(locked(place))
         for name in names:
-            problems += _preprocess_configuration(base, cases, plans_manager, name, processes, complete=not problems)
+            arguments = (base, cases, plans_manager, name, processes, half)
+            problems += _preprocess_configuration(*arguments, complete=not problems)
     problems = list(dict.fromkeys(problems))  # a bad image is met once in each configuration
     if problems:
         head = (
@@ -121,6 +125,7 @@ def _preprocess_configuration(
     plans_manager: PlansManager,
     configuration_name: str,
     processes: int | None,
+    half: bool,
     complete: bool,
 ) -> list[str]:
     """One configuration; returns what is wrong with images. The manifest needs no fault here and ``complete``."""
@@ -135,7 +140,8 @@ def _preprocess_configuration(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     fingerprint = plans_fingerprint(plans_manager, configuration_name)
-    marks = {case: {"fingerprint": fingerprint, "sources": _sources(files)} for case, files in cases.items()}
+    common = {"fingerprint": fingerprint} | ({"half": True} if half else {})
+    marks = {case: common | {"sources": _sources(files)} for case, files in cases.items()}
     done = {case for case, mark in marks.items() if _is_done(folder, case, mark)}
     todo = sorted(set(cases) - done)
     old = {file.stem for file in folder.iterdir() if file.suffix in (".b2nd", ".pkl")} - done
@@ -186,7 +192,7 @@ def _preprocess_case(
             raise
         reason = " ".join(str(error).split())
         raise InputError(f"case {case}: nnU-Net's preprocessor refuses it ({reason}); mend or remove it") from error
-    data = data.astype(np.float32, copy=False)
+    data = _as_stored(data, case, mark)
     properties["nnunet_ssl"] = mark
     blocks, chunks = comp_blosc2_params(data.shape, tuple(configuration.patch_size), data.itemsize)
     # nnU-Net's writer insists on a segmentation: give it one voxel in a folder that is emptied afterwards.
@@ -202,6 +208,18 @@ def _preprocess_case(
     for ending in ("b2nd", "pkl"):
         os.replace(f"{aside}.{ending}", folder / f"{case}.{ending}")
     return difference
+
+
+def _as_stored(data: np.ndarray, case: str, mark: dict) -> np.ndarray:
+    """Raises ``InputError`` where float16 would make infinity of a value."""
+    if not mark.get("half"):
+        return data.astype(np.float32, copy=False)
+    if (largest := float(np.abs(data).max())) > (limit := float(np.finfo(np.float16).max)):
+        raise InputError(
+            f"case {case}: grey levels reach {largest:g} after nnU-Net's normalization, more than float16 holds "
+            f"({limit:g}); preprocess without --half"
+        )
+    return data.astype(np.float16)
 
 
 def _check_image(image: np.ndarray, properties: dict, where: str, plans_manager: PlansManager) -> None:

@@ -114,7 +114,7 @@ class Experiment:
 
     def origin(self, run: Run) -> Origin:
         """What a run would be made of if it began now."""
-        method = _method_of_trainer(f"{TRAINER}{run.method}")
+        method = method_of_trainer(f"{TRAINER}{run.method}")
         base = preprocessed_folder(self.dataset_id)
         return present_origin(
             *(base, read_plans_file(base, self.plans, self.dataset_id), self.configuration, run.fold),
@@ -259,7 +259,7 @@ def overrides_by_method(methods: Sequence[str], config: str) -> dict[str, dict[s
         InputError: no such trainer, a key that no trainer of the grid knows, a wrong value.
     """
     asked, source = parse_overrides(config)
-    classes = {method: _method_of_trainer(f"{TRAINER}{method}") for method in methods}
+    classes = {method: method_of_trainer(f"{TRAINER}{method}") for method in methods}
     known = {
         method: TRAINER_SETTINGS.keys()
         | ({"preset", *_hyperparameters(cls)} if cls else set())
@@ -283,7 +283,12 @@ def _hyperparameters(method: type[Method]) -> set[str]:
 
 
 @functools.cache
-def _method_of_trainer(name: str) -> type[Method] | None:
+def method_of_trainer(name: str) -> type[Method] | None:
+    """The method of a trainer's class; None for the supervised baseline.
+
+    Raises:
+        InputError: there is no such trainer, or it is none of this package's kind.
+    """
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells where it searches
         try:
             trainer = recursive_find_trainer_class_by_name(name)

@@ -172,7 +172,7 @@ def label_cases(
     aside = folder / f".{os.getpid()}.partial"
     for case in cases:
         before_each()
-        image = pool.load_image(case)[:]
+        image = pool.read_image(case)
         if pool.previous_stage is not None:
             first = pool.load_prediction(case, image.shape[1:])[:]
             image = np.vstack((image, convert_labelmap_to_one_hot(first, labels.foreground_labels, image.dtype)))

@@ -211,11 +211,15 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         if self.method.labeled_first and self._phase_begins():
             self.check_same_data()
             if "target" in self.method.views:
-                label_unlabeled_cases(self, unlabeled_pool(self), self._phase)
+                self.label_pool()
             self._renew_loaders()
         super().on_train_epoch_start()
         self.method.train()
         self._iteration = len(self.done_before["train"])
+
+    def label_pool(self) -> None:
+        """Pseudo-labels of all unlabeled cases, for the phase that begins."""
+        label_unlabeled_cases(self, unlabeled_pool(self), self._phase)
 
     @property
     def first_epoch_that_counts(self) -> int:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from nnunet_ssl.annotation import scores
 from nnunet_ssl.annotation.scores import CaseScores, ClassScores, within_pool
-from nnunet_ssl.annotation.strategies import STRATEGIES, Labeled, choose, require
+from nnunet_ssl.annotation.strategies import STRATEGIES, Choice, Labeled, choose, require
 from nnunet_ssl.errors import InputError
 
 NOBODY = Labeled((), None)
@@ -31,6 +32,29 @@ def test_entropy_takes_one_case_for_each_class_although_one_has_the_two_highest(
     pool = [case("a", liver=0.9), case("b", liver=0.8), case("c", gland=0.1), case("d", liver=0.2)]
     assert order("entropy", pool, 2) == ["a", "c"]
     assert order("entropy", pool) == ["a", "c", "b", "d"]
+
+
+def test_no_more_is_chosen_than_asked_for(monkeypatch):
+    chosen = []
+
+    def strategy(pool, labeled):
+        for each in pool:
+            chosen.append(each.case)
+            yield Choice(each, "It is there")
+
+    monkeypatch.setitem(STRATEGIES, "random", strategy)
+    assert order("random", [case("a"), case("b"), case("c")], 2) == ["a", "b"] == chosen
+
+
+def test_densities_are_the_same_block_by_block_and_no_block_is_as_large_as_the_square(monkeypatch):
+    places = np.random.default_rng(0).random((37, 5))
+    whole = scores.densities(places, 4)
+    blocks, partition = [], np.partition
+    monkeypatch.setattr(scores, "BLOCK", 37 * 5)
+    monkeypatch.setattr(np, "partition", lambda block, *rest, **more: (blocks.append(block.size), partition(
+        block, *rest, **more))[1])  # fmt: skip
+    np.testing.assert_allclose(scores.densities(places, 4), whole, rtol=0, atol=1e-15)
+    assert blocks == [5 * 37] * 7 + [2 * 37]
 
 
 def test_entropy_begins_with_the_class_of_the_largest():

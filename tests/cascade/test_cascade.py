@@ -38,6 +38,7 @@ from workbench import InProcess, another_process_holds, file_size_limit
 from nnunet_ssl.cli import app, spread
 from nnunet_ssl.data.loader import UnlabeledPool
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.estimate.estimate import estimate
 from nnunet_ssl.preparation import next_stage
 
 TRAINERS = [f"nnUNetTrainer{entry.name}" for entry in ENTRIES]  # without ablations, whose code is that of their method
@@ -313,3 +314,15 @@ def test_the_command(dataset):
 def test_several_folds_after_one_option():
     given = ["predict_next_stage", "-f", "0", "1", "-d", "7"]
     assert spread(given, typer.main.get_command(app)) == ["predict_next_stage", "-f", "0", "-f", "1", "-d", "7"]
+
+
+def test_the_second_stage_is_estimated_with_the_predictions_of_the_first(predicted, monkeypatch):
+    predicted.use(monkeypatch)
+    before = sorted((predicted.root / "results").rglob("*"))
+    arguments = {"plans": predicted.plans, "device": "cpu", "config": json.dumps(SHORT)}
+    found = estimate(7, SECOND, TRAINER, **arguments)
+    assert found["phases"][-1]["step_s"] > 0
+    assert sorted((predicted.root / "results").rglob("*")) == before
+    with pytest.raises(InputError, match="predict_next_stage|train all folds of 3d_lowres") as refusal:
+        estimate(7, SECOND, "UAMT", **arguments)
+    assert "nnunet_ssl_estimate_" not in str(refusal.value)

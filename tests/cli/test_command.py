@@ -9,27 +9,13 @@ import pytest
 import typer
 
 from nnunet_ssl import __version__, cli
-from nnunet_ssl.cli import app, main, spread
+from nnunet_ssl.cli import app, spread
 from nnunet_ssl.data.plans import require_configurations
 from nnunet_ssl.data.raw import dataset_id
 from nnunet_ssl.errors import InputError
 
 COMMAND = Path(sys.executable).parent / "nnunet_ssl"
 VERBS = list(typer.main.get_command(app).commands)
-
-
-@pytest.fixture
-def called(monkeypatch, capsys):
-    """Runs the command in this process; gives its exit status and what it printed."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["nnunet_ssl", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
-
-    return call
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The unlabeled stream: random patches of all cases, images only, joined to nnU-Net's batches."""
 
+import pickle
 from pathlib import Path
 
 import blosc2
@@ -10,6 +11,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_ssl.annotation.pool import read_image
 from nnunet_ssl.data.loader import TwoStreamLoader, UnlabeledLoader, UnlabeledPool
 from nnunet_ssl.errors import InputError
 
@@ -87,6 +89,28 @@ def test_both_streams_in_one_batch(labeled, unlabeled):
     assert len(batch["data"]) == 2 and len(batch["unlabeled_weak"]) == 3
     both.set_thread_id(4)
     assert labeled.thread_id == unlabeled.thread_id == 4
+
+
+def test_images_stored_as_float16_are_float32_to_every_reader(labels, unlabeled_of, tmp_path):
+    voxels = np.random.default_rng(0).normal(size=(1, 18, 18, 18)).astype(np.float16)
+    file = tmp_path / "stored" / "case.b2nd"
+    save(voxels, file)
+    pool = UnlabeledPool({"case": str(file)})
+    for image in (pool.read_image("case"), read_image("case", str(file), "nnunet_ssl preprocess")):
+        assert image.dtype == np.float32 and np.array_equal(image, voxels)
+    save(voxels.astype(np.float32), tmp_path / "whole" / "case.b2nd")
+    batches = []
+    for each in (pool, UnlabeledPool({"case": str(tmp_path / "whole" / "case.b2nd")})):
+        np.random.seed(0)  # the same places
+        batches.append(next(unlabeled_of(each, Whole()))["unlabeled_weak"])
+    assert batches[0].dtype == torch.float32 and torch.equal(*batches) and batches[0].std() > 0.5
+
+    save(np.zeros((1, 18, 18, 18), np.int16), tmp_path / "stored" / "case_seg.b2nd")  # to nnU-Net's own class
+    (tmp_path / "stored" / "case.pkl").write_bytes(pickle.dumps({"class_locations": {1: [], 2: []}}))
+    theirs = nnUNetDataLoader(nnUNetDatasetBlosc2(str(tmp_path / "stored")), 2, (18,) * 3, (18,) * 3, labels)
+    batch = next(theirs)
+    assert batch["data"].dtype == torch.float32
+    assert torch.equal(batch["data"][0], torch.from_numpy(voxels).float())
 
 
 def test_a_damaged_case_is_named(tmp_path):

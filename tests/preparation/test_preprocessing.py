@@ -59,6 +59,35 @@ def test_second_run_does_nothing_and_only_changes_are_redone(dataset, in_process
     assert np.isfinite(blosc2.open(str(dataset.out / "un_2.b2nd"), mode="r")[:]).all()
 
 
+def test_half_stores_float16_and_makes_what_is_stored_otherwise_again(dataset, in_process):
+    run(dataset)
+    whole = blosc2.open(str(dataset.out / "un_0.b2nd"), mode="r")[:]
+    first = stamps(dataset.out)
+    preprocess_dataset(5, ["3d_fullres"], half=True)
+    assert read_cases(dataset.out, dataset.plans, "3d_fullres", 5) == UNLABELED
+    half = blosc2.open(str(dataset.out / "un_0.b2nd"), mode="r")
+    assert half.dtype == np.float16 and np.array_equal(half[:], whole.astype(np.float16))
+    second = stamps(dataset.out)
+    assert all(second[name] != first[name] for name in WHOLE)
+    preprocess_dataset(5, ["3d_fullres"], half=True)  # nothing is to do
+    del second["unlabeled.json"]
+    assert {name: stamp for name, stamp in stamps(dataset.out).items() if name in second} == second
+    run(dataset)  # without: as before
+    assert np.array_equal(blosc2.open(str(dataset.out / "un_0.b2nd"), mode="r")[:], whole)
+
+
+def test_half_refuses_what_float16_does_not_hold(dataset, in_process):
+    file = dataset.base / "nnUNetPlans.json"
+    plans = json.loads(file.read_text(encoding="utf-8"))
+    plans["configurations"]["3d_fullres"]["normalization_schemes"] = ["NoNormalization"] * 2
+    file.write_text(json.dumps(plans), encoding="utf-8")
+    image = sitk.ReadImage(dataset.images / "un_3_0000.nii.gz")
+    sitk.WriteImage(image * 1000, dataset.images / "un_3_0000.nii.gz")
+    with pytest.raises(InputError, match="case un_3: grey levels reach .* more than float16 holds .*without --half"):
+        preprocess_dataset(5, ["3d_fullres"], half=True)
+    preprocess_dataset(5, ["3d_fullres"])
+
+
 def test_other_plans_redo_everything(dataset, in_process):
     run(dataset)
     file = dataset.base / "nnUNetPlans.json"
