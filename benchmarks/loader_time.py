@@ -38,7 +38,7 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from workspace import NAME, PLANS, make_trainer, make_workspace, versions
 
-from nnunet_ssl.data.loader import TwoStreamLoader, UnlabeledLoader
+from nnunet_ssl.data.loader import TwoStreamLoader, UnlabeledLoader, UnlabeledPool
 from nnunet_ssl.data.views import Views
 
 TRAINER = "nnUNetTrainerFixMatch"  # weak and strong views
@@ -130,17 +130,18 @@ def make_loaders(work: Path, patch: list[int], batch: int) -> dict:
         trainer.initialize()
         both: TwoStreamLoader = trainer.get_dataloaders()[0].data_loader
     labeled, pool = both.labeled, both.unlabeled._data
-    pool.labels = work / "pseudo_labels"
-    pool.labels.mkdir()
+    with_labels = UnlabeledPool(pool.files, labels=work / "pseudo_labels")
+    with_labels.labels.mkdir()
     cases = nnUNetDatasetBlosc2(trainer.preprocessed_dataset_folder)
     for case, like in zip(pool.identifiers, cases.identifiers, strict=True):
-        blosc2.asarray(cases.load_case(like)[1][0][:], urlpath=str(pool.labels / f"{case}.b2nd"), mode="w")
+        blosc2.asarray(cases.load_case(like)[1][0][:], urlpath=str(with_labels.labels / f"{case}.b2nd"), mode="w")
     made = {STOCK: labeled}
     for kind, names in VIEWS.items():
         views = Views(labeled.transforms, names)
         if ON_GPU in kind:
             views.hand_over_intensity()
-        made[kind] = UnlabeledLoader(pool, batch, labeled, views, trainer.label_manager)
+        drawn_from = with_labels if "target" in names else pool
+        made[kind] = UnlabeledLoader(drawn_from, batch, labeled, views, trainer.label_manager)
     return made
 
 
