@@ -48,7 +48,7 @@ def make_workspace(folder: Path, patch: list[int], features: list[int], batch: i
     shape = tuple(int(1.5 * size) for size in patch) if dimensions == 3 else (8, *[int(1.5 * size) for size in patch])
     for number in range(cases):
         image = rng.normal(size=(1, *shape)).astype(np.float32)
-        segmentation = rng.integers(0, CLASSES, (1, *shape)).astype(np.int16)
+        segmentation = regions_of(rng, shape)[None]
         locations = {c: np.argwhere(segmentation == c)[:10000] for c in range(1, CLASSES)}
         blocks, chunks = comp_blosc2_params(image.shape, tuple(patch), image.itemsize)
         case = labeled / f"labeled_{number}"
@@ -58,6 +58,14 @@ def make_workspace(folder: Path, patch: list[int], features: list[int], batch: i
             shutil.copy(f"{case}{ending}", unlabeled / f"unlabeled_{number}{ending}")
     names = [f"unlabeled_{number}" for number in range(cases)]
     (unlabeled / MANIFEST).write_text(json.dumps(manifest_content(manager, "3d_fullres", names)), encoding="utf-8")
+
+
+def regions_of(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Labels of boxes of 16 voxels a side, (*shape)."""
+    labels = rng.integers(0, CLASSES, [-(-size // 16) for size in shape]).astype(np.int16)
+    for axis, size in enumerate(shape):
+        labels = labels.repeat(16, axis).take(range(size), axis)
+    return labels
 
 
 def plans(patch: list[int], features: list[int], batch: int) -> dict:

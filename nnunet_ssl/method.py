@@ -55,7 +55,7 @@ class Unlabeled:
 
     Attributes:
         weak: nnU-Net's spatial transforms and mirroring.
-        strong: the same geometry plus nnU-Net's intensity transforms.
+        strong: the same geometry plus nnU-Net's intensity transforms, by the loaders or, with a GPU, on it.
         target: the pseudo-label of the case in the same geometry; none before the first of the method's `phases`.
         cases: ids of the B cases that the patches come from.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import blosc2
 import numpy as np
@@ -18,7 +18,7 @@ from nnunet_ssl.data.raw import listed
 from nnunet_ssl.data.splits import FILE as SPLITS
 from nnunet_ssl.data.splits import check_fold, read_splits, unlabeled_of_fold
 from nnunet_ssl.data.unlabeled import read_cases, unlabeled_folder
-from nnunet_ssl.data.views import Views
+from nnunet_ssl.data.views import Views, only_cut
 from nnunet_ssl.errors import InputError
 
 if TYPE_CHECKING:
@@ -132,9 +132,9 @@ class UnlabeledLoader(nnUNetDataLoader):
     """nnU-Net's loader for images without labels: random patches, each in the aligned views asked for."""
 
     def __init__(self, pool: UnlabeledPool, batch_size: int, like: nnUNetDataLoader, views: Views, label_manager):
-        dimensions = slice(1, None) if like.patch_size_was_2d else slice(None)
+        self._spatial = slice(1, None) if like.patch_size_was_2d else slice(None)
         super().__init__(
-            pool, batch_size, like.patch_size[dimensions], like.final_patch_size[dimensions], label_manager
+            pool, batch_size, like.patch_size[self._spatial], like.final_patch_size[self._spatial], label_manager
         )
         self.indices = np.array(pool.identifiers)  # drawing from a list would convert it anew for every batch
         self.has_ignore = False  # there is nothing annotated to sample from
@@ -152,16 +152,21 @@ class UnlabeledLoader(nnUNetDataLoader):
         views = {STREAM + view: _stacked([patch[view] for patch in patches]) for view in patches[0]}
         return views | {STREAM + "cases": cases}
 
-    def _random_patch(self, case: str) -> dict[str, torch.Tensor]:
-        """The "image" (channels, *patch), and at the same place what else there is, (1, *patch) each.
+    def _random_patch(self, case: str) -> dict[str, Any]:
+        """The "image" (channels, *patch), at the same place what else there is, (1, *patch) each, and what was "drawn".
 
         In a cascade that is the first stage's "prediction"; and the pseudo-"label". Where the patch reaches beyond the
-        case it is padded as nnU-Net does: 0, and -1 in segmentations.
+        case it is padded as nnU-Net does: 0, and -1 in segmentations. Of a patch that is only cut the middle is read.
         """
         pool = self._data
         image = pool.load_image(case)
         shape = image.shape[1:]
         lower, upper = self.get_bbox(shape, False, None)
+        drawn = self.views.draw(tuple(self.patch_size[self._spatial]))
+        if only_cut(drawn):
+            sizes = zip(lower, self.patch_size, self.final_patch_size, strict=True)
+            lower = [low + size // 2 - kept // 2 for low, size, kept in sizes]
+            upper = [low + kept for low, kept in zip(lower, self.final_patch_size, strict=True)]
         box = [list(sides) for sides in zip(lower, upper, strict=True)]
         maps = {} if pool.previous_stage is None else {"prediction": pool.load_prediction(case, shape)}
         maps |= {} if pool.labels is None else {"label": pool.load_label(case, shape)}
@@ -176,7 +181,8 @@ class UnlabeledLoader(nnUNetDataLoader):
             raise InputError(
                 f"unlabeled case {case}: {files} is damaged ({error}); delete it and make it again."
             ) from error
-        return {name: patch[:, 0] if self.patch_size_was_2d else patch for name, patch in patches.items()}
+        cut = {name: patch[:, 0] if self.patch_size_was_2d else patch for name, patch in patches.items()}
+        return cut | {"drawn": drawn}
 
 
 def _stacked(patches: list[torch.Tensor] | list[list[torch.Tensor]]) -> torch.Tensor | list[torch.Tensor]:

@@ -71,7 +71,7 @@ class ResumableTrainer(nnUNetTrainer):
         self.dataloader_train, self.train_step = self._train_steps, self._train_steps.step
         self.dataloader_val, self.validation_step = self._validation_steps, self._validation_steps.step
         if self.resumed:
-            set_random_state(self._random_state)
+            self.restore_random_state(self._random_state)
             self._make_up_for_best()
 
     def on_epoch_start(self) -> None:
@@ -116,6 +116,14 @@ class ResumableTrainer(nnUNetTrainer):
         """The network that predicts."""
         return unwrap(self.network)
 
+    def random_state(self) -> dict[str, Any]:
+        """Of all generators that this rank draws from; a subclass adds its own."""
+        return get_random_state()
+
+    def restore_random_state(self, state: dict[str, Any]) -> None:
+        """Goes on from what `random_state` returned."""
+        set_random_state(state)
+
     def own_state(self) -> dict[str, Any]:
         """What a subclass adds to the checkpoint."""
         return {"version": nnunet_ssl.__version__}
@@ -136,7 +144,7 @@ class ResumableTrainer(nnUNetTrainer):
 
     def _write(self, filename: str, epoch: int, done: dict[str, list[dict]] | None = None) -> None:
         """Writes a checkpoint that goes on with an epoch, of which some steps may be done already."""
-        ranks = of_all_ranks((get_random_state(), done))
+        ranks = of_all_ranks((self.random_state(), done))
         if self.local_rank != 0:
             return
         if self.disable_checkpointing:

@@ -18,6 +18,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import Tensor, autocast, nn
 
 from nnunet_ssl.augmentation.mixing import BoxMixing, joined
+from nnunet_ssl.augmentation.strong_views import StrongViews
 from nnunet_ssl.data.loader import STREAM, TwoStreamLoader, UnlabeledLoader
 from nnunet_ssl.data.previous_stage import check_predicted
 from nnunet_ssl.data.views import Views
@@ -41,6 +42,7 @@ from nnunet_ssl.training.pseudo_labels import (
     unknown_label,
 )
 from nnunet_ssl.training.random_state import seed_everything
+from nnunet_ssl.training.strong_views import generator_of, made_on_device
 from nnunet_ssl.training.task_of_trainer import kind_of, task_of
 from nnunet_ssl.training.unlabeled_pool import unlabeled_pool
 
@@ -79,6 +81,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         self._means: dict[str, float] = {}  # of the terms of the epoch at hand
         self._warned: set[str] = set()
         self._unlabeled: Unlabeled | None = None  # of the last step, where a picture is due
+        self._strong_views: StrongViews | None = None  # None where the loaders make them
 
     # ------------------------------------------------------------------ set-up
 
@@ -115,6 +118,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         broadcast_state(self.method)
         if self.is_ddp and self.seed is not None:
             seed_everything(self.seed + 1000 * self.local_rank)  # the same start, different noise
+        self.strong_draws = generator_of(self.seed, self.local_rank)
         own = [module for module in self.method.modules() if isinstance(module, OwnOptimizer) and module.joint]
         elsewhere = {parameter for module in own for parameter in module.trained}
         if parameters := [parameter for parameter in self._method_parameters() if parameter not in elsewhere]:
@@ -176,8 +180,13 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         pool = unlabeled_pool(self, labels)
         if self.method.labeled_first and self._loaders_phase == 0:
             return labeled
+        self._strong_views = made_on_device(self, views)
         unlabeled = UnlabeledLoader(pool, self.unlabeled_share(), labeled, views, self.label_manager)
         return TwoStreamLoader(labeled, unlabeled)
+
+    def strong_views_on_device(self) -> bool:
+        """Whether the device changes the intensities of strong views; a CPU has nothing to gain by it."""
+        return self.device.type == "cuda"
 
     def unlabeled_share(self) -> int:
         """This rank's part of the unlabeled batch.
@@ -253,6 +262,8 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         truth = self.method.task.target(self._to_device(batch["target"]), self.missing_in(batch))
         labeled = Labeled(image.contiguous(), truth, tuple(batch["keys"]), maps)
         views = {view: self._to_device(batch[STREAM + view]) for view in self.method.views if STREAM + view in batch}
+        if views and self._strong_views is not None:
+            views["strong"] = self._strong_views(views.get("strong", views.get("weak")))
         if "target" in views:
             views["target"] = self._pseudo_task.target(views["target"])
         unlabeled = Unlabeled(**views, cases=tuple(batch.get(STREAM + "cases", ())))
@@ -372,6 +383,14 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
 
     def deployed_network(self) -> nn.Module:
         return self.method.deployed(self.net)
+
+    def random_state(self) -> dict[str, Any]:
+        return super().random_state() | {"strong_views": self.strong_draws.get_state()}
+
+    def restore_random_state(self, state: dict[str, Any]) -> None:
+        super().restore_random_state(state)
+        if "strong_views" in state:  # else an older version wrote it
+            self.strong_draws.set_state(state["strong_views"].cpu())
 
     def own_state(self) -> dict[str, Any]:
         return super().own_state() | {"method": self.method.state_dict(), "hyperparameters": self.hyperparameters}

@@ -9,18 +9,27 @@ import pytest
 import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ssl.annotation.pool import read_image
 from nnunet_ssl.data.loader import TwoStreamLoader, UnlabeledLoader, UnlabeledPool
+from nnunet_ssl.data.views import Views
 from nnunet_ssl.errors import InputError
 
 
 class Whole:
-    """Stands in for `Views`: the patch as it is."""
+    """Stands in for `Views`: the patch as it is, or what a function makes of it."""
 
-    def __call__(self, image):
-        return {"weak": image, "strong": image + 1}
+    def __init__(self, made=lambda image: {"weak": image, "strong": image + 1}):
+        self.made = made
+
+    def draw(self, shape):
+        return None
+
+    def __call__(self, drawn, **patch):
+        assert drawn is None
+        return self.made(**patch)
 
 
 @pytest.fixture
@@ -134,7 +143,7 @@ def test_in_a_cascade_the_prediction_is_cropped_and_padded_at_the_same_place(unl
         seen.append(patch)
         return {"weak": patch["image"]}
 
-    unlabeled = unlabeled_of(pool, views)
+    unlabeled = unlabeled_of(pool, Whole(views))
     for _ in range(4):
         next(unlabeled)
     assert len(seen) == 12
@@ -156,10 +165,56 @@ def test_a_pseudo_label_comes_from_the_same_place_and_its_scales_are_stacked(unl
     def views(image, label):
         return {"strong": image, "target": [label, label[..., ::2]]}
 
-    batch = next(unlabeled_of(pool, views))
+    batch = next(unlabeled_of(pool, Whole(views)))
     full, half = batch["unlabeled_target"]
     assert full.shape == (3, 1, 18, 18, 18) and half.shape == (3, 1, 18, 18, 9)
     inside = full >= 0
     assert torch.equal(batch["unlabeled_strong"][inside], full[inside].float())
     with pytest.raises(InputError, match=r"case: .*case.b2nd has the shape .*run `nnUNetv2_train` again"):
         pool.load_label("case", (20, 30, 21))
+
+
+@pytest.mark.parametrize(
+    ("whole", "final", "flat"),
+    [((27, 24, 25), (16, 17, 16), False), ((16, 27, 24), (16, 16, 15), True), ((26, 27), (15, 16), False)],
+    ids=["3d", "flat", "2d"],
+)
+def test_of_a_patch_that_is_only_cut_the_middle_is_read_and_no_voxel_differs(
+    whole, final, flat, labeled, labels, tmp_path, monkeypatch
+):
+    """Bit for bit, image, first stage's prediction and pseudo-label, also of cases that are smaller than a patch."""
+    rng, files = np.random.default_rng(0), {}
+    for number, shape in enumerate([(40, 41, 42), (18, 22, 17)]):
+        files[f"case_{number}"] = str(tmp_path / f"case_{number}.b2nd")
+        save(rng.normal(size=(2, *shape)).astype(np.float32), Path(files[f"case_{number}"]))
+        for folder in ("labels", "predicted"):
+            save(rng.integers(0, 3, shape).astype(np.int16), tmp_path / folder / f"case_{number}.b2nd")
+    scales, axes = [[1.0] * len(final), [0.5] * len(final)], tuple(range(len(final)))
+    like = nnUNetDataLoader(labeled._data, 2, whole, final, labels)
+    transforms = nnUNetTrainer.get_training_transforms(
+        final, (-0.5, 0.5), scales, axes, flat, is_cascaded=True, foreground_labels=[1, 2]
+    )
+    views = Views(transforms, ("weak", "strong", "target"))
+    read, cut = [], views._moved
+    monkeypatch.setattr(
+        views, "_moved", lambda sample, drawn: read.append(sample["image"].shape[1:]) or cut(sample, drawn)
+    )
+    pool = UnlabeledPool(files, tmp_path / "predicted", tmp_path / "labels")
+    loader = UnlabeledLoader(pool, 3, like, views, labels)
+
+    def batch(seed):
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        return next(loader)
+
+    batches = [batch(seed) for seed in range(8)]
+    assert set(read) == {whole, final} and 8 < read.count(final) < 22
+    monkeypatch.setattr("nnunet_ssl.data.loader.only_cut", lambda drawn: False)
+    read.clear()
+    for seed, found in enumerate(batches):
+        expected = batch(seed)
+        assert found["unlabeled_cases"] == expected["unlabeled_cases"]
+        assert torch.equal(found["unlabeled_weak"], expected["unlabeled_weak"])
+        assert torch.equal(found["unlabeled_strong"], expected["unlabeled_strong"])
+        assert all(map(torch.equal, found["unlabeled_target"], expected["unlabeled_target"]))
+    assert set(read) == {whole}

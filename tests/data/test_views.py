@@ -64,6 +64,38 @@ def test_only_the_views_asked_for_are_made():
     assert set(Views(training_transforms((16, 16)), ("strong",))(torch.rand(1, 24, 24))) == {"strong"}
 
 
+def test_a_strong_view_that_is_made_elsewhere_is_sent_only_where_the_weak_view_is_not_what_it_is_made_of():
+    image, label = blocks((16, 16), False)
+    for names, cascaded, sent in [
+        (("weak", "strong"), False, {"weak"}),
+        (("strong",), False, {"strong"}),
+        (("weak", "strong"), True, {"weak", "strong"}),
+    ]:
+        views = Views(training_transforms((16, 16), cascaded=cascaded), names)
+        taken = views.hand_over_intensity()
+        assert len(taken) == 7 and views.intensity == []
+        torch.manual_seed(0)
+        np.random.seed(0)
+        faulty = 0
+        for _ in range(20):
+            made = views(image, *([label] if cascaded else []))
+            assert set(made) == sent
+            if cascaded:
+                assert torch.equal(made["weak"][0], made["strong"][0])
+                faulty += not torch.equal(made["weak"], made["strong"])
+        assert (faulty > 3) == cascaded
+
+
+def test_with_another_geometry_the_patch_itself_is_needed():
+    transforms = training_transforms((16, 16))
+    spatial = transforms.transforms[0]
+    assert Views(transforms, ("weak",)).draw((28, 28)) is not None
+    assert Views(ComposeTransforms(transforms.transforms[1:]), ("weak",)).draw((28, 28)) is None
+    assert Views(ComposeTransforms(transforms.transforms[::-1]), ("weak",)).draw((28, 28)) is None  # mirrored before
+    spatial.random_crop = True
+    assert Views(transforms, ("weak",)).draw((28, 28)) is None
+
+
 def test_outside_of_the_object_stays_zero_where_nnunet_masks():
     views = Views(training_transforms((16, 16), mask=[True]), ("weak", "strong"))
     image = torch.zeros(1, 28, 28)

@@ -234,6 +234,24 @@ def test_geometry_takes_an_image_alone(flat):
     assert sample.keys() == {"image"} and sample["image"].shape == (2, 8, 8, 8)
 
 
+def test_rotation_and_scaling_are_drawn_from_the_shape_of_a_patch_and_cut_its_middle_without():
+    """Unlabeled patches are drawn before they are read: `Views.draw`. Without a grid the middle alone is kept."""
+    (spatial,) = [transform for transform in transforms().transforms if isinstance(transform, SPATIAL)]
+    assert spatial.random_crop is False
+    image, stand_in = torch.rand(2, 13, 12, 12), torch.empty(()).expand(1, 13, 12, 12)
+    grids = []
+    for seed in range(12):
+        np.random.seed(seed)
+        expected = spatial(image=image.clone())["image"]
+        np.random.seed(seed)
+        drawn = spatial.get_parameters(image=stand_in)
+        grids.append(drawn["grid"])
+        assert torch.equal(spatial.apply({"image": image.clone()}, **drawn)["image"], expected)
+        if drawn["grid"] is None:
+            assert torch.equal(expected, image[:, 2:10, 2:10, 2:10])
+    assert 2 < sum(grid is None for grid in grids) < 12
+
+
 def test_geometry_moves_image_and_segmentation_alike():
     """A view "target" is drawn with its image: one call, one draw."""
     torch.manual_seed(0)
