@@ -107,7 +107,7 @@ def _gains(records: Sequence[Record]) -> Table:
 
 def _forecasts(records: Sequence[Record]) -> Table:
     pools = looks(records)
-    title = f"{_title(records)}: which drafts are bad, {len(pools)} networks"
+    title = f"{_title(records)}: which drafts are bad, by {len(pools)} network{'s' * (len(pools) > 1)}"
     table = Table(title=title, box=SIMPLE)
     for column in (
         "order by",
