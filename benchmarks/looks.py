@@ -6,13 +6,11 @@ What is kept is the network's Dice on the test cases and on every case whose lab
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import resource
 import time
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,11 +146,10 @@ def _load(workspace: Workspace, training: Training) -> Model:
     experiment, run = _experiment(workspace, training), Run(training.method, training.fold, training.seed)
     roots = (workspace.raw.parent, workspace.preprocessed.parent, experiment.root(run))
     os.environ |= {f"nnUNet_{kind}": str(root) for kind, root in zip(KINDS, roots, strict=True)}
-    with redirect_stdout(io.StringIO()):  # where nnU-Net lists all the places in which it looks for a trainer
-        return load_model(
-            *(DATASET_ID, workspace.suite.configuration, f"nnUNetTrainer{training.method}", [str(training.fold)]),
-            *(PLANS, CHECKPOINT, workspace.device, True),
-        )
+    return load_model(
+        *(DATASET_ID, workspace.suite.configuration, f"nnUNetTrainer{training.method}", [str(training.fold)], PLANS),
+        *(CHECKPOINT, workspace.device, True),
+    )
 
 
 def _pool(workspace: Workspace, model: Model, training: Training) -> dict[str, Any]:
