@@ -167,7 +167,7 @@ def test_an_order_foretells_errors(capsys):
     assert len(annotation_tables.looks([shared, shared | {"strategy": "entropy"}, shared | {"seed": 1}])) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_of_all_commands(tmp_path, monkeypatch, capsys):
     """One round of one case: two networks more than the first, each tested, the pool of the first looked at."""
     monkeypatch.delenv("nnUNet_results", raising=False)
