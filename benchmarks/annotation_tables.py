@@ -70,9 +70,20 @@ def of_strategy(records: Iterable[Record], strategy: str) -> list[Record]:
 
 
 def write_figure(records: Sequence[Record], file: Path) -> None:
-    """Dice against the number of labeled cases: each run thin, the mean of a strategy thick."""
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    """Dice against the number of labeled cases; without rounds that of the drafts against their place in each order."""
+    figure = Figure(figsize=(6.4, 4) if len(records[0]["rounds"]) > 1 else (10, 3), layout="constrained")
     FigureCanvasAgg(figure)
+    figure.suptitle(_title(records), fontsize="medium")
+    if len(records[0]["rounds"]) > 1:
+        _draw_curves(records, figure)
+    else:
+        _draw_drafts(looks(records), figure)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
+
+
+def _draw_curves(records: Sequence[Record], figure: Figure) -> None:
+    """Each run thin, the mean of a strategy thick."""
     axes = figure.add_subplot()
     numbers = [len(each["labeled"]) for each in records[0]["rounds"]]
     for number, strategy in enumerate(_strategies(records)):
@@ -81,11 +92,21 @@ def write_figure(records: Sequence[Record], file: Path) -> None:
         for run in runs:
             axes.plot(numbers, [each["dice"] for each in run["rounds"]], color=color, linewidth=0.7, alpha=0.5)
         axes.plot(numbers, curve(runs), color=color, linewidth=2.2, marker="o", label=f"{strategy} ({len(runs)} runs)")
-    axes.set(xlabel="labeled cases", ylabel="Dice, test cases", xticks=numbers, title=_title(records))
+    axes.set(xlabel="labeled cases", ylabel="Dice, test cases", xticks=numbers)
     axes.grid(alpha=0.3)
     axes.legend()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=110)
+
+
+def _draw_drafts(pools: Sequence[dict[str, dict[str, float]]], figure: Figure) -> None:
+    names = _orders(pools)
+    for axes, name in zip(figure.subplots(1, len(names), sharey=True), names, strict=True):
+        for pool in pools:
+            axes.plot([of[name] for of in pool.values()], [of["dice"] for of in pool.values()], ".", color="C0")
+        mean = np.mean([forecast(pool, name)[0] for pool in pools])
+        axes.set(xlabel="place in the order", title=f"{name}: {mean:+.2f}")
+        axes.title.set_size("small")
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("Dice of the draft")
 
 
 def _gains(records: Sequence[Record]) -> Table:
@@ -116,11 +137,15 @@ def _forecasts(records: Sequence[Record]) -> Table:
         f"1 - Dice of the first {FIRST}, minus mean",
     ):
         table.add_column(column, justify="left" if column == "order by" else "right", no_wrap=True)
-    for name in [key for key in next(iter(pools[0].values())) if key != "dice"]:
+    for name in _orders(pools):
         found = np.array([forecast(pool, name) for pool in pools])
         each = " ".join(f"{value:+.2f}" for value in found[:, 0])
         table.add_row(name, f"{found[:, 0].mean():+.2f}", each, f"{found[:, 1].mean():+.3f}")
     return table
+
+
+def _orders(pools: Sequence[dict[str, dict[str, float]]]) -> list[str]:
+    return [key for key in next(iter(pools[0].values())) if key != "dice"]
 
 
 def _strategies(records: Iterable[Record]) -> list[str]:

@@ -157,7 +157,7 @@ def test_a_strategy_is_compared_with_the_chance_of_its_own_seed(tmp_path):
     assert (tmp_path / "figures" / "a.png").stat().st_size > 10000
 
 
-def test_an_order_foretells_errors(capsys):
+def test_an_order_foretells_errors(tmp_path):
     errors = np.linspace(0.1, 0.9, 10)
     pool = {f"c{n}": {"dice": 1 - error, "good": 10 - n, "bad": n + 1} for n, error in enumerate(errors)}
     assert annotation_tables.forecast(pool, "good") == pytest.approx((1, errors[5:].mean() - 0.5))
@@ -165,6 +165,8 @@ def test_an_order_foretells_errors(capsys):
     shared = made("worst", 0, 0.5)
     shared["rounds"][0]["pool"] = pool
     assert len(annotation_tables.looks([shared, shared | {"strategy": "entropy"}, shared | {"seed": 1}])) == 2
+    annotation_tables.write_figure([shared], tmp_path / "drafts.png")
+    assert (tmp_path / "drafts.png").stat().st_size > 10000
 
 
 @pytest.mark.long
