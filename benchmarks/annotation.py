@@ -75,9 +75,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, help="the data set as downloaded; default: ../shared/data beside here")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="that of accuracy.py may be taken")
     parser.add_argument("--out", type=Path, default=HERE / "annotation", help="folder for the JSON files")
-    parser.add_argument(
-        "--figure", type=Path, help="PNG of the Dice by labeled scans, or without rounds of the drafts"
-    )
+    parser.add_argument("--figure", type=Path, help="PNG of the Dice by labeled scans, or without rounds of the drafts")
     asked = parser.parse_args()
     try:
         with interrupted_by_signals():
