@@ -106,6 +106,7 @@ class Task:
         mirror_axes: spatial axes, from 0, along which nnU-Net mirrors.
         labeled_cases: ids of the labeled training cases.
         labeled_folder: where these lie preprocessed.
+        adopted_share: of the cases that `nnunet_ssl suggest` has suggested last, the share that is labeled by now.
         voxel_counts: counts the voxels of each channel over the labeled training cases, (C,) float64; with regions
             one more entry, for voxels in none of them.
     """
@@ -124,6 +125,7 @@ class Task:
     voxel_counts: Callable[[], Tensor]
     labeled_cases: tuple[str, ...] = ()
     labeled_folder: str = ""
+    adopted_share: float = 0.0
 
     def target(self, nnunets: Tensor | Sequence[Tensor], missing: Tensor | None = None) -> Target:
         """A target as nnU-Net's loader makes it, a list over scales with deep supervision.

@@ -2,7 +2,7 @@
 
 A case goes from `imagesUnlabeled` to `imagesTr` and `labelsTr` and to the training side of every fold; plans and
 validation cases stay. It is preprocessed for all that nnU-Net has preprocessed, and what was made of it while it was
-unlabeled goes. `adopted.json` in the raw dataset says what was done, when, by which files.
+unlabeled goes. `adopted.json` in the dataset's folders says what was done, when, by which files.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from nnunet_ssl.annotation.drawn import find_label_files
 from nnunet_ssl.annotation.examination import Examined, Request, examine, read_drafts
 from nnunet_ssl.annotation.moves import Moves, interrupted, journals, next_number, recover
 from nnunet_ssl.annotation.naming import Labels, read_given
-from nnunet_ssl.annotation.staging import Places, preprocessed_folders, read_record, stage
+from nnunet_ssl.annotation.staging import Places, preprocessed_folders, stage
 from nnunet_ssl.annotation.telling import table_of_cases, table_of_names, what_now
+from nnunet_ssl.data.adopted import read_record
 from nnunet_ssl.data.raw import cases_with_label, environment_folder, listed, raw_folder, read_dataset_json
 from nnunet_ssl.data.reading import reader_of
 from nnunet_ssl.data.splits import FILE as SPLITS
@@ -85,7 +86,7 @@ def adopt_labels(
         folders = preprocessed_folders(places.base, dataset_id)
         moves = Moves(places.raw, next_number(places.raw))
         try:
-            stage(new, examined, places, folders, moves, _record(new, examined, folder), processes)
+            stage(new, examined, places, folders, moves, _record(new, examined, folder, places.raw), processes)
         except BaseException:
             moves.clear()
             raise
@@ -238,7 +239,7 @@ def _refuse(faults: list[str], number: int, folder: Path) -> None:
         )
 
 
-def _record(requests: list[Request], examined: dict[str, Examined], folder: Path) -> dict[str, Any]:
+def _record(requests: list[Request], examined: dict[str, Examined], folder: Path, raw: Path) -> dict[str, Any]:
     """What `adopted.json` keeps."""
     cases = []
     for each in requests:
@@ -254,10 +255,13 @@ def _record(requests: list[Request], examined: dict[str, Examined], folder: Path
                 "notes": list(known.notes),
             }
         )
+    suggested = {*read_drafts(folder)}
+    labeled = {*cases_with_label(raw / "labelsTr", read_dataset_json(raw / "dataset.json")), *examined}
     return {
         "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": socket.gethostname(),
         "version": nnunet_ssl.__version__,
         "labels_folder": str(folder.absolute()),
+        "share_of_suggested": len(suggested & labeled) / len(suggested) if suggested else 0.0,
         "cases": cases,
     }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,14 +68,15 @@ def load_model(
     folds = list(dict.fromkeys(folds))
     weights = {fold: _weights(folder, fold, checkpoint) for fold in folds}
     _require_same_data(folder, base, plans, configuration)
-    predictor = ScoringPredictor(
-        use_mirroring=mirroring,
-        perform_everything_on_device=device == "cuda",
-        device=torch.device(device),
-        allow_tqdm=False,
-    )
-    with _refusing(folder / f"fold_{folds[0]}" / checkpoint):
-        predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), checkpoint)
+    with redirect_stdout(io.StringIO()):  # where nnU-Net lists all files in which it looks for the trainer
+        predictor = ScoringPredictor(
+            use_mirroring=mirroring,
+            perform_everything_on_device=device == "cuda",
+            device=torch.device(device),
+            allow_tqdm=False,
+        )
+        with _refusing(folder / f"fold_{folds[0]}" / checkpoint):
+            predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), checkpoint)
     for fold, parameters in weights.items():
         with _refusing(folder / f"fold_{fold}" / checkpoint):
             predictor.network.load_state_dict(parameters)

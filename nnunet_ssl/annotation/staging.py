@@ -20,6 +20,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_ssl.annotation.digest import label_digest
 from nnunet_ssl.annotation.examination import Examined, Request, make_label
 from nnunet_ssl.annotation.moves import Moves
+from nnunet_ssl.data.adopted import RECORD, read_record
 from nnunet_ssl.data.plans import read_plans
 from nnunet_ssl.data.raw import cases_with_label, read_dataset_json
 from nnunet_ssl.data.reading import read_file
@@ -30,8 +31,6 @@ from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import is_clutter, read_json, write_fault, writing
 from nnunet_ssl.pools import Pool
 
-RECORD = "adopted.json"
-FORMAT = 1
 NEXT_STAGE = "predicted_next_stage"
 
 
@@ -160,21 +159,6 @@ def scan_files(request: Request) -> list[Path]:
     return [*request.scan, *([spacing] if spacing.is_file() else [])]
 
 
-def read_record(raw: Path) -> dict[str, Any]:
-    """What was adopted, `adopted.json`.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    file, advice = raw / RECORD, "mend it or move it away"
-    content = read_json(file, advice) if file.is_file() else {"format": FORMAT, "adoptions": []}
-    if not (
-        isinstance(content, dict) and content.get("format") == FORMAT and isinstance(content.get("adoptions"), list)
-    ):
-        raise InputError(f"{file} has a form that this version does not know: {advice}.")
-    return content
-
-
 def _stage_json(cases: list[str], places: Places, manifests: list[Path], moves: Moves, record: dict[str, Any]) -> None:
     raw, base = places.raw, places.base
     files = [file for file in (raw / "dataset.json", base / "dataset.json") if file.is_file()]
@@ -192,7 +176,8 @@ def _stage_json(cases: list[str], places: Places, manifests: list[Path], moves: 
         content["cases"] = [case for case in content["cases"] if case not in cases]
         moves.put_text(json.dumps(content, indent=1), manifest)  # as nnunet_ssl preprocess writes it
     adopted = read_record(raw)
-    moves.put_text(_as_json(adopted | {"adoptions": [*adopted["adoptions"], record]}), raw / RECORD)
+    for folder in [raw] + [base] * base.is_dir():  # trainings see the second one alone
+        moves.put_text(_as_json(adopted | {"adoptions": [*adopted["adoptions"], record]}), folder / RECORD)
 
 
 def _as_json(content: Any) -> str:

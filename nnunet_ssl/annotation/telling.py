@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from nnunet_ssl.annotation.examination import Examined, Request
-from nnunet_ssl.annotation.staging import RECORD, Places, Preprocessed
+from nnunet_ssl.annotation.staging import Places, Preprocessed
+from nnunet_ssl.data.adopted import RECORD
 from nnunet_ssl.data.raw import cases_with_label, listed, read_dataset_json
 from nnunet_ssl.data.trained import trained_folds
 from nnunet_ssl.files import read_json

@@ -5,7 +5,7 @@ Learning with Adaptive Pseudo Labeling and Informative Active Annotation", CVPR 
 
     x_w, x_s      weak and strong view of one unlabeled patch: the same geometry, x_s with nnU-Net's intensity changes
     c_t           share of the voxels x_w with max softmax f(x_w) > alpha + beta over all of epoch t
-    A             share of the last candidates that have been annotated
+    A             share of the last candidates that have been annotated, `Task.adopted_share`
 
     eps = alpha min(1, c_{t-1} / c_{t-2}) + beta A,  at least 1/C + delta;  alpha + beta from T_max on
     q = softmax f(x_w),  y' = argmax q,  M = [max q > eps]                          without gradient
@@ -37,7 +37,7 @@ class BoostMIS(TeacherStudent):
     Args:
         threshold: alpha, threshold while the network learns steadily and nothing has been annotated.
         annotation: beta, what annotation adds to it; the two add to 1 at most.
-        annotated: A.
+        annotated: least A; it is the share of the suggested cases that are labeled since the last adoption.
         fixed_from: T_max, as a fraction of training.
         margin: delta, by which the threshold exceeds a guess at least.
         of_all: L_u is divided by the number of all voxels and not of those admitted.
@@ -95,7 +95,7 @@ class BoostMIS(TeacherStudent):
         """The threshold of the epoch at hand, a scalar."""
         if now.fraction >= self.fixed_from:
             return self.threshold + self.annotation
-        found = self.threshold * self.status.ratio() + self.annotation * self.annotated
+        found = self.threshold * self.status.ratio() + self.annotation * max(self.annotated, self.task.adopted_share)
         return found.clamp_min(1 / self.task.kind.outcomes + self.margin)
 
     def pseudo_loss(self, strong: Output, labels: Tensor, admitted: Tensor) -> Tensor:

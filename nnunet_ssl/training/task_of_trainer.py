@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import Tensor
 
+from nnunet_ssl.data.adopted import adopted_share
 from nnunet_ssl.kinds import Classes, Kind, Regions
 from nnunet_ssl.task import Task
 
@@ -34,6 +36,7 @@ def task_of(trainer: SemiSupervisedTrainer) -> Task:
         voxel_counts=lambda: voxel_counts(trainer),
         labeled_cases=tuple(trainer.do_split()[0]),
         labeled_folder=trainer.preprocessed_dataset_folder,
+        adopted_share=adopted_share(Path(trainer.preprocessed_dataset_folder_base)),
     )
 
 

@@ -74,6 +74,13 @@ def draw(dataset: Dataset, folder: Path, *cases: str, ending: str = ".nii.gz") -
     return folder
 
 
+def suggest(place: Path, *drafts: tuple[str, str]) -> None:
+    """The `suggested.json` that names cases and the digests of their drafts."""
+    entries = [{"case": case, "draft": f"{case}.nii.gz", "draft_digest": digest} for case, digest in drafts]
+    place.mkdir(exist_ok=True)
+    (place / "suggested.json").write_text(json.dumps({"strategy": "entropy", "model": "x", "cases": entries}))
+
+
 def take(folder: Path, **options) -> list[str]:
     """Adopts a folder into dataset 7 without asking."""
     return adopt_labels(7, folder, agree=lambda question: True, **options)

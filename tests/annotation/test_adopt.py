@@ -19,6 +19,7 @@ from drawings import (
     own_copy,
     put,
     scan,
+    suggest,
     take,
     tree,
     unlabeled,
@@ -30,6 +31,7 @@ from workbench import assert_same, phantom, small_disk
 
 from nnunet_ssl.annotation.adopt import adopt_labels, undo_last
 from nnunet_ssl.annotation.examination import label_digest
+from nnunet_ssl.data.adopted import adopted_share
 from nnunet_ssl.data.propagated import propagated_folder
 from nnunet_ssl.preparation.preprocessing import preprocess_dataset
 
@@ -127,6 +129,21 @@ def test_the_same_folder_twice_and_a_second_one(dataset, tmp_path, capsys):
     assert undo_last(7) == [cases[1]]
     left = tree(dataset.raw)
     assert left == {file: digest for file, digest in after_first.items() if ".adopted" not in file}
+
+
+def test_what_is_labeled_of_the_last_suggestion(dataset, tmp_path):
+    """It is told to trainings, by the preprocessed folder; labels that nobody has suggested count for nothing."""
+    cases, folder = unlabeled(dataset), tmp_path / "drafts"
+    assert adopted_share(dataset.base) == 0
+    take(draw(dataset, tmp_path / "others", cases[4]))
+    assert adopted_share(dataset.base) == 0
+    suggest(folder, *[(case, "0" * 64) for case in cases[:4]])
+    take(draw(dataset, folder, cases[0]))
+    assert adopted_share(dataset.base) == adopted_share(dataset.raw) == 0.25
+    take(draw(dataset, folder, *cases[1:3]))
+    assert adopted_share(dataset.base) == 0.75
+    undo_last(7)
+    assert adopted_share(dataset.base) == 0.25
 
 
 def test_only_shown(dataset, tmp_path, capsys):
@@ -318,6 +335,7 @@ def test_training_learns_the_new_label_and_goes_on_from_old_weights(dataset, tmp
     label = label_of(dataset, case)
     before = train(dataset, monkeypatch, settings)
     put(like(np.full(label.GetSize()[::-1], 2, np.uint8), label), tmp_path / "labels" / f"{case}.nii.gz")
+    suggest(tmp_path / "labels", (case, "0" * 64), (unlabeled(dataset)[1], "0" * 64))
     take(tmp_path / "labels")
     splits = content(dataset.base / "splits_final.json")
     splits[0]["train"] = [case]
@@ -326,6 +344,7 @@ def test_training_learns_the_new_label_and_goes_on_from_old_weights(dataset, tmp
     trainer = trainer_of(dataset)
     seen = batches_of(trainer, monkeypatch)
     trainer.run_training()
+    assert trainer.method.task.adopted_share == 0.5 and before.method.task.adopted_share == 0
     assert case in trainer.origin.learned and case not in before.origin.learned
     assert case in before.origin.unlabeled and case not in trainer.origin.unlabeled
     assert len(seen) == 2

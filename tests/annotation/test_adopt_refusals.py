@@ -15,6 +15,7 @@ from drawings import (
     own_copy,
     put,
     scan,
+    suggest,
     take,
     tree,
     unlabeled,
@@ -194,12 +195,6 @@ def test_folders_that_hold_no_labels_or_two_of_a_case(dataset, tmp_path, refused
     draw(dataset, folder, case)
     put(as_segments(label_of(dataset, case)), folder / f"{case}.seg.nrrd")
     assert f"case {case} has 2 label files in " in refused() and f"{case}.nii.gz, {case}.seg.nrrd" in refused()
-
-
-def suggest(place, *drafts):
-    entries = [{"case": case, "draft": f"{case}.nii.gz", "draft_digest": digest} for case, digest in drafts]
-    place.mkdir(exist_ok=True)
-    (place / "suggested.json").write_text(json.dumps({"strategy": "entropy", "model": "x", "cases": entries}))
 
 
 @pytest.mark.parametrize("beside", [True, False])

@@ -73,6 +73,7 @@ def test_from_a_model_to_its_suggestion(dataset, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "5 unlabeled cases, 5 to score." in printed and f"1. {first['case']}: {first['reason']}" in printed
     assert f"nnunet_ssl adopt -d 7 {out / 'drafts'}" in printed
+    assert "Inspecting module" not in printed and "perform_everything_on_device" not in printed  # nnU-Net's own
     assert sorted(file.name for file in (out / "drafts").iterdir()) == sorted(
         case["draft"] for case in content["cases"]
     )

@@ -49,6 +49,14 @@ def test_the_threshold_falls_with_the_share_of_sure_voxels(last, before, annotat
     assert eps(last / 2000, before / 2000, annotated=annotated, fraction=0.8) == pytest.approx(0.95, abs=1e-6)
 
 
+def test_what_was_adopted_raises_the_threshold():
+    """Read from the record of `nnunet_ssl adopt`; `annotated` is the least."""
+    for share, annotated, expected in ((0.6, 0.0, 0.93), (0.6, 1.0, 0.95), (0.0, 0.4, 0.92), (0.0, 0.0, 0.9)):
+        method = made(annotated=annotated)
+        method.task = task(adopted_share=share)
+        assert float(method.eps(NOW)) == pytest.approx(expected, abs=1e-6)
+
+
 def test_the_least_threshold_is_above_a_guess():
     assert [eps(0.1, 0.8, channels, threshold=0.8) for channels in (2, 5, 14)] == pytest.approx(
         [0.55, 0.25, 1 / 14 + 0.05]
