@@ -1,7 +1,9 @@
-"""What the demo gives with other seeds, each with phantoms of its own: python benchmarks/demo_seeds.py --seeds 0 1 2 3 4
+"""What the demo gives with other seeds, each with phantoms of its own:
 
-Runs `nnunet_ssl demo` for each seed and writes the mean Dice of both trainings to `benchmarks/demo_seeds.json` after each;
-a seed that stands there already is passed over.
+    python benchmarks/demo_seeds.py --seeds 0 1 2 3 4
+
+Runs `nnunet_ssl demo` for each seed and writes the mean Dice of both trainings to `benchmarks/demo_seeds.json` after
+each; a seed that stands there already is passed over.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from records import commit, versions
+
 from nnunet_ssl.demo.pipeline import METRICS_FILE, TRAINERS, Size, run_demo
 from nnunet_ssl.files import write_json
-from records import commit, versions
 
 FILE = Path(__file__).with_suffix(".json")
 
