@@ -36,7 +36,7 @@ class Steps:
         self.number = 0
         self.began = time.monotonic()
         self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}"),
+            TextColumn("{task.description}"), BarColumn(bar_width=16), TaskProgressColumn(), TextColumn("{task.fields[left]}"),
             console=console, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
         self.task = self.bar.add_task("", total=sum(work), left="")

@@ -45,6 +45,15 @@ def test_on_a_terminal_one_bar_goes_over_all_steps(folder):
         assert steps.bar.tasks[0].completed == 4
 
 
+@pytest.mark.parametrize("note", ["", "epoch 10 of 20"])
+def test_the_bar_is_one_line_of_80_columns(folder, note):
+    steps = make(folder, terminal=True, work=(60, 60))
+    title = "train Supervised" if note else "plan and preprocess the labeled cases"
+    steps.bar.update(steps.task, description=", ".join(filter(None, (f"10/10 {title}", note))), left="12:34 left")
+    [line] = steps.console.render_lines(steps.bar.get_renderable())
+    assert "".join(segment.text for segment in line).rstrip().endswith("12:34 left")
+
+
 def test_what_is_not_to_be_seen_follows_the_clock_but_not_to_the_end(folder, monkeypatch):
     now = 100.0
     monkeypatch.setattr(steps_module.time, "monotonic", lambda: now)
