@@ -36,9 +36,14 @@ class Steps:
         self.number = 0
         self.began = time.monotonic()
         self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=16), TaskProgressColumn(), TextColumn("{task.fields[left]}"),
-            console=console, transient=True, disable=not console.is_terminal,
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),  # all of it fits 80 columns
+            TaskProgressColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
         self.task = self.bar.add_task("", total=sum(work), left="")
 
     def __enter__(self) -> "Steps":

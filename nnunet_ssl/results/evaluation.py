@@ -91,7 +91,8 @@ def evaluate_folders(
     processes = min(processes, len(jobs))  # each takes seconds to begin
     with Pool(0 if processes <= 1 else processes, "and run the same command again.", one_thread) as pool:
         results = pool.run(_evaluate_case, jobs.items())
-        for case, result in tqdm(results, total=len(jobs), desc=progress, unit="case", disable=True if progress is None else None):
+        hidden = True if progress is None else None  # None: without a terminal
+        for case, result in tqdm(results, total=len(jobs), desc=progress, unit="case", disable=hidden):
             if isinstance(result, InputError):
                 faults.append(str(result))
             else:
