@@ -109,3 +109,17 @@ def test_table(capsys, tmp_path):
     printed = capsys.readouterr().out
     assert "0.750" in printed
     assert str(tmp_path / "comparison.png") in printed
+
+
+@pytest.mark.long
+def test_the_whole_demo_runs_and_leaves_table_measures_and_picture(tmp_path, capsys):
+    size = pipeline.Size(labeled=3, unlabeled=4, test=3, epochs=2, iterations_per_epoch=2)
+    pipeline.run_demo(tmp_path / "demo", "cpu", seed=1, size=size)
+    printed = capsys.readouterr().out.splitlines()
+    assert [line[:5] for line in printed[:10]] == [f"{number:2d}/10" for number in range(1, 11)]
+    metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text(encoding="utf-8"))
+    assert set(metrics) == {"Supervised", "BCP"}
+    assert len(metrics["BCP"]["metrics"]["dice"]["per_case"]) == 3
+    assert "| mean |" in (tmp_path / "demo" / "table.md").read_text(encoding="utf-8")
+    assert (tmp_path / "demo" / "comparison.png").stat().st_size > 10_000
+    assert "phase 1 begins" in next((tmp_path / "demo" / "logs").glob("*train_BCP.log")).read_text(encoding="utf-8")
