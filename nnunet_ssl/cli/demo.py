@@ -13,7 +13,7 @@ def demo(
     folder: Annotated[Path, typer.Option(help="New folder, or that of an earlier demo.")] = Path("nnunet_ssl_demo"),
     seed: Annotated[int, typer.Option(help="Of the phantom and of both trainings.")] = 0,
 ) -> None:
-    """Phantom, baseline, BCP, table and picture in under five minutes on two CPU cores."""
+    """Phantom, baseline, BCP, table and picture in a few minutes on a CPU."""
     from nnunet_ssl.demo.pipeline import run_demo
 
     run_demo(folder, device.value, seed)

@@ -76,7 +76,7 @@ def test_plans_are_made_small_and_one_case_validates(tmp_path):
     assert configuration["data_identifier"] == "nnUNetPlans_2d"
     assert configuration["patch_size"] == [48, 48]
     architecture = configuration["architecture"]["arch_kwargs"]
-    assert architecture["features_per_stage"] == [8, 16, 32, 64]
+    assert architecture["features_per_stage"] == [8, 16, 32]
     assert architecture["conv_bias"] is True
     assert json.loads((tmp_path / "splits_final.json").read_text(encoding="utf-8")) == [
         {"train": ["a", "b"], "val": ["c"]}
