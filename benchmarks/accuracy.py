@@ -1,6 +1,6 @@
 """Accuracy of the methods on test cases between nnU-Net with the same few labels and nnU-Net with all labels.
 
-    python benchmarks/accuracy.py --suite la-mini --methods CPS UAMT --labeled 4 8 --seeds 0 1 2
+    python benchmarks/accuracy.py --suite la-mini --methods BCP CutMix --labeled 4 8 --seeds 0 1 2
 
 Everything goes through the commands that users have: convert, plan, preprocess, `nnunet_ssl run`, predict, evaluate.
 The same command goes on where it was cut off, repeats nothing that is finished, and can run several times at once in
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, help="the data set as downloaded; default: ../shared/data beside here")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="the suites' folders are made in it")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder for the JSON files")
-    parser.add_argument("--methods", nargs="+", default=[], help="such as CPS UAMT; none: the bounds alone")
+    parser.add_argument("--methods", nargs="+", default=[], help="such as BCP CutMix; none: the bounds alone")
     parser.add_argument("--labeled", nargs="+", type=int, help="default: the suite's smallest number")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])

@@ -1,7 +1,7 @@
 """Writes what follows from the methods' facts and records: python docs/make_methods.py
 
-These are docs/methods/NAME.md for every method, their index, README's table of them, the gains in which_method.md, and
-which methods were measured (nnunet_ssl/methods/measured.yaml, for `nnunet_ssl methods`).
+These are docs/methods/NAME.md for every method, their index, the gains in which_method.md, and which methods were
+measured (nnunet_ssl/methods/measured.yaml, for `nnunet_ssl methods`).
 """
 
 from __future__ import annotations
@@ -29,37 +29,35 @@ EARLIER = "earlier-published"  # a name in records
 WHAT_EARLIER_IS = f"`{EARLIER}`: the preset `published` before it was corrected, see `docs/findings.md`."
 RESULTS = ROOT / "benchmarks" / "results"
 BASELINE = (
-    f"`{PREFIX}Supervised`", "nnU-Net as it is, at the length that the overrides set: the baseline for short trainings",
-    "0.5: no unlabeled patches", "student",
+    "Supervised", "none", "nnU-Net as it is, at the length that the overrides set: the baseline for short trainings.",
+    "student", "student", "0.5", "",
 )  # fmt: skip
+INDEX = """# Methods
+
+Made by `python docs/make_methods.py`; `nnunet_ssl methods` lists the same in the terminal, and `nnunet_ssl methods bcp`
+prints a page: formulas, all hyperparameters with the paper's symbols, what we changed for nnU-Net, and what the log
+shows, healthy and broken. The trainer of a method is `nnUNetTrainer` and its name: `nnUNetTrainerBCP`.
+
+Cost is that of a step, where 1 is a supervised step on the same patches, labeled and unlabeled; each page says what it
+goes into. That is twice nnU-Net's own step, which has the labeled ones alone (0.5), with about twice its activation
+memory. The unlabeled batch is as large as the labeled one; halve it with `unlabeled_batch_size` where memory is short.
+"Mean of both": prediction costs twice as much, too.
+
+Whether a method helps on your data is not a given: nnU-Net alone is strong, and with the published weights the gain of
+most of these methods is small or absent ([which method](../which_method.md)). Train the baseline, compare on cases that
+no training saw ([three commands](../compare.md)), and believe only that.
+
+"""
 
 
 def pages(results: Path = RESULTS) -> dict[str, str]:
     """The text of every file by its path from the root."""
     sections = make_sections(read_records([results]))
     entries = read_catalog()
-    rows = [
-        (
-            f"[{entry.name}]({entry.name}.md)",
-            entry.facts.paper,
-            entry.facts.networks,
-            entry.facts.cost,
-            ", ".join(entry.facts.needs),
-            entry.idea,
-        )
-        for entry in entries
-    ]
-    index = (
-        "# Methods\n\nMade by `python docs/make_methods.py`; `nnunet_ssl methods` shows the same in the terminal.\n\n"
-        "Cost is that of a step, where 1 is a supervised step on the same patches, labeled and unlabeled. The stock\n"
-        "trainer has the labeled ones alone: with equal batches its step costs 0.5.\n\n"
-        + table(("method", "paper", "networks", "cost", "needs", "idea"), rows)
-        + "\n"
-    )
     texts = {f"{FOLDER}/{entry.name}.md": page(entry, measured(entry, sections)) for entry in entries}
-    for file, name, made in (("README.md", "methods", trainers(entries)), (GAINS_PAGE, "gains", gains(sections))):
-        texts[file] = with_table((ROOT / file).read_text(encoding="utf-8"), file, name, made)
-    return {f"{FOLDER}/README.md": index, MEASURED: suites(entries, sections)} | texts
+    which = (ROOT / GAINS_PAGE).read_text(encoding="utf-8")
+    texts[GAINS_PAGE] = with_table(which, GAINS_PAGE, "gains", gains(sections))
+    return {f"{FOLDER}/README.md": index(entries), MEASURED: suites(entries, sections)} | texts
 
 
 def suites(entries: Sequence[Entry], sections: Sequence[Section]) -> str:
@@ -91,10 +89,10 @@ def with_table(text: str, file: str, name: str, made: str) -> str:
     return before + begin + made + end + after
 
 
-def trainers(entries: Sequence[Entry]) -> str:
-    """README's table."""
-    titles = ("trainer", "method", "cost of a step", "predicts")
-    return table(titles, [*map(row, entries), BASELINE])
+def index(entries: Sequence[Entry]) -> str:
+    """The page that lists all methods."""
+    titles = ("method", "paper", "idea", "networks", "predicts", "cost", "needs")
+    return INDEX + table(titles, [*map(row, entries), BASELINE]) + "\n"
 
 
 def gains(sections: Sequence[Section]) -> str:
@@ -146,11 +144,14 @@ def signed(gain: float) -> str:
 
 
 def row(entry: Entry) -> tuple[str, ...]:
-    """Of README's table; ablations stand behind the idea."""
-    plain, *others = (f"`{PREFIX}{trainer.name}`" for trainer in entry.trainers)
-    also = f". Also {', '.join(others)}" if others else ""
-    idea = f"{entry.idea.removesuffix('.')}; {entry.facts.paper}{also}"
-    return plain, idea, f"{entry.facts.cost}: {entry.facts.cost_detail}", entry.facts.predicts
+    """Of the index; ablations stand behind the idea."""
+    _, *others = (f"`{PREFIX}{trainer.name}`" for trainer in entry.trainers)
+    idea = f"{entry.idea} Also {', '.join(others)}." if others else entry.idea
+    facts = entry.facts
+    return (
+        f"[{entry.name}]({entry.name}.md)", facts.paper, idea, facts.networks, facts.predicts, facts.cost,
+        ", ".join(facts.needs),
+    )  # fmt: skip
 
 
 def measured(entry: Entry, sections: Sequence[Section]) -> str:

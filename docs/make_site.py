@@ -1,8 +1,8 @@
 """Builds the documentation site: python docs/make_site.py [FOLDER]; it comes to FOLDER/site (default: build/docs/site).
 
-Pages are the files of docs/, its notebook, the Markdown of `ELSEWHERE` and sections of README, so that nothing stands
-twice in the checkout. Links are led to where their target is on the site. A link, anchor or picture that is not there
-ends the build.
+Pages are the files of docs/, its notebook and the Markdown of `ELSEWHERE`, README as the first of them, so that nothing
+stands twice in the checkout. Links are led to where their target is on the site. A link, anchor or picture that is not
+there ends the build.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -23,21 +22,10 @@ from nnunet_ssl.data.raw import listed
 from nnunet_ssl.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
-README = "README.md"
-# Page -> section of README. A section that is named here is left out of the one above it.
-SECTIONS = {
-    "own_data.md": "Your own data",
-    "cross_validation.md": "Cross-validation",
-    "cascade.md": "Cascade",
-    "pretrained.md": "Pretrained weights",
-    "does_it_help.md": "Does it help?",
-    "overrides.md": "Overrides",
-}
 # Files that lie elsewhere in the checkout -> their page.
-ELSEWHERE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+ELSEWHERE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 NOTEBOOK, NOTEBOOK_PAGE = "docs/by_hand.ipynb", "by_hand.md"
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
-FENCE = re.compile(r"^ {0,3}```")
 
 
 def write_pages(folder: Path) -> None:
@@ -47,49 +35,10 @@ def write_pages(folder: Path) -> None:
     pages = {page.relative_to(folder).as_posix(): page for page in folder.rglob("*.md")}
     for name, page in pages.items():
         page.write_text(with_links(page.read_text(encoding="utf-8"), f"docs/{name}", name), encoding="utf-8")
-    readme = sections((ROOT / README).read_text(encoding="utf-8"))
-    texts = {page: (readme[title], README) for page, title in SECTIONS.items()}
-    texts |= {page: ((ROOT / file).read_text(encoding="utf-8"), file) for file, page in ELSEWHERE.items()}
+    texts = {page: ((ROOT / file).read_text(encoding="utf-8"), file) for file, page in ELSEWHERE.items()}
     texts[NOTEBOOK_PAGE] = (notebook_text(ROOT / NOTEBOOK), NOTEBOOK)
     for page, (text, source) in texts.items():
         (folder / page).write_text(with_links(text, source, page), encoding="utf-8")
-
-
-def sections(readme: str) -> dict[str, str]:
-    """Each of `SECTIONS` as a page of its own: its heading is the page's, those below it rise with it.
-
-    Raises:
-        InputError: README lacks a section.
-    """
-    found: dict[str, list[str]] = {}
-    above: list[tuple[int, str]] = []  # the sections that the line at hand is in: level and title, the outermost first
-    for line, heading in lines_with_headings(readme):
-        if heading:
-            level, title = heading
-            above = [(other, name) for other, name in above if other < level]
-            if title in SECTIONS.values():
-                above.append((level, title))
-                found[title] = []
-            if above:
-                line = "#" * (level - above[-1][0] + 1) + f" {title}"
-        if above:
-            found[above[-1][1]].append(line)
-        if heading and level == 1:
-            above = []
-    if missing := [title for title in SECTIONS.values() if title not in found]:
-        raise InputError(f"{README} has no section {missing[0]!r}: mend the table SECTIONS of {Path(__file__).name}.")
-    return {title: "\n".join(lines).strip() + "\n" for title, lines in found.items()}
-
-
-def lines_with_headings(text: str) -> list[tuple[str, tuple[int, str] | None]]:
-    """The lines of Markdown, each heading with its level and title; comments of code are none."""
-    lines: list[tuple[str, tuple[int, str] | None]] = []
-    in_code = False
-    for line in text.splitlines():
-        in_code ^= bool(FENCE.match(line))
-        heading = None if in_code else re.match(r"(#+) +(.+)", line)
-        lines.append((line, (len(heading[1]), heading[2]) if heading else None))
-    return lines
 
 
 def with_links(text: str, source: str, page: str) -> str:
@@ -108,8 +57,6 @@ def place(target: str, anchor: str, source: str) -> str:
     Raises:
         InputError: it is not there.
     """
-    if target == README and anchor in homes():
-        return homes()[anchor]
     if target in ELSEWHERE:
         return ELSEWHERE[target] + anchor
     if target == NOTEBOOK:
@@ -117,20 +64,6 @@ def place(target: str, anchor: str, source: str) -> str:
     if target.startswith("docs/") and (ROOT / target).is_file():
         return target.removeprefix("docs/") + anchor
     raise InputError(f"{source} links to {target}{anchor}, which is not on the site: see {Path(__file__).name}.")
-
-
-@cache
-def homes() -> dict[str, str]:
-    """The page of each anchor of README that is on the site; README as a whole is the first page."""
-    found = {"": "index.md"}
-    readme = sections((ROOT / README).read_text(encoding="utf-8"))
-    for page, title in SECTIONS.items():
-        for _, heading in lines_with_headings(readme[title]):
-            if heading:
-                level, name = heading
-                anchor = "#" + re.sub(r"[^\w\- ]", "", name.lower()).replace(" ", "-")  # as GitHub makes it
-                found[anchor] = page + (anchor if level > 1 else "")
-    return found
 
 
 def notebook_text(file: Path) -> str:

@@ -1,7 +1,7 @@
 """Adds our trainers to the folders that nnU-Net searches, at interpreter start.
 
 ``nnunet_ssl.pth`` in site-packages imports this module in every process of the environment, spawned workers
-included, so that ``nnUNetv2_train ... -tr nnUNetTrainerMeanTeacher`` works with no variable set by the user.
+included, so that ``nnUNetv2_train ... -tr nnUNetTrainerBCP`` works with no variable set by the user.
 The user's own folders in ``nnUNet_extTrainer`` stay and come first.
 
 In nnU-Net's commands, and nowhere else, a refusal of ours that nobody catches is printed without its traceback. They

@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -173,19 +174,24 @@ def test_the_pages_are_current(make_methods):
     assert not stale, f"run python docs/make_methods.py: it makes another {', '.join(stale)}"
 
 
-def test_the_table_of_the_readme_names_trainers_papers_costs_and_who_predicts(make_methods):
-    begin, end = make_methods.BEGIN.format("methods"), make_methods.END.format("methods")
-    table = make_methods.trainers(ENTRIES)
-    readme = make_methods.with_table(f"before {begin}old{end} after", "README.md", "methods", table)
-    assert readme.startswith(f"before {begin}| trainer |") and readme.endswith(" after")
-    rows = readme.splitlines()
-    [dhc] = [row for row in rows if row.startswith("| `nnUNetTrainerDHC`")]
-    assert "Wang and Li, MICCAI 2023. Also `nnUNetTrainerDHC_diffOnly`, " in dhc
-    assert "| 2: both networks on all patches; " in dhc and dhc.endswith("| mean of both |")
-    trainers = {file.stem for file in (ROOT / "trainers").glob("*.py")}
-    assert [name for name in sorted(trainers) if f"`{name}`" not in readme] == []
-    with pytest.raises(InputError, match="README.md needs the lines <!-- methods: .* and <!-- end of methods -->"):
-        make_methods.with_table("no markers", "README.md", "methods", table)
+def test_the_index_names_methods_papers_costs_who_predicts_and_every_trainer(make_methods):
+    index = make_methods.index(ENTRIES)
+    rows = index.splitlines()
+    [dhc] = [row for row in rows if row.startswith("| [DHC](DHC.md) | Wang and Li, MICCAI 2023 |")]
+    assert ". Also `nnUNetTrainerDHC_diffOnly`, " in dhc and "| mean of both | 2 |" in dhc
+    assert rows[-1].startswith("| Supervised |") and rows[-1].endswith("| student | 0.5 |  |")
+    listed = {f"nnUNetTrainer{name}" for name in re.findall(r"^\| \[?(\w+)", index, re.MULTILINE)}
+    listed |= set(re.findall(r"`(nnUNetTrainer\w+)`", index))
+    assert {file.stem for file in (ROOT / "trainers").glob("nnUNetTrainer*.py")} - listed == set()
+
+
+def test_a_table_needs_its_markers(make_methods):
+    begin, end = make_methods.BEGIN.format("gains"), make_methods.END.format("gains")
+    assert make_methods.with_table(f"before {begin}old{end} after", "page.md", "gains", "new") == (
+        f"before {begin}new{end} after"
+    )
+    with pytest.raises(InputError, match="page.md needs the lines <!-- gains: .* and <!-- end of gains -->"):
+        make_methods.with_table("no markers", "page.md", "gains", "new")
 
 
 def test_a_gain_stands_out_only_where_chance_did_not_make_it(make_methods, tmp_path):

@@ -57,54 +57,23 @@ def test_dead_links_anchors_and_pictures_are_named(make_site, tmp_path):
     ]  # fmt: skip
 
 
-README = """# nnunet-ssl
-## Your own data
-Text.
-```bash
-# a comment
-```
-### Fractions
-More.
-### Cascade
-#### Stages
-Two.
-## Overrides
-Keys.
-### Cross-validation
-### Pretrained weights
-### Does it help?
-## Other
-"""
-
-
-def test_sections_of_the_readme_become_pages_with_their_headings_raised(make_site):
-    found = make_site.sections(README)
-    assert found["Your own data"] == (
-        "# Your own data\nText.\n```bash\n# a comment\n```\n## Fractions\nMore.\n"
-    )  # the cascade has a page of its own
-    assert found["Cascade"] == "# Cascade\n## Stages\nTwo.\n"
-    assert found["Overrides"] == "# Overrides\nKeys.\n"
-    with pytest.raises(InputError, match=r"README.md has no section 'Cascade': mend the table SECTIONS"):
-        make_site.sections(README.replace("Cascade", "Cascades"))
-
-
 def test_links_are_led_to_where_their_target_is_on_the_site(make_site):
     def led(link, source, page):
         return make_site.with_links(f"[x]({link})", source, page).removeprefix("[x](").removesuffix(")")
 
-    assert led("docs/findings.md", "README.md", "own_data.md") == "findings.md"
-    assert led("docs/figures/la-mini.png", "README.md", "own_data.md") == "figures/la-mini.png"
-    assert led("../README.md#cascade", "docs/road.md", "road.md") == "cascade.md"
-    assert led("../README.md#a-fraction-of-the-labels", "docs/road.md", "road.md") == (
+    assert led("docs/findings.md", "README.md", "index.md") == "findings.md"
+    assert led("docs/figures/la-mini.png", "README.md", "index.md") == "figures/la-mini.png"
+    assert led("../README.md#install", "docs/road.md", "road.md") == "index.md#install"
+    assert led("own_data.md#a-fraction-of-the-labels", "docs/road.md", "road.md") == (
         "own_data.md#a-fraction-of-the-labels"
     )
     assert led("../../CONTRIBUTING.md", "docs/methods/BCP.md", "methods/BCP.md") == "../contributing.md"
-    assert led("https://github.com/MIC-DKFZ/nnUNet", "README.md", "own_data.md").startswith("https://github.com")
+    assert led("https://github.com/MIC-DKFZ/nnUNet", "README.md", "index.md").startswith("https://github.com")
     assert led("#here", "docs/road.md", "road.md") == "#here"
     with pytest.raises(InputError, match=r"docs/road.md links to pyproject.toml, which is not on the site"):
         led("../pyproject.toml", "docs/road.md", "road.md")
-    with pytest.raises(InputError, match=r"links to README.md#gone, which is not on the site"):
-        led("../README.md#gone", "docs/road.md", "road.md")
+    with pytest.raises(InputError, match=r"README.md links to docs/gone.md, which is not on the site"):
+        led("docs/gone.md", "README.md", "index.md")
 
 
 def test_every_page_is_in_the_navigation(make_site):
@@ -113,7 +82,7 @@ def test_every_page_is_in_the_navigation(make_site):
         return [p for value in values for p in ([value] if isinstance(value, str) else pages(value))]
 
     listed = pages(tomllib.loads((DOCS / "site.toml").read_text(encoding="utf-8"))["project"]["nav"])
-    made = [*make_site.SECTIONS, *make_site.ELSEWHERE.values(), make_site.NOTEBOOK_PAGE, "methods/README.md"]
+    made = [*make_site.ELSEWHERE.values(), make_site.NOTEBOOK_PAGE, "methods/README.md"]
     assert sorted(listed) == sorted([*made, *(page.name for page in DOCS.glob("*.md"))])
 
 

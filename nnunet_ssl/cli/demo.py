@@ -11,8 +11,9 @@ from nnunet_ssl.cli.options import Device, Where
 def demo(
     device: Where = Device.cpu,
     folder: Annotated[Path, typer.Option(help="New folder, or that of an earlier demo.")] = Path("nnunet_ssl_demo"),
+    seed: Annotated[int, typer.Option(help="Of the phantom and of both trainings.")] = 0,
 ) -> None:
-    """Phantom, baseline, Mean Teacher, table and picture in a few minutes on a CPU."""
+    """Phantom, baseline, BCP, table and picture in a few minutes on a CPU."""
     from nnunet_ssl.demo.pipeline import run_demo
 
-    run_demo(folder, device.value)
+    run_demo(folder, device.value, seed)

@@ -9,7 +9,7 @@ from nnunet_ssl.cli.options import trainers
 
 def methods(
     name: Annotated[
-        str | None, typer.Argument(help="Show one method in full: MeanTeacher, UAMT, ...", autocompletion=trainers)
+        str | None, typer.Argument(help="Show one method in full: BCP, CutMix, ...", autocompletion=trainers)
     ] = None,
 ) -> None:
     """The methods with paper and cost; one with formulas, hyperparameters and the terms of its log."""

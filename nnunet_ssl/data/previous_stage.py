@@ -4,7 +4,7 @@ At the end of each training of the first stage nnU-Net predicts the cases that t
 folder. `nnunet_ssl predict_next_stage` predicts what a fold sees without a label, the unlabeled cases and those whose
 label the fold hides, with the network of that fold alone and into a folder of the fold::
 
-    nnUNetTrainerMeanTeacher__nnUNetPlans__3d_lowres/
+    nnUNetTrainerBCP__nnUNetPlans__3d_lowres/
         predicted_next_stage/3d_cascade_fullres/CASE.b2nd               labeled cases, by nnU-Net
         fold_0/predicted_next_stage/3d_cascade_fullres/CASE.b2nd        what fold 0 sees without a label
         fold_0/predicted_next_stage/3d_cascade_fullres/first_stage.json which network predicted: {"checkpoint": sha256,

@@ -7,10 +7,7 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,26 +16,30 @@ import SimpleITK as sitk
 from rich.console import Console
 from rich.table import Table
 
-from nnunet_ssl.commands import find_command
 from nnunet_ssl.demo.phantom import write_phantom
 from nnunet_ssl.demo.picture import Row, comparison_picture
+from nnunet_ssl.demo.steps import LOGS, Steps
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import require_new_folder, write_json
 from nnunet_ssl.locks import locked
+from nnunet_ssl.machine import cores
 from nnunet_ssl.results.evaluation import evaluate_folders, read_labels
 
 DATASET_ID, DATASET = "1", "Dataset001_Phantom"
-CONFIGURATION, PLANS, FOLD = "3d_fullres", "nnUNetPlans_demo", "0"
-# Name in the tables -> trainer and what its run sets beyond the number of iterations.
-TRAINERS = {
-    "Supervised": ("nnUNetTrainerSupervised", {}),
-    "Mean Teacher": ("nnUNetTrainerMeanTeacher", {}),
-}
+CONFIGURATION, PLANS, FOLD = "2d", "nnUNetPlans_demo", "0"
+# Few voxels and two organs for a CPU; cases that differ so much that two do not tell of all.
+PHANTOM = {"shape": (20, 48, 48), "classes": 3, "variation": 2.0}
+# Name in the tables -> trainer, and how many times as long an iteration takes once the unlabeled patches are in.
+TRAINERS = {"Supervised": ("nnUNetTrainerSupervised", 1.0), "BCP": ("nnUNetTrainerBCP", 2.3)}
+START = 0.5  # of the unlabeled patches, as a share of the epochs
+# Seconds on two cores: the steps before the trainings and after them, what each training takes beside its iterations,
+# and an iteration.
+BEFORE, AFTER, BESIDE, ITERATION = (1, 12, 0.1, 8), (15, 15, 1, 2), 15, 0.03
 PICTURE_CASES = 3
-CAUTION = "One short run on made-up data shows that everything works, not which method is better."
+CAUTION = "One short run on made-up data shows that everything works, not what you will gain."
 MARKER = ".nnunet_ssl_demo"
 RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
-LOGS, PREDICTIONS = "logs", "predictions"
+PREDICTIONS = "predictions"
 METRICS_FILE, TABLE_FILE, PICTURE_FILE = "metrics.json", "table.md", "comparison.png"
 
 
@@ -46,11 +47,11 @@ METRICS_FILE, TABLE_FILE, PICTURE_FILE = "metrics.json", "table.md", "comparison
 class Size:
     """How large the demo is. One of the labeled cases is what nnU-Net validates on; the others train."""
 
-    labeled: int = 5
+    labeled: int = 3
     unlabeled: int = 24
-    test: int = 6
-    epochs: int = 10
-    iterations_per_epoch: int = 30
+    test: int = 10
+    epochs: int = 30
+    iterations_per_epoch: int = 50
 
     @property
     def text(self) -> str:
@@ -60,11 +61,12 @@ class Size:
         )
 
 
-def run_demo(folder: Path, device: str, size: Size | None = None) -> None:
-    """Makes the phantom in ``folder``, trains the baseline and Mean Teacher, predicts, evaluates and draws.
+def run_demo(folder: Path, device: str, seed: int = 0, size: Size | None = None) -> None:
+    """Makes the phantom in ``folder``, trains the baseline and BCP, predicts, evaluates and draws.
 
-    ``folder`` must be new, empty, or that of an earlier demo, whose files are replaced. Prints the progress, the table,
-    and where ``metrics.json``, ``table.md`` and ``comparison.png`` are.
+    ``folder`` must be new, empty, or that of an earlier demo, whose files are replaced. ``seed`` is that of the phantom
+    and of both trainings. Prints the progress, the table, and where ``metrics.json``, ``table.md`` and
+    ``comparison.png`` are.
 
     Raises InputError if the folder holds something else, another demo runs in it, or a step fails; the message names
     the step's log.
@@ -73,85 +75,67 @@ def run_demo(folder: Path, device: str, size: Size | None = None) -> None:
     require_new_folder(folder, "--folder")
     with locked(folder):
         _prepare(folder)
-        _run(folder, device, size or Size())
+        _run(folder, device, seed, size or Size())
 
 
-def _run(folder: Path, device: str, size: Size) -> None:
-    raw = folder / RAW / DATASET
-    steps = _Steps(folder, _environment(folder), total=6 + 2 * len(TRAINERS))
+def _run(folder: Path, device: str, seed: int, size: Size) -> None:
+    raw, console = folder / RAW / DATASET, Console(highlight=False)
+    with Steps(folder, _environment(folder), _work(size), console) as steps:
+        with steps.step("make the phantom"):
+            parts = {"labeled": size.labeled, "unlabeled": size.unlabeled, "test": size.test}
+            write_phantom(raw, **parts, **PHANTOM, seed=seed)
+        steps.command(
+            "plan and preprocess the labeled cases",
+            f"nnUNetv2_plan_and_preprocess -d {DATASET_ID} -c {CONFIGURATION} --verify_dataset_integrity "
+            "-npfp 2 -np 2".split(),
+        )
+        with steps.step("make the plans small enough for a CPU"):
+            _write_plans_and_split(folder / PREPROCESSED / DATASET)
+        steps.command(
+            "preprocess the unlabeled cases",
+            f"nnunet_ssl preprocess -d {DATASET_ID} -c {CONFIGURATION} -p {PLANS} -np 2".split(),
+        )
+        _train(steps, device, seed, size)
+        for name, (trainer, _) in TRAINERS.items():
+            places = ["-i", str(raw / "imagesTs"), "-o", str(_predictions(folder, name))]
+            options = f"-p {PLANS} -f {FOLD} -tr {trainer} --disable_tta -device {device} -npp 1 -nps 1"
+            steps.command(
+                f"predict with {name}",
+                ["nnUNetv2_predict", "-d", DATASET_ID, "-c", CONFIGURATION, *places, *options.split()],
+            )
+        with steps.step("measure against the test labels"):
+            metrics = {
+                name: evaluate_folders(raw / "labelsTs", _predictions(folder, name), progress=None) for name in TRAINERS
+            }
+            write_json(metrics, folder / METRICS_FILE)
+            (folder / TABLE_FILE).write_text(_markdown(metrics, size), encoding="utf-8")
+        with steps.step("draw the picture"):
+            _draw(folder, metrics, size)
+    _print_table(console, metrics, size, folder)
 
-    with steps.step("make the phantom"):
-        write_phantom(raw, labeled=size.labeled, unlabeled=size.unlabeled, test=size.test)
-    steps.command(
-        "plan and preprocess the labeled cases",
-        [
-            "nnUNetv2_plan_and_preprocess",
-            "-d",
-            DATASET_ID,
-            "-c",
-            CONFIGURATION,
-            "--verify_dataset_integrity",
-            "-npfp",
-            "2",
-            "-np",
-            "2",
-        ],
-    )
-    with steps.step("make the plans small enough for a CPU"):
-        _write_plans_and_split(folder / PREPROCESSED / DATASET)
-    steps.command(
-        "preprocess the unlabeled cases",
-        ["nnunet_ssl", "preprocess", "-d", DATASET_ID, "-c", CONFIGURATION, "-p", PLANS, "-np", "2"],
-    )
-    for name, (trainer, settings) in TRAINERS.items():
-        settings = settings | {
-            "num_epochs": size.epochs,
-            "num_iterations_per_epoch": size.iterations_per_epoch,
-            "num_val_iterations_per_epoch": 2,
-            "oversample_foreground_percent": 1.0,  # so few iterations would hardly show the smallest organ otherwise
-            "seed": 0,
-        }
+
+def _work(size: Size) -> list[float]:
+    """Seconds that each step takes on two cores."""
+    training = size.epochs * size.iterations_per_epoch * ITERATION
+    return [*BEFORE, *(BESIDE + training * (START + (1 - START) * later) for _, later in TRAINERS.values()), *AFTER]
+
+
+def _train(steps: Steps, device: str, seed: int, size: Size) -> None:
+    settings = {
+        "num_epochs": size.epochs,
+        "num_iterations_per_epoch": size.iterations_per_epoch,
+        "num_val_iterations_per_epoch": 1,
+        "initial_lr": 0.03,  # so few iterations at nnU-Net's 0.01 would stop halfway
+        "oversample_foreground_percent": 1.0,  # and would hardly show the smaller organ otherwise
+        "seed": seed,
+    }
+    for name, (trainer, later) in TRAINERS.items():
         steps.command(
             f"train {name}",
-            ["nnUNetv2_train", DATASET_ID, CONFIGURATION, FOLD, "-p", PLANS, "-tr", trainer, "-device", device],
+            f"nnUNetv2_train {DATASET_ID} {CONFIGURATION} {FOLD} -p {PLANS} -tr {trainer} -device {device}".split(),
             {"nnUNet_ssl_config": json.dumps(settings)},
-            progress=lambda log: _training_progress(log, size.epochs),
+            look=lambda log, later=later: _training_progress(log, size.epochs, later),
         )
-    for name, (trainer, _) in TRAINERS.items():
-        steps.command(
-            f"predict with {name}",
-            [
-                "nnUNetv2_predict",
-                "-d",
-                DATASET_ID,
-                "-i",
-                str(raw / "imagesTs"),
-                "-o",
-                str(_predictions(folder, name)),
-                "-c",
-                CONFIGURATION,
-                "-p",
-                PLANS,
-                "-f",
-                FOLD,
-                "-tr",
-                trainer,
-                "--disable_tta",
-                "-device",
-                device,
-                "-npp",
-                "1",
-                "-nps",
-                "1",
-            ],
-        )
-    with steps.step("measure against the test labels"):
-        metrics = {name: evaluate_folders(raw / "labelsTs", _predictions(folder, name)) for name in TRAINERS}
-        write_json(metrics, folder / METRICS_FILE)
-        (folder / TABLE_FILE).write_text(_markdown(metrics, size), encoding="utf-8")
-    with steps.step("draw the picture"):
-        _draw(folder, metrics, size)
-    _print_table(steps.console, metrics, size, folder)
 
 
 def _prepare(folder: Path) -> None:
@@ -174,72 +158,24 @@ def _environment(folder: Path) -> dict[str, str]:
         "nnUNet_compile": "false",  # compiling would take longer than this training
         "nnUNet_n_proc_DA": "1",
         "nnUNet_def_n_proc": "1",  # starting eight processes takes longer than what they do here
+        "OMP_NUM_THREADS": str(min(2, cores())),  # more threads only wait for each other on so small images
         "OMP_WAIT_POLICY": "PASSIVE",  # else waiting threads spin, which on a busy machine slows training tenfold
         "PYTHONUNBUFFERED": "1",  # so that the log can be followed
     }
 
 
-class _Steps:
-    """Runs the demo's steps one after the other: one line each on the console, and a log per command."""
+def _training_progress(log: str, epochs: int, later: float) -> tuple[float, str]:
+    """The share of a training that is done, and what it does; from ``START`` on an epoch takes ``later`` times as long.
 
-    def __init__(self, folder: Path, environment: dict[str, str], total: int):
-        self.folder = folder
-        self.environment = environment
-        self.total = total
-        self.number = 0
-        self.console = Console(highlight=False)
-
-    @contextmanager
-    def step(self, title: str) -> Iterator[Callable[[str], None]]:
-        """Times a step; the function it gives shows a note beside the running time (on a terminal)."""
-        self.number += 1
-        start = time.monotonic()
-        line = f"{self.number:2d}/{self.total} {title}"
-        with self.console.status(line) as status:
-            yield lambda note: status.update(", ".join(filter(None, (f"{line}: {_clock(start)}", note))))
-        self.console.print(f"{line}: {_clock(start)}")
-
-    def command(
-        self,
-        title: str,
-        command: list[str],
-        variables: dict[str, str] | None = None,
-        progress: Callable[[str], str] = lambda log: "",
-    ) -> None:
-        """Runs a command of this Python environment; ``progress`` makes a note of the log so far."""
-        with self.step(title) as show:
-            log = self.folder / LOGS / f"{self.number:02d}_{title.replace(' ', '_')}.log"
-            program = [find_command(command[0]), *command[1:]]
-            with log.open("w", encoding="utf-8") as stream:
-                process = subprocess.Popen(
-                    program, env=self.environment | (variables or {}), stdout=stream, stderr=subprocess.STDOUT
-                )
-            try:
-                while process.poll() is None:
-                    show(progress(log.read_text(encoding="utf-8", errors="replace")))
-                    time.sleep(0.5)
-            except KeyboardInterrupt:  # the terminal has sent it to the command and its workers, too
-                try:
-                    process.wait(timeout=10)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                raise
-            if process.returncode:
-                lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["(no output)"]
-                raise InputError(
-                    f'The step "{title}" failed with exit status {process.returncode}: {lines[-1].strip()}\n'
-                    f"Its output: {log}"
-                )
-
-
-def _training_progress(log: str, epochs: int) -> str:
-    started = re.findall(r"Epoch (\d+)", log)
-    return f"epoch {int(started[-1]) + 1} of {epochs}" if started else ""
-
-
-def _clock(start: float) -> str:
-    seconds = int(time.monotonic() - start)
-    return f"{seconds // 60}:{seconds % 60:02d}"
+    What comes before the first epoch and the validation after the last one count as an epoch of the first kind each.
+    """
+    started = len(re.findall(r": Epoch \d+\s*$", log, re.MULTILINE))
+    ended = len(re.findall(r"Epoch time: ", log))
+    costs = [1.0 if epoch < START * epochs else later for epoch in range(epochs)]
+    share = (bool(started) + sum(costs[:ended])) / (2 + sum(costs))
+    if ended == epochs:
+        return share, "validating"
+    return share, f"epoch {started} of {epochs}" if started else "starting"
 
 
 def _write_plans_and_split(preprocessed: Path) -> None:
@@ -248,14 +184,14 @@ def _write_plans_and_split(preprocessed: Path) -> None:
     plans["plans_name"] = PLANS
     configuration = plans["configurations"][CONFIGURATION]
     plans["configurations"] = {CONFIGURATION: configuration}
-    configuration |= {"patch_size": [32, 48, 48], "batch_size": 2, "batch_dice": True}
-    features = [8, 16, 32, 64]
+    configuration |= {"patch_size": [48, 48], "batch_size": 4, "batch_dice": True}
+    features = [8, 16, 32]
     stages = len(features)
     configuration["architecture"]["arch_kwargs"] |= {
         "n_stages": stages,
         "features_per_stage": features,
-        "kernel_sizes": [[3, 3, 3]] * stages,
-        "strides": [[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
+        "kernel_sizes": [[3, 3]] * stages,
+        "strides": [[1, 1]] + [[2, 2]] * (stages - 1),
         "n_conv_per_stage": [2] * stages,
         "n_conv_per_stage_decoder": [2] * (stages - 1),
     }

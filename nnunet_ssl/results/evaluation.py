@@ -48,7 +48,7 @@ def evaluate_folders(
     prediction: Path,
     dataset_json: Path | None = None,
     processes: int = 1,
-    progress: str = "evaluating",
+    progress: str | None = "evaluating",
 ) -> dict:
     """Compares every segmentation of ``reference`` with the file of the same name in ``prediction``.
 
@@ -61,7 +61,7 @@ def evaluate_folders(
     in ``prediction`` without a reference are not looked at.
 
     ``dataset_json`` names the classes; by default the one in ``prediction``, else the one beside ``reference``.
-    ``progress`` is what the progress bar says.
+    ``progress`` is what the progress bar says; None for no bar.
 
     Raises InputError, with every fault in one message, for a missing prediction, a file that cannot be read or holds
     several volumes, a prediction that does not stand in its reference's space, and a voxel value that ``dataset.json``
@@ -91,7 +91,8 @@ def evaluate_folders(
     processes = min(processes, len(jobs))  # each takes seconds to begin
     with Pool(0 if processes <= 1 else processes, "and run the same command again.", one_thread) as pool:
         results = pool.run(_evaluate_case, jobs.items())
-        for case, result in tqdm(results, total=len(jobs), desc=progress, unit="case", disable=None):
+        hidden = True if progress is None else None  # None: without a terminal
+        for case, result in tqdm(results, total=len(jobs), desc=progress, unit="case", disable=hidden):
             if isinstance(result, InputError):
                 faults.append(str(result))
             else:

@@ -197,7 +197,7 @@ def plan(
     asked = [*([baseline] if baseline else []), *methods]
     methods = list(dict.fromkeys(full_name(method).removeprefix(TRAINER) for method in asked))
     if not methods:
-        raise InputError("Nothing to run: name methods, such as --methods MeanTeacher,UAMT, or add --baseline.")
+        raise InputError("Nothing to run: name methods, such as --methods BCP CutMix, or add --baseline.")
     overrides = overrides_by_method(methods, config)
     if test:
         require_test_cases(dataset_id)

@@ -1,7 +1,6 @@
 """What surrounds the demo's commands: its folder, its logs, its table, its plans."""
 
 import json
-import sys
 
 import pytest
 from rich.console import Console
@@ -31,50 +30,36 @@ def test_earlier_demo_is_replaced_but_nothing_else(tmp_path):
     assert (folder / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
-@pytest.fixture
-def steps(tmp_path):
-    pipeline._prepare(tmp_path / "demo")
-    return pipeline._Steps(tmp_path / "demo", pipeline._environment(tmp_path / "demo"), total=2)
+def test_progress_of_a_training_is_read_from_its_log():
+    """Four epochs, of which the last two take twice as long: 2 + 1 + 1 + 2 + 2 = 8 parts with start and validation."""
+
+    def progress(log):
+        return pipeline._training_progress(log, 4, 2.0)
+
+    assert progress("loading") == (0, "starting")
+    first = "2026-01-01 10:00:00.0: \n2026-01-01 10:00:00.0: Epoch 0 \n"
+    assert progress(first) == (1 / 8, "epoch 1 of 4")
+    epochs = "".join(f"x: Epoch {i} \nx: train_loss -0.5 \nx: Epoch time: 3.1 s\n" for i in range(4))
+    assert progress(epochs.rpartition("x: Epoch time")[0]) == (5 / 8, "epoch 4 of 4")
+    assert progress(epochs + "x: Training done.\n") == (7 / 8, "validating")
 
 
-def test_failed_step_says_the_last_line_and_names_its_log(steps, monkeypatch):
-    monkeypatch.setattr(pipeline, "find_command", lambda name: sys.executable)
-    with pytest.raises(InputError) as error:
-        steps.command("train it", ["x", "-c", "print('working'); raise SystemExit('no data')"])
-    log = steps.folder / "logs" / "01_train_it.log"
-    assert f'The step "train it" failed with exit status 1: no data\nIts output: {log}' == str(error.value)
-    assert "working" in log.read_text(encoding="utf-8")
-
-
-def test_command_sees_the_demo_folders_only(steps, monkeypatch):
-    monkeypatch.setenv("nnUNet_raw", "elsewhere")
-    monkeypatch.setattr(pipeline, "find_command", lambda name: sys.executable)
-    steps.environment = pipeline._environment(steps.folder)
-    script = "import os; print(os.environ['nnUNet_raw'], os.environ['nnUNet_ssl_config'])"
-    steps.command("look", ["x", "-c", script], {"nnUNet_ssl_config": "{seed: 1}"})
-    expected = f"{steps.folder / 'nnUNet_raw'} {{seed: 1}}"
-    assert (steps.folder / "logs" / "01_look.log").read_text(encoding="utf-8").strip() == expected
-
-
-def test_missing_command_is_said(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match="nnUNetv2_nothing is not in"):
-        pipeline.find_command("nnUNetv2_nothing")
-
-
-def test_progress_is_read_from_the_log():
-    assert pipeline._training_progress("starting", 10) == ""
-    assert pipeline._training_progress("Epoch 0\nEpoch time: 3 s\nEpoch 4 \n", 10) == "epoch 5 of 10"
+def test_the_bar_knows_how_long_each_step_takes():
+    size = pipeline.Size(epochs=10, iterations_per_epoch=10)
+    work = pipeline._work(size)
+    supervised, bcp = work[4:6]
+    assert len(work) == 10
+    assert bcp - supervised == pytest.approx(100 * pipeline.ITERATION * 0.5 * 1.3)  # half of them 2.3 times as long
 
 
 def test_plans_are_made_small_and_one_case_validates(tmp_path):
     plans = {
         "plans_name": "nnUNetPlans",
         "configurations": {
-            "2d": {},
-            "3d_fullres": {
-                "data_identifier": "nnUNetPlans_3d_fullres",
-                "patch_size": [48, 64, 64],
+            "3d_fullres": {},
+            "2d": {
+                "data_identifier": "nnUNetPlans_2d",
+                "patch_size": [64, 64],
                 "architecture": {"arch_kwargs": {"n_stages": 5, "conv_bias": True}},
             },
         },
@@ -86,12 +71,12 @@ def test_plans_are_made_small_and_one_case_validates(tmp_path):
     pipeline._write_plans_and_split(tmp_path)
     written = json.loads((tmp_path / "nnUNetPlans_demo.json").read_text(encoding="utf-8"))
     assert written["plans_name"] == "nnUNetPlans_demo"
-    assert list(written["configurations"]) == ["3d_fullres"]
-    configuration = written["configurations"]["3d_fullres"]
-    assert configuration["data_identifier"] == "nnUNetPlans_3d_fullres"
-    assert configuration["patch_size"] == [32, 48, 48]
+    assert list(written["configurations"]) == ["2d"]
+    configuration = written["configurations"]["2d"]
+    assert configuration["data_identifier"] == "nnUNetPlans_2d"
+    assert configuration["patch_size"] == [48, 48]
     architecture = configuration["architecture"]["arch_kwargs"]
-    assert architecture["features_per_stage"] == [8, 16, 32, 64]
+    assert architecture["features_per_stage"] == [8, 16, 32]
     assert architecture["conv_bias"] is True
     assert json.loads((tmp_path / "splits_final.json").read_text(encoding="utf-8")) == [
         {"train": ["a", "b"], "val": ["c"]}
@@ -107,20 +92,34 @@ def test_table(capsys, tmp_path):
             "missed": {"liver": 0, "gland": missed},
         }
 
-    metrics = {"Supervised": result(0.5, 12.34, 0), "Mean Teacher": result(0.75, 8.0, 2)}
+    metrics = {"Supervised": result(0.5, 12.34, 0), "BCP": result(0.75, 8.0, 2)}
     text = pipeline._markdown(metrics, pipeline.Size())
     assert text.splitlines() == [
-        "4 labeled and 24 unlabeled training cases, 300 iterations each.",
+        pipeline.Size().text + ".",
         "",
-        "| class | Dice Supervised | Dice Mean Teacher | HD95 mm Supervised | HD95 mm Mean Teacher |",
+        "| class | Dice Supervised | Dice BCP | HD95 mm Supervised | HD95 mm BCP |",
         "| --- | ---: | ---: | ---: | ---: |",
         "| liver | 0.500 | 0.750 | 12.3 | 8.0 |",
         "| gland | - | - | - | - |",
         "| mean | 0.500 | 0.750 | 12.3 | 8.0 |",
         "",
-        "Not found at all (Dice 0, left out of HD95): Mean Teacher 2 x gland. " + pipeline.CAUTION,
+        "Not found at all (Dice 0, left out of HD95): BCP 2 x gland. " + pipeline.CAUTION,
     ]
     pipeline._print_table(Console(width=120), metrics, pipeline.Size(), tmp_path)
     printed = capsys.readouterr().out
     assert "0.750" in printed
     assert str(tmp_path / "comparison.png") in printed
+
+
+@pytest.mark.long
+def test_the_whole_demo_runs_and_leaves_table_measures_and_picture(tmp_path, capsys):
+    size = pipeline.Size(labeled=3, unlabeled=4, test=3, epochs=2, iterations_per_epoch=2)
+    pipeline.run_demo(tmp_path / "demo", "cpu", seed=1, size=size)
+    printed = capsys.readouterr().out.splitlines()
+    assert [line[:5] for line in printed[:10]] == [f"{number:2d}/10" for number in range(1, 11)]
+    metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text(encoding="utf-8"))
+    assert set(metrics) == {"Supervised", "BCP"}
+    assert len(metrics["BCP"]["metrics"]["dice"]["per_case"]) == 3
+    assert "| mean |" in (tmp_path / "demo" / "table.md").read_text(encoding="utf-8")
+    assert (tmp_path / "demo" / "comparison.png").stat().st_size > 10_000
+    assert "phase 1 begins" in next((tmp_path / "demo" / "logs").glob("*train_BCP.log")).read_text(encoding="utf-8")
