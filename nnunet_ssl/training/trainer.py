@@ -35,12 +35,7 @@ from nnunet_ssl.training import case_maps, label_picture
 from nnunet_ssl.training.configured import ConfiguredTrainer
 from nnunet_ssl.training.early_signs import SHARE, signs, signs_of_phase
 from nnunet_ssl.training.progress import ProgressLogger, epoch_means
-from nnunet_ssl.training.pseudo_labels import (
-    label_unlabeled_cases,
-    labels_folder,
-    partial_loss,
-    unknown_label,
-)
+from nnunet_ssl.training.pseudo_labels import label_unlabeled_cases, labels_folder, partial_loss, unknown_label
 from nnunet_ssl.training.random_state import seed_everything
 from nnunet_ssl.training.strong_views import generator_of, made_on_device
 from nnunet_ssl.training.task_of_trainer import kind_of, task_of
