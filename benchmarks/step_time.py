@@ -1,30 +1,34 @@
 """Step time of each method against the sum of its network passes, timed alone in the same run.
 
-    python benchmarks/step_time.py [--device cuda] [--patch 32 48 64] [--features 8 16 32 64] [--batch 2] [--repeats 9]
+    python benchmarks/step_time.py [--device cuda] [--patch 32 48 48] [--features 8 16 32 64] [--batch 2] [--repeats 5]
 
 A step is `train_step` of the trainer: losses, backward, clipping, optimizer, moving averages. Its passes are those of
 the method's facts: forwards and backwards of its networks that the paper asks for, over as many patches. Both are timed
-in turn, so that the ratio holds on a noisy machine. Peak memory is that of the GPU or, on a CPU, of the process.
+in turn; on a CPU that is processor time of one thread, so that the ratio holds on a machine that others use, too.
+Memory is the most that tensors take at once in a step: weights, optimizer and all that a step makes. Beside it stands
+how many times that of nnU-Net's own step it is.
+
+With `-o FILE` each row is written as soon as it is measured, and a row that stands there is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import json
-import multiprocessing
-import resource
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
+from itertools import accumulate, chain
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from workspace import CLASSES, make_trainer, make_workspace, versions
 
 from nnunet_ssl.catalog import PREFIX, read_catalog
@@ -90,36 +94,36 @@ def total(output: Output | list[Tensor] | Tensor) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--patch", type=int, nargs="+", default=[32, 48, 64])
+    parser.add_argument("--patch", type=int, nargs="+", default=[32, 48, 48])
     parser.add_argument("--features", type=int, nargs="+", default=[8, 16, 32, 64])
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=5)
     known = list(trainers())
     parser.add_argument("--trainers", nargs="+", default=known, choices=known)
     parser.add_argument("-o", dest="out", type=Path, help="JSON file for the figures")
     asked = parser.parse_args()
 
-    rows = {}
-    context = multiprocessing.get_context("spawn")
+    torch.set_num_threads(1)
+    device = torch.cuda.get_device_name() if asked.device == "cuda" else "cpu, one thread, processor time"
+    record = {"command": " ".join(sys.argv), "device": device, "versions": versions(), "rows": {}}
+    if asked.out and asked.out.exists():
+        record["rows"] = json.loads(asked.out.read_text(encoding="utf-8"))["rows"]
     with tempfile.TemporaryDirectory() as folder:
         make_workspace(Path(folder) / "work", asked.patch, asked.features, asked.batch)
-        print(f"{'trainer':32}{'step ms':>10}{'passes ms':>11}{'ratio':>8}{'peak MB':>9}")
+        print(f"{'trainer':32}{'step ms':>10}{'passes ms':>11}{'ratio':>8}{'memory MB':>11}")
         for name in asked.trainers:
-            with ProcessPoolExecutor(1, context) as process:  # a process of its own has a peak of its own
-                rows[name] = row = process.submit(measure, name, asked).result()
-            print(
-                f"{name:32}{row['step_ms']:10.1f}{row['passes_ms']:11.1f}{row['ratio']:8.3f}"
-                f"{row['peak_memory_mb']:9.0f}",
-                flush=True,
-            )
-    if asked.out:
-        device = torch.cuda.get_device_name() if asked.device == "cuda" else "cpu"
-        record = {"command": " ".join(sys.argv), "device": device, "versions": versions(), "rows": rows}
-        asked.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            if name not in record["rows"]:
+                record["rows"][name] = measure(name, asked)
+                if asked.out:
+                    asked.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            row = record["rows"][name]
+            figures = f"{row['step_ms']:10.1f}{row['passes_ms']:11.1f}{row['ratio']:8.3f}{row['memory_mb']:11.1f}"
+            print(f"{name:32}{figures}", flush=True)
 
 
 def measure(name: str, asked: argparse.Namespace) -> dict[str, float]:
-    """Medians over the repeats of a step and of its passes, in ms, and of their ratio pair by pair."""
+    """Medians over the repeats of a step and of its passes, in ms, and of their ratio pair by pair; memory in MB."""
+    gc.collect()
     trainer = ready_trainer(name, asked.device)
     device, passes_asked = trainer.device, trainers()[name]
     batch = make_batch(trainer, asked.patch, len(asked.features), asked.batch)
@@ -134,17 +138,15 @@ def measure(name: str, asked: argparse.Namespace) -> dict[str, float]:
             sum(make_passes(trainer, image, passes_asked)).backward()
 
     with contextlib.redirect_stdout(io.StringIO()):
-        for _ in range(3):
+        for _ in range(2):
             step()
             passes()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     pairs = [(clock(step, device), clock(passes, device)) for _ in range(asked.repeats)]
     return {
         "step_ms": statistics.median(pair[0] for pair in pairs),
         "passes_ms": statistics.median(pair[1] for pair in pairs),
         "ratio": statistics.median(pair[0] / pair[1] for pair in pairs),
-        "peak_memory_mb": peak_memory_mb(device),
+        "memory_mb": memory_mb(step, trainer),
     }
 
 
@@ -170,21 +172,40 @@ def make_batch(trainer: ConfiguredTrainer, patch: Sequence[int], stages: int, si
     return batch | {STREAM + view: image.clone() for view in ("weak", "strong")}
 
 
-def peak_memory_mb(device: torch.device) -> float:
-    """Of the GPU; of the whole process without one (kB on Linux)."""
-    if device.type == "cuda":
+def memory_mb(step: Callable[[], None], trainer: ConfiguredTrainer) -> float:
+    """The most that tensors take at once within a step, those that stay from step to step among them."""
+    trainer.optimizer.zero_grad(set_to_none=True)
+    if trainer.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        step()
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    step()  # leaves gradients, which the next one gives back: not counted twice
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    made = max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+    return (made + sum(tensor.nbytes for tensor in lasting_tensors(trainer))) / 2**20
 
 
-def clock(function, device: torch.device) -> float:
-    """Milliseconds of one call."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+def lasting_tensors(trainer: ConfiguredTrainer) -> list[Tensor]:
+    """Weights and buffers of all networks, each once, and what the optimizers keep of them."""
+    modules = [trainer.network] if trainer.method is None else [trainer.network, trainer.method]
+    tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
+    optimizers = [trainer.optimizer] if trainer.method is None else trainer.optimizers
+    states = (value for optimizer in optimizers for state in optimizer.state.values() for value in state.values())
+    return list({id(tensor): tensor for tensor in chain(tensors, states) if isinstance(tensor, Tensor)}.values())
+
+
+def clock(function: Callable[[], None], device: torch.device) -> float:
+    """Milliseconds of one call: on a CPU of processor time."""
+    if device.type != "cuda":
+        start = time.process_time()
+        function()
+        return 1000 * (time.process_time() - start)
+    torch.cuda.synchronize()
     start = time.perf_counter()
     function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    torch.cuda.synchronize()
     return 1000 * (time.perf_counter() - start)
 
 

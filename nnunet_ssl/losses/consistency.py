@@ -7,6 +7,7 @@ from itertools import permutations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nnunet_ssl.distributed import mean_over_ranks
 from nnunet_ssl.losses.sharpening import sharpened_per_channel
@@ -41,4 +42,4 @@ def mutual_consistency(outputs: Sequence[Output], temperature: float, detach_tar
     if detach_targets:
         sharp = [target.detach() for target in sharp]
     pairs = permutations(range(len(outputs)), 2)
-    return torch.stack([(outputs[i].probs - sharp[j]).square().mean() for i, j in pairs]).sum()
+    return torch.stack([F.mse_loss(outputs[i].probs, sharp[j]) for i, j in pairs]).sum()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from nnunet_ssl.distributed import mean_over_ranks, world_size
 from nnunet_ssl.kinds import Kind
@@ -17,7 +19,8 @@ from nnunet_ssl.task import Target
 
 WIDTH = 32  # of projections and predictions
 _EPS = 1e-8  # inside of the logarithm; of the released code
-_PART = 2**22  # numbers that relations are computed for at once: a CPU maps larger tensors anew, which takes longer
+_PART = {"cpu": 2**18}  # relations computed at once: on a CPU what its cache holds with all that is made of them
+_LARGE_PART = 2**23  # elsewhere
 
 
 class Correlations(nn.Module):
@@ -105,14 +108,42 @@ def disagreement(first: Tensor, second: Tensor, memory: Tensor, usable: Tensor, 
         tau: temperature.
     """
     unusable = torch.where(usable, 0.0, -1e30)[:, None]
-    rows = max(1, _PART // memory.shape[1])
-    parts = zip(first.split(rows, 1), second.split(rows, 1), strict=True)
-    return torch.cat([_disagreement(*part, memory / tau, unusable) for part in parts], 1)
+    return cast(Tensor, _Disagreement.apply(first, second, memory / tau, unusable))
 
 
-def _disagreement(first: Tensor, second: Tensor, memory: Tensor, unusable: Tensor) -> Tensor:
-    first, second = (torch.baddbmm(unusable, u, memory.mT).softmax(2) for u in (first, second))
-    return -(second * (first + _EPS).log()).sum(2)
+class _Disagreement(torch.autograd.Function):
+    """Values with their gradients, part by part, so that no relation is kept for the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor, memory: Tensor, unusable: Tensor) -> Tensor:
+        rows = max(1, _PART.get(first.device.type, _LARGE_PART) // memory.shape[1])
+        pairs = zip(first.split(rows, 1), second.split(rows, 1), strict=True)
+        parts = zip(*(_with_gradients(*pair, memory, unusable) for pair in pairs), strict=True)
+        losses, *gradients = (torch.cat(part, 1) for part in parts)
+        ctx.save_for_backward(*gradients)
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_losses: Tensor) -> tuple[Tensor | None, ...]:
+        first, second = (of_losses[..., None] * gradient for gradient in ctx.saved_tensors)
+        return first, second, None, None
+
+
+def _with_gradients(first: Tensor, second: Tensor, memory: Tensor, unusable: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """l = - sum_k R_k ln(R'_k + eps) of each voxel, (Q, N), and its gradients to both vectors, each (Q, N, D).
+
+    With z the product with the memory:  dl/dz = - R (ln(R' + eps) + l),  dl/dz' = R' sum_k w_k - w,
+    w = R R' / (R' + eps).
+    """
+    p, r = (torch.baddbmm(unusable, u, memory.mT).softmax(2) for u in (first, second))
+    raised = p + _EPS
+    terms = raised.log().mul_(r)
+    loss = -terms.sum(2, keepdim=True)
+    of_second = torch.bmm(terms.addcmul_(r, loss), memory).neg_()
+    w = r.div_(raised).mul_(p)
+    of_first = torch.bmm(p.mul_(w.sum(2, keepdim=True)).sub_(w), memory)
+    return loss[..., 0], of_first, of_second
 
 
 def voxels(output: Output, patch: Tensor, place: Tensor) -> Tensor:

@@ -33,11 +33,12 @@ class BatchNorm(nn.Module):
         if self.training:
             count = len(vectors) * world_size()
             mean = sum_over_ranks(vectors.sum(0)) / count
-            variance = sum_over_ranks((vectors - mean).square().sum(0)) / count
+            centered = vectors - mean
+            variance = sum_over_ranks(centered.square().sum(0)) / count
             self._follow(mean.detach(), variance.detach() * count / max(1, count - 1))
         else:
-            mean, variance = self.mean, self.variance
-        return (vectors - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
+            centered, variance = vectors - self.mean, self.variance
+        return torch.addcmul(self.bias, centered, self.weight * (variance + self.eps).rsqrt())
 
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
         sound = (mean.isfinite() & variance.isfinite()).all()  # not of a step that overflowed

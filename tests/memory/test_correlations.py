@@ -63,7 +63,7 @@ def test_in_parts_of_the_voxels_nothing_changes(monkeypatch):
     expected = -(r_2 * (r_1 + 1e-8).log()).sum(2)
     gradients = torch.autograd.grad(expected.square().sum(), given)
     for part in (14, 2**22, 1):
-        monkeypatch.setattr("nnunet_ssl.memory.correlations._PART", part)
+        monkeypatch.setattr("nnunet_ssl.memory.correlations._PART", {"cpu": part})
         found = disagreement(*given, memory, usable, 0.5)
         torch.testing.assert_close(found, expected)
         torch.testing.assert_close(torch.autograd.grad(found.square().sum(), given), gradients)
