@@ -6,6 +6,7 @@ which methods were measured (nnunet_ssl/methods/measured.yaml, for `nnunet_ssl m
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ FIGURES = (
 EARLIER = "earlier-published"  # a name in records
 WHAT_EARLIER_IS = f"`{EARLIER}`: the preset `published` before it was corrected, see `docs/findings.md`."
 RESULTS = ROOT / "benchmarks" / "results"
+STEPS = ROOT / "benchmarks" / "timing" / "step_time_cpu.json"
 BASELINE = (
     f"`{PREFIX}Supervised`", "nnU-Net as it is, at the length that the overrides set: the baseline for short trainings",
     "0.5: no unlabeled patches", "student",
@@ -38,28 +40,47 @@ def pages(results: Path = RESULTS) -> dict[str, str]:
     """The text of every file by its path from the root."""
     sections = make_sections(read_records([results]))
     entries = read_catalog()
+    texts = {f"{FOLDER}/{entry.name}.md": page(entry, measured(entry, sections)) for entry in entries}
+    for file, name, made in (("README.md", "methods", trainers(entries)), (GAINS_PAGE, "gains", gains(sections))):
+        texts[file] = with_table((ROOT / file).read_text(encoding="utf-8"), file, name, made)
+    return {f"{FOLDER}/README.md": index(entries), MEASURED: suites(entries, sections)} | texts
+
+
+def index(entries: Sequence[Entry]) -> str:
+    """The table of all methods with what a step costs, in passes and as measured."""
+    record = json.loads(STEPS.read_text(encoding="utf-8"))
     rows = [
         (
             f"[{entry.name}]({entry.name}.md)",
             entry.facts.paper,
             entry.facts.networks,
             entry.facts.cost,
+            *measured_step(record["rows"], entry.name),
             ", ".join(entry.facts.needs),
             entry.idea,
         )
         for entry in entries
     ]
-    index = (
+    return (
         "# Methods\n\nMade by `python docs/make_methods.py`; `nnunet_ssl methods` shows the same in the terminal.\n\n"
         "Cost is that of a step, where 1 is a supervised step on the same patches, labeled and unlabeled. The stock\n"
         "trainer has the labeled ones alone: with equal batches its step costs 0.5.\n\n"
-        + table(("method", "paper", "networks", "cost", "needs", "idea"), rows)
+        "Over passes: a whole step (losses, memories, moving averages, optimizers) over the passes of its networks,\n"
+        "which are its cost. Memory: the most that tensors take at once in a step, in steps of nnU-Net on the labeled\n"
+        "patches. Both as measured in small (2 patches of 32 x 48 x 48 of either kind, a network of 8 to 64\n"
+        f"features, {record['device']}), where what is no pass weighs more than in a training:\n"
+        f"`python {record['command']}`. Empty: not measured.\n\n"
+        + table(("method", "paper", "networks", "cost", "over passes", "memory", "needs", "idea"), rows)
         + "\n"
     )
-    texts = {f"{FOLDER}/{entry.name}.md": page(entry, measured(entry, sections)) for entry in entries}
-    for file, name, made in (("README.md", "methods", trainers(entries)), (GAINS_PAGE, "gains", gains(sections))):
-        texts[file] = with_table((ROOT / file).read_text(encoding="utf-8"), file, name, made)
-    return {f"{FOLDER}/README.md": index, MEASURED: suites(entries, sections)} | texts
+
+
+def measured_step(rows: dict[str, dict[str, float]], name: str) -> tuple[str, str]:
+    """Of a method, step over passes and its memory over that of nnU-Net's step; empty where it was not measured."""
+    mine, stock = rows.get(PREFIX + name), rows[f"{PREFIX}Supervised"]
+    if mine is None:
+        return "", ""
+    return f"{mine['ratio']:.2f}", f"{mine['memory_mb'] / stock['memory_mb']:.1f}"
 
 
 def suites(entries: Sequence[Entry], sections: Sequence[Section]) -> str:

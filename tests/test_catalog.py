@@ -188,6 +188,15 @@ def test_the_table_of_the_readme_names_trainers_papers_costs_and_who_predicts(ma
         make_methods.with_table("no markers", "README.md", "methods", table)
 
 
+def test_the_index_has_what_was_measured_of_a_step_and_nothing_else(make_methods):
+    rows = {
+        "nnUNetTrainerSupervised": {"ratio": 1.0, "memory_mb": 40.0},
+        "nnUNetTrainerCPS": {"ratio": 1.046, "memory_mb": 170.0},
+    }
+    assert make_methods.measured_step(rows, "CPS") == ("1.05", "4.2")
+    assert make_methods.measured_step(rows, "DHC") == ("", "")
+
+
 def test_a_gain_stands_out_only_where_chance_did_not_make_it(make_methods, tmp_path):
     def run(method, labeled, seed, dice, uneven=0.0, **changes):
         """Of 12 test cases; `uneven` is added to and taken from every other one."""

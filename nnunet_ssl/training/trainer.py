@@ -55,11 +55,13 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         mix_labeled: above 0, each labeled batch also holds its patches once more, with this probability with a box of
             another one: nnU-Net's loss, which is a mean, has clean and mixed ones at half the weight each.
         mix_labeled_until: the fraction of training at which this ends.
+        lean: a step takes about the memory of nnU-Net's own and a third more time, see `Net`.
     """
 
     method: type[Method]
     mix_labeled: float = 0.0
     mix_labeled_until: float = 1.0
+    lean: bool = False
 
     def __init__(
         self,
@@ -93,7 +95,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
             raise NotImplementedError(
                 f"{self.preprocessed_dataset_folder} holds nnU-Net's older npz files; run nnUNetv2_preprocess again."
             )
-        self.net = Net(self.network, kind_of(self.label_manager))
+        self.net = Net(self.network, kind_of(self.label_manager), self._patches_at_once())
         self.method = self.settings.chosen(**self.hyperparameters)
         if "target" in self.method.views and not self.method.labeled_first:
             raise NotImplementedError(
@@ -119,6 +121,23 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         if parameters := [parameter for parameter in self._method_parameters() if parameter not in elsewhere]:
             self.optimizer.add_param_group({"params": parameters})
         self.optimizers = [self.optimizer, *(module.optimizer for module in own)]
+
+    def _patches_at_once(self) -> int | None:
+        """Of a lean step, as many as nnU-Net's own has; None for all.
+
+        Raises:
+            InputError: several GPUs train, or the network has statistics of the batch.
+        """
+        if not self.lean:
+            return None
+        if self.is_ddp:
+            raise InputError("lean: true (nnUNet_ssl_config) is for one GPU: leave it out, or train on one.")
+        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.network.modules()):
+            raise InputError(
+                "lean: true (nnUNet_ssl_config) runs patches again on the way back, which a network with batch "
+                "normalization counts twice: leave it out, or take plans whose network has none."
+            )
+        return self.batch_size
 
     @classmethod
     def build_network_architecture(  # nnU-Net looks at the names of the arguments
