@@ -6,6 +6,7 @@ measured (nnunet_ssl/methods/measured.yaml, for `nnunet_ssl methods`).
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -28,9 +29,10 @@ FIGURES = (
 EARLIER = "earlier-published"  # a name in records
 WHAT_EARLIER_IS = f"`{EARLIER}`: the preset `published` before it was corrected, see `docs/findings.md`."
 RESULTS = ROOT / "benchmarks" / "results"
+STEPS = ROOT / "benchmarks" / "timing" / "step_time_cpu.json"
 BASELINE = (
     "Supervised", "none", "nnU-Net as it is, at the length that the overrides set: the baseline for short trainings.",
-    "student", "student", "0.5", "",
+    "student", "student", "0.5", "1.0", "1.0", "",
 )  # fmt: skip
 INDEX = """# Methods
 
@@ -48,6 +50,12 @@ most of these methods is small or absent ([which method](../which_method.md)). T
 no training saw ([three commands](../compare.md)), and believe only that.
 
 """
+MEASURED_STEPS = """Over passes: a whole step (losses, memories, moving averages, optimizers) over the passes of its
+networks, which are its cost. Memory: the most that tensors take at once in a step, in steps of nnU-Net on the labeled
+patches. Both as measured in small (2 patches of 32 x 48 x 48 of either kind, a network of 8 to 64 features, {device}),
+where what is no pass weighs more than in a training: `python {command}`. Empty: not measured.
+
+"""
 
 
 def pages(results: Path = RESULTS) -> dict[str, str]:
@@ -58,6 +66,14 @@ def pages(results: Path = RESULTS) -> dict[str, str]:
     which = (ROOT / GAINS_PAGE).read_text(encoding="utf-8")
     texts[GAINS_PAGE] = with_table(which, GAINS_PAGE, "gains", gains(sections))
     return {f"{FOLDER}/README.md": index(entries), MEASURED: suites(entries, sections)} | texts
+
+
+def measured_step(rows: dict[str, dict[str, float]], name: str) -> tuple[str, str]:
+    """Of a method, step over passes and its memory over that of nnU-Net's step; empty where it was not measured."""
+    mine, stock = rows.get(PREFIX + name), rows[f"{PREFIX}Supervised"]
+    if mine is None:
+        return "", ""
+    return f"{mine['ratio']:.2f}", f"{mine['memory_mb'] / stock['memory_mb']:.1f}"
 
 
 def suites(entries: Sequence[Entry], sections: Sequence[Section]) -> str:
@@ -90,9 +106,12 @@ def with_table(text: str, file: str, name: str, made: str) -> str:
 
 
 def index(entries: Sequence[Entry]) -> str:
-    """The page that lists all methods."""
-    titles = ("method", "paper", "idea", "networks", "predicts", "cost", "needs")
-    return INDEX + table(titles, [*map(row, entries), BASELINE]) + "\n"
+    """The page that lists all methods, with what a step costs: in passes, and as measured."""
+    record = json.loads(STEPS.read_text(encoding="utf-8"))
+    titles = ("method", "paper", "idea", "networks", "predicts", "cost", "over passes", "memory", "needs")
+    rows = [row(entry, record["rows"]) for entry in entries]
+    how = MEASURED_STEPS.format(device=record["device"], command=record["command"])
+    return INDEX + how + table(titles, [*rows, BASELINE]) + "\n"
 
 
 def gains(sections: Sequence[Section]) -> str:
@@ -143,14 +162,14 @@ def signed(gain: float) -> str:
     return f"{round(100 * gain, 1) + 0:+.1f}".replace("-", MINUS)  # + 0: nothing is -0.0
 
 
-def row(entry: Entry) -> tuple[str, ...]:
+def row(entry: Entry, steps: dict[str, dict[str, float]]) -> tuple[str, ...]:
     """Of the index; ablations stand behind the idea."""
     _, *others = (f"`{PREFIX}{trainer.name}`" for trainer in entry.trainers)
     idea = f"{entry.idea} Also {', '.join(others)}." if others else entry.idea
     facts = entry.facts
     return (
         f"[{entry.name}]({entry.name}.md)", facts.paper, idea, facts.networks, facts.predicts, facts.cost,
-        ", ".join(facts.needs),
+        *measured_step(steps, entry.name), ", ".join(facts.needs),
     )  # fmt: skip
 
 

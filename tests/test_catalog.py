@@ -179,7 +179,7 @@ def test_the_index_names_methods_papers_costs_who_predicts_and_every_trainer(mak
     rows = index.splitlines()
     [dhc] = [row for row in rows if row.startswith("| [DHC](DHC.md) | Wang and Li, MICCAI 2023 |")]
     assert ". Also `nnUNetTrainerDHC_diffOnly`, " in dhc and "| mean of both | 2 |" in dhc
-    assert rows[-1].startswith("| Supervised |") and rows[-1].endswith("| student | 0.5 |  |")
+    assert rows[-1].startswith("| Supervised |") and rows[-1].endswith("| student | 0.5 | 1.0 | 1.0 |  |")
     listed = {f"nnUNetTrainer{name}" for name in re.findall(r"^\| \[?(\w+)", index, re.MULTILINE)}
     listed |= set(re.findall(r"`(nnUNetTrainer\w+)`", index))
     assert {file.stem for file in (ROOT / "trainers").glob("nnUNetTrainer*.py")} - listed == set()
@@ -192,6 +192,15 @@ def test_a_table_needs_its_markers(make_methods):
     )
     with pytest.raises(InputError, match="page.md needs the lines <!-- gains: .* and <!-- end of gains -->"):
         make_methods.with_table("no markers", "page.md", "gains", "new")
+
+
+def test_the_index_has_what_was_measured_of_a_step_and_nothing_else(make_methods):
+    rows = {
+        "nnUNetTrainerSupervised": {"ratio": 1.0, "memory_mb": 40.0},
+        "nnUNetTrainerCPS": {"ratio": 1.046, "memory_mb": 170.0},
+    }
+    assert make_methods.measured_step(rows, "CPS") == ("1.05", "4.2")
+    assert make_methods.measured_step(rows, "DHC") == ("", "")
 
 
 def test_a_gain_stands_out_only_where_chance_did_not_make_it(make_methods, tmp_path):

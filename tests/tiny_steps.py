@@ -78,11 +78,19 @@ def on(device, batch):
 
 
 def ready(
-    method, dimensions, channels, regions, architecture=tiny_architecture, compiled=False, device="cpu", **arguments
+    method,
+    dimensions,
+    channels,
+    regions,
+    architecture=tiny_architecture,
+    compiled=False,
+    device="cpu",
+    at_once=None,
+    **arguments,
 ):
-    """A student and a method whose teachers and twins have other weights than the student."""
+    """A student and a method whose teachers and twins have other weights than the student; `at_once` as in `Net`."""
     student = method.student(architecture(dimensions, channels, seed=0)).to(device)
-    net = Net(torch.compile(student) if compiled else student, kind(channels, regions))
+    net = Net(torch.compile(student) if compiled else student, kind(channels, regions), at_once)
     made = method(**(tiny(method) | arguments))
     made.supervised = Supervised(nnunet_loss(regions), deep_supervision=True)
     made.task = task(dimensions, channels, regions)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from nnunet_ssl.kinds import Kind
-from nnunet_ssl.networks.taps import Features, Taps, split
+from nnunet_ssl.networks.taps import Features, Taps, join, split
 
 
 class Output:
@@ -64,6 +65,12 @@ class Output:
         features = split(self.features, sizes)
         return tuple(Output(scale, self.kind, own) for scale, own in zip(scales, features, strict=True))
 
+    @staticmethod
+    def join(parts: Sequence[Output]) -> Output:
+        """One output of batches that had a forward each."""
+        scales = zip(*(part.pyramid for part in parts), strict=True)
+        return Output([torch.cat(scale) for scale in scales], parts[0].kind, join([part.features for part in parts]))
+
 
 @torch.no_grad()
 def mean_probs(outputs: Iterable[Output]) -> Tensor:
@@ -84,11 +91,16 @@ class Net:
     Args:
         network: the network as the trainer trains it; returns logits (B, C, *spatial) or a list of them, one per scale.
         kind: whether the output channels are classes (softmax) or regions (sigmoid).
+        at_once: keeps nothing of a forward but its outputs, and runs so many patches at once again on the way back: a
+            third more time for the memory of so many patches, and the same gradients but for rounding and, where there
+            is dropout, its draws. A network with a `whole_batch` in it, to which it matters which patches come
+            together, runs all of them again.
     """
 
-    def __init__(self, network: nn.Module, kind: Kind):
+    def __init__(self, network: nn.Module, kind: Kind, at_once: int | None = None):
         self.network = network
         self.kind = kind
+        self.at_once = at_once
         self.taps: Taps | None = None
 
     def tap(self, *names: str) -> None:
@@ -109,7 +121,7 @@ class Net:
 
         DDP does not wrap it: the trainer averages the gradients of a method's own parameters.
         """
-        return Net(self.compiled(twin), self.kind)
+        return Net(self.compiled(twin), self.kind, self.at_once)
 
     def compiled(self, module: nn.Module) -> nn.Module:
         """A module of the method, compiled if the student is."""
@@ -134,8 +146,20 @@ class Net:
 
     def __call__(self, *images: Tensor) -> Output | tuple[Output, ...]:
         """One forward over all batches (B_i, channels, *spatial); an `Output` for one batch, a tuple for several."""
-        together = self._taken(run(self.network, torch.cat(images) if len(images) > 1 else images[0], self.kind))
+        image = torch.cat(images) if len(images) > 1 else images[0]
+        again = self.at_once if torch.is_grad_enabled() else None
+        together = self._forward(image) if again is None else self._run_again(image, again)
         return together.split([len(batch) for batch in images]) if len(images) > 1 else together
+
+    def _forward(self, image: Tensor) -> Output:
+        return self._taken(run(self.network, image, self.kind))
+
+    def _run_again(self, image: Tensor, patches: int) -> Output:
+        """The output of parts of a batch, whose forwards are made again on the way back."""
+        if any(hasattr(module, "whole_batch") for module in self.module.modules()):
+            patches = len(image)
+        with set_checkpoint_early_stop(False):  # to the end, where the taps are emptied
+            return Output.join([checkpoint(self._forward, part, use_reentrant=False) for part in image.split(patches)])
 
     def _taken(self, output: Output) -> Output:
         """The output with the features of its forward."""

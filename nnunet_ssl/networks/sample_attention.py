@@ -32,6 +32,8 @@ class SampleAttention(nn.Module):
     Source: the cross-sample mutual attention of Gao et al., MICCAI 2023.
     """
 
+    whole_batch = True  # see `Net`
+
     def __init__(self, features: int, dropout: float):
         super().__init__()
         heads = math.gcd(4, features)

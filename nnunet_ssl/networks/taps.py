@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nnunet_ssl.networks.hooks import let_compile_see_hooks
@@ -106,6 +107,15 @@ def split(features: Features, sizes: list[int]) -> tuple[Features, ...]:
             own = [scale[index] for scale in scales]
             part[name] = own if isinstance(value, list) else own[0]
     return parts
+
+
+def join(parts: Sequence[Features]) -> Features:
+    """The features of batches that had a forward each, as those of one."""
+    joined: Features = {}
+    for name, value in parts[0].items():
+        own = [part[name] for part in parts]
+        joined[name] = list(map(torch.cat, zip(*own, strict=True))) if isinstance(value, list) else torch.cat(own)
+    return joined
 
 
 @contextmanager

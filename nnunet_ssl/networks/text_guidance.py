@@ -83,6 +83,8 @@ class TextGuidance(nn.Module):
         taught: in training, the prompts learn from so many first patches of a batch; None for all.
     """
 
+    whole_batch = True  # see `Net`
+
     def __init__(self, classes: int, features: int, grid: Sequence[int], conv_op: Any):
         super().__init__()
         self.prompts = Prompts(classes, math.prod(grid))

@@ -67,6 +67,7 @@ STREAM_SETTINGS = {
     "unlabeled_batch_size": Setting(int, 1),
     "mix_labeled": Setting(float, 0, 1),
     "mix_labeled_until": Setting(float, 0, 1),
+    "lean": Setting(bool),
 }
 
 

@@ -34,6 +34,7 @@ from nnunet_ssl.schedules import Phases, Restarted
 from nnunet_ssl.training import case_maps, label_picture
 from nnunet_ssl.training.configured import ConfiguredTrainer
 from nnunet_ssl.training.early_signs import SHARE, signs, signs_of_phase
+from nnunet_ssl.training.lean import patches_at_once
 from nnunet_ssl.training.progress import ProgressLogger, epoch_means
 from nnunet_ssl.training.pseudo_labels import label_unlabeled_cases, labels_folder, partial_loss, unknown_label
 from nnunet_ssl.training.random_state import seed_everything
@@ -52,11 +53,13 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
         mix_labeled: above 0, each labeled batch also holds its patches once more, with this probability with a box of
             another one: nnU-Net's loss, which is a mean, has clean and mixed ones at half the weight each.
         mix_labeled_until: the fraction of training at which this ends.
+        lean: a step takes about the memory of nnU-Net's own and a third more time, see `Net`.
     """
 
     method: type[Method]
     mix_labeled: float = 0.0
     mix_labeled_until: float = 1.0
+    lean: bool = False
 
     def __init__(
         self,
@@ -92,7 +95,7 @@ class SemiSupervisedTrainer(ConfiguredTrainer):
             raise NotImplementedError(
                 f"{self.preprocessed_dataset_folder} holds nnU-Net's older npz files; run nnUNetv2_preprocess again."
             )
-        self.net = Net(self.network, kind_of(self.label_manager))
+        self.net = Net(self.network, kind_of(self.label_manager), patches_at_once(self))
         self.method = self.settings.chosen(**self.hyperparameters)
         if "target" in self.method.views and not self.method.labeled_first:
             raise NotImplementedError(

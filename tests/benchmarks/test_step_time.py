@@ -66,6 +66,22 @@ def test_a_step_makes_the_passes_of_the_facts(name, workspace, monkeypatch):
     assert of_step == found, f"patches by network: the step has {of_step}, passes of facts.yaml have {dict(found)}"
 
 
+def test_memory_is_that_of_weights_optimizer_and_a_step(workspace):
+    """Of nnU-Net alone at least its weights, momentum and gradients; of two networks on twice the patches far more."""
+    found = {}
+    for name in ("Supervised", "CPS"):
+        trainer = ready_trainer(PREFIX + name, "cpu")
+        batch = make_batch(trainer, PATCH, len(FEATURES), BATCH)
+        trainer.train_step(batch)
+        found[name] = step_time.memory_mb(lambda trainer=trainer, batch=batch: trainer.train_step(batch), trainer)
+        weights = sum(parameter.nbytes for parameter in trainer.network.parameters()) / 2**20
+        images = batch["data"].nbytes / 2**20
+        assert found[name] > 3 * weights + FEATURES[0] * images
+        lasting = sum(tensor.nbytes for tensor in step_time.lasting_tensors(trainer)) / 2**20
+        assert lasting == pytest.approx(2 * len(found) * weights, rel=0.01)
+    assert 2.5 * found["Supervised"] < found["CPS"] < 4.5 * found["Supervised"]
+
+
 PLANNED = {"student", "teacher", "second"}
 
 

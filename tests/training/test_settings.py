@@ -84,7 +84,7 @@ def test_the_supervised_trainer_knows_no_method_key():
         read_settings(None, "{unlabeled_batch_size: 2}")
 
 
-@pytest.mark.parametrize("key", ["unlabeled_batch_size", "mix_labeled", "mix_labeled_until"])
+@pytest.mark.parametrize("key", ["unlabeled_batch_size", "mix_labeled", "mix_labeled_until", "lean"])
 def test_a_method_without_unlabeled_scans_knows_no_key_of_theirs(key):
     assert read_settings(SupervisedMix, "{probability: 1}").method == {"probability": 1.0}
     with pytest.raises(InputError, match=f"unknown key '{key}'"):
