@@ -66,7 +66,8 @@ def test_in_parts_of_the_voxels_nothing_changes(monkeypatch):
         monkeypatch.setattr("nnunet_ssl.memory.correlations._PART", {"cpu": part})
         found = disagreement(*given, memory, usable, 0.5)
         torch.testing.assert_close(found, expected)
-        torch.testing.assert_close(torch.autograd.grad(found.square().sum(), given), gradients)
+        found = torch.autograd.grad(found.square().sum(), given)
+        torch.testing.assert_close(found, gradients, rtol=1e-5, atol=1e-5)
 
 
 def said(labels, features=None, channels=3, regions=False, sure=5.0):
