@@ -23,7 +23,12 @@ from nnunet_ssl.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 # Files that lie elsewhere in the checkout -> their page.
-ELSEWHERE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+ELSEWHERE = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "benchmarks/gpu/README.md": "gpu_kit.md",
+}
 NOTEBOOK, NOTEBOOK_PAGE = "docs/by_hand.ipynb", "by_hand.md"
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 
