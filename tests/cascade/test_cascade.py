@@ -316,13 +316,14 @@ def test_several_folds_after_one_option():
     assert spread(given, typer.main.get_command(app)) == ["predict_next_stage", "-f", "0", "-f", "1", "-d", "7"]
 
 
-def test_the_second_stage_is_estimated_with_the_predictions_of_the_first(predicted, monkeypatch):
-    predicted.use(monkeypatch)
-    before = sorted((predicted.root / "results").rglob("*"))
-    arguments = {"plans": predicted.plans, "device": "cpu", "config": json.dumps(SHORT)}
+def test_the_second_stage_is_estimated_with_the_predictions_of_the_first(predicted, monkeypatch, tmp_path):
+    dataset = predicted.copy(tmp_path).use(monkeypatch)
+    before = sorted((dataset.root / "results").rglob("*"))
+    arguments = {"plans": dataset.plans, "device": "cpu", "config": json.dumps(SHORT)}
     found = estimate(7, SECOND, TRAINER, **arguments)
     assert found["phases"][-1]["step_s"] > 0
-    assert sorted((predicted.root / "results").rglob("*")) == before
+    assert sorted((dataset.root / "results").rglob("*")) == before
+    shutil.rmtree(model(dataset, trainer="nnUNetTrainerUAMT"), ignore_errors=True)  # of other tests
     with pytest.raises(InputError, match="predict_next_stage|train all folds of 3d_lowres") as refusal:
         estimate(7, SECOND, "UAMT", **arguments)
     assert "nnunet_ssl_estimate_" not in str(refusal.value)
