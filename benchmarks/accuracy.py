@@ -20,7 +20,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,14 +130,21 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, help="default: the suite's")
     parser.add_argument("--name", help="of what --config or a change of the code makes of the methods")
     asked = parser.parse_args()
+    with told_in_a_line("accuracy"):
+        run_suite(SUITES[asked.suite], asked)
+
+
+@contextmanager
+def told_in_a_line(program: str) -> Iterator[None]:
+    """Within the context a benchmark runs that goes on where it was cut off; faults and signals end it with a line."""
     try:
         with interrupted_by_signals():
-            run_suite(SUITES[asked.suite], asked)
+            yield
     except InputError as error:
-        print(f"accuracy: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("accuracy: interrupted; the same command goes on.", file=sys.stderr)
+        print(f"{program}: interrupted; the same command goes on.", file=sys.stderr)
         sys.exit(130)
 
 

@@ -21,13 +21,12 @@ from __future__ import annotations
 import argparse
 import random
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy import HERE, Workspace, prepare, training_cases
+from accuracy import HERE, Workspace, prepare, told_in_a_line, training_cases
 from annotation_tables import write_figure, write_tables
 from looks import Training, case_scores, fold_with, look, mean_dice, test
 from records import commit, versions
@@ -38,7 +37,6 @@ from nnunet_ssl.annotation.scores import within_pool
 from nnunet_ssl.annotation.strategies import STRATEGIES, Labeled, choose, unstable
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import read_json, write_json
-from nnunet_ssl.runner.local import interrupted_by_signals
 
 RANDOM, WORST = "random", "worst"
 
@@ -77,15 +75,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "annotation", help="folder for the JSON files")
     parser.add_argument("--figure", type=Path, help="PNG of the Dice by labeled scans, or without rounds of the drafts")
     asked = parser.parse_args()
-    try:
-        with interrupted_by_signals():
-            run(SUITES[asked.suite], asked)
-    except InputError as error:
-        print(f"annotation: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("annotation: interrupted; the same command goes on.", file=sys.stderr)
-        sys.exit(130)
+    with told_in_a_line("annotation"):
+        run(SUITES[asked.suite], asked)
 
 
 def run(suite: Suite, asked: argparse.Namespace) -> None:

@@ -50,20 +50,32 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file aside, in the same folder, and renames it.
+    """As `write_aside`.
 
     Raises:
         InputError: it cannot be written: no space, no permission, a folder of this name.
+    """
+    try:
+        write_aside(path, content)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}).") from error
+
+
+def write_aside(path: Path, content: bytes) -> None:
+    """Writes a file aside, in the same folder, and renames it.
+
+    Raises:
+        OSError: it cannot be written; nothing of it is left.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(content)
         os.replace(partial, path)
-    except OSError as error:
+    except OSError:
         if partial.is_file():
             partial.unlink()
-        raise InputError(f"{path} cannot be written ({error.strerror}).") from error
+        raise
 
 
 def write_json(content: Any, path: Path) -> None:

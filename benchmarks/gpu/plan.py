@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,6 +81,11 @@ def script(place: Place, name: str, *arguments: object) -> tuple[str, ...]:
     return (str(place.python), str(place.checkout / "benchmarks" / name), *map(str, arguments))
 
 
+def at_size(place: Place, patch: Sequence[int], features: Sequence[int], batch: int) -> tuple[object, ...]:
+    """The arguments of a measurement with one network and batch on the device."""
+    return ("--device", place.device, "--patch", *patch, "--features", *features, "--batch", batch)
+
+
 def preparations(place: Place) -> Iterator[Step]:
     """Both data sets, converted and preprocessed on all cores."""
     for data, suite in (("la", suite_of(place, "la")), ("acdc", suite_of(place, "acdc"))):
@@ -110,12 +115,12 @@ def tests(place: Place) -> Iterator[Step]:
 def step_times(place: Place, methods: tuple[str, ...], group: str) -> Iterator[Step]:
     """Step, passes and memory, one trainer at one patch each: LA's patch, and the others for the first ones."""
     sizes = TINY if place.tiny else PATCHES
-    for name, (patch, features, batch) in sizes.items():
+    for name, size in sizes.items():
         for method in methods if name == "la" else methods[:3] if group == "step times" else ():
             leaves = place.state / "figures" / f"step_time_{name}_{method}.json"
             command = script(
-                place, "step_time.py", "--device", place.device, "--patch", *patch, "--features", *features,
-                "--batch", batch, "--repeats", 2 if place.tiny else 15, "--trainers", f"nnUNetTrainer{method}",
+                place, "step_time.py", *at_size(place, *size),
+                "--repeats", 2 if place.tiny else 15, "--trainers", f"nnUNetTrainer{method}",
                 "-o", leaves,
             )  # fmt: skip
             yield Step(f"step time {name} {method}", group, command, leaves, limit=150.0, least=45.0)
@@ -125,12 +130,12 @@ def loaders(place: Place) -> Iterator[Step]:
     """The device's idle share with almost all cores at work."""
     sizes = TINY if place.tiny else PATCHES
     workers = {"nnUNet_n_proc_DA": str(max(1, place.cores - 2))}
-    for name, (patch, features, batch) in sizes.items():
+    for name, size in sizes.items():
         for method in IDLE[-1:] if place.tiny else IDLE:
             leaves = place.state / "figures" / f"idle_{name}_{method}.json"
             command = script(
-                place, "gpu/idle.py", "--device", place.device, "--patch", *patch, "--features", *features,
-                "--batch", batch, "--steps", 3 if place.tiny else 100, "--trainer", f"nnUNetTrainer{method}",
+                place, "gpu/idle.py", *at_size(place, *size),
+                "--steps", 3 if place.tiny else 100, "--trainer", f"nnUNetTrainer{method}",
                 "-o", leaves,
             )  # fmt: skip
             yield Step(f"idle {name} {method}", "loaders", command, leaves, 150.0, 40.0, environment=workers)

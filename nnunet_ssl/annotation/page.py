@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from nnunet_ssl.annotation.model import Model
@@ -18,8 +17,8 @@ from nnunet_ssl.annotation.pool import read_planes
 from nnunet_ssl.annotation.scores import SURE, CaseScores
 from nnunet_ssl.annotation.strategies import Choice
 from nnunet_ssl.data.raw import dataset_number
-from nnunet_ssl.demo.picture import COLORS
 from nnunet_ssl.files import write_text
+from nnunet_ssl.pictures import COLORS, fill, outline, png_of
 from nnunet_ssl.report.html import data_uri, render
 
 PAGE = "index.html"
@@ -134,18 +133,12 @@ def picture(plane: Plane, labels: dict[str, tuple[int, ...]], colors: dict[str, 
     for left in (0, 1 - share):
         axes = figure.add_axes((left, 0, share, 1))
         axes.set_axis_off()
-        shown = {"aspect": "auto", "interpolation": "nearest"}
         axes.imshow(plane.image, cmap="gray", vmin=0, vmax=255, aspect="auto", interpolation="bilinear")
         if left:
-            axes.imshow(plane.uncertainty, cmap=UNSURE, vmin=0, vmax=255, **shown)
+            axes.imshow(plane.uncertainty, cmap=UNSURE, vmin=0, vmax=255, aspect="auto", interpolation="nearest")
             continue
         for name, values in labels.items():
             mask = np.isin(plane.segmentation, values)
-            fill = np.zeros((*mask.shape, 4))
-            fill[mask] = (*to_rgb(colors[name]), 0.3)
-            axes.imshow(fill, **shown)
-            if mask.any() and not mask.all() and min(mask.shape) > 1:
-                axes.contour(mask.astype(float), levels=[0.5], colors=[colors[name]], linewidths=1.4)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return data_uri(stream.getvalue())
+            fill(axes, mask, colors[name], 0.3, aspect="auto")
+            outline(axes, mask, colors[name], 1.4)
+    return data_uri(png_of(figure))

@@ -1,20 +1,17 @@
 """A picture that compares predictions with the reference, one row per test case."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from nnunet_ssl.files import write_aside
 from nnunet_ssl.names import drawn
-
-# Okabe and Ito's palette for all kinds of color vision, the colors that show on gray first.
-COLORS = ("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#D55E00", "#0072B2")
+from nnunet_ssl.pictures import COLORS, fill, outline, png_of
 
 _PANEL_INCHES, _LINE_INCHES = 2.6, 0.15
 _INK, _FAINT = "#222222", "#777777"
@@ -68,7 +65,7 @@ def comparison_picture(path: Path, rows: list[Row], classes: dict[str, tuple[int
             axes.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="bilinear")
             if column in row.predictions:
                 for labels in classes.values():
-                    _outline(axes, np.isin(row.reference, labels), "white", 1.0)
+                    outline(axes, np.isin(row.reference, labels), "white", 1.0)
                 _scores(figure, box, total_height, row.dice[column], colors)
             if segmentation is not None:
                 _overlay(axes, segmentation, classes, colors)
@@ -103,25 +100,15 @@ def comparison_picture(path: Path, rows: list[Row], classes: dict[str, tuple[int
     )
     legend.get_frame().set_alpha(1)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    figure.savefig(partial, format="png")
-    os.replace(partial, path)
+    write_aside(path, png_of(figure))
 
 
 def _overlay(axes: Axes, segmentation: np.ndarray, classes: dict[str, tuple[int, ...]], colors: dict[str, str]) -> None:
     """A light fill and a strong outline for each class."""
     for name, labels in classes.items():
         mask = np.isin(segmentation, labels)
-        fill = np.zeros((*mask.shape, 4))
-        fill[mask] = (*to_rgb(colors[name]), 0.35)
-        axes.imshow(fill, interpolation="nearest")
-        _outline(axes, mask, colors[name], 1.6)
-
-
-def _outline(axes: Axes, mask: np.ndarray, color: str, width: float) -> None:
-    if mask.any() and not mask.all():
-        axes.contour(mask.astype(float), levels=[0.5], colors=[color], linewidths=width)
+        fill(axes, mask, colors[name], 0.35)
+        outline(axes, mask, colors[name], 1.6)
 
 
 def _scores(

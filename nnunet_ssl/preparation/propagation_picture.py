@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nnunet_ssl.demo.picture import COLORS
+from nnunet_ssl.files import write_aside
 from nnunet_ssl.names import drawn
+from nnunet_ssl.pictures import COLORS, outline, png_of
 
 SHARES = (-0.24, -0.12, -0.04, 0.0, 0.04, 0.12, 0.24)  # of the scan's extent, from the annotated slice
 
@@ -46,13 +46,9 @@ def picture(
             axes.imshow(image.take(at, axis), cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=height / width)
             labels = volume.take(at, axis)
             for number, label in enumerate(np.unique(volume[volume > 0])):
-                if (labels == label).any() and not (labels == label).all():
-                    color = COLORS[number % len(COLORS)]
-                    axes.contour((labels == label).astype(float), levels=[0.5], colors=[color], linewidths=1.2)
+                outline(axes, labels == label, COLORS[number % len(COLORS)], 1.2)
             title = f"axis {axis}, slice {at}: annotated" if at == index else f"slice {at} ({at - index:+d})"
             axes.set_title(title, fontsize=8, fontweight="bold" if at == index else "normal")
     figure.suptitle(f"{drawn(case)}: labels carried from the annotated slices", fontsize=10)
     figure.tight_layout()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    figure.savefig(partial, format="png")
-    os.replace(partial, path)
+    write_aside(path, png_of(figure))

@@ -26,22 +26,18 @@ the ignore label are in neither. A case in which classes were not annotated coun
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from tqdm import tqdm
 
 from nnunet_ssl.data.not_annotated import read_not_annotated
 from nnunet_ssl.data.raw import listed, read_dataset_json
 from nnunet_ssl.data.reading import reader_of
 from nnunet_ssl.data.space import align
 from nnunet_ssl.errors import InputError
-from nnunet_ssl.pools import Pool
-from nnunet_ssl.results.evaluation import bounding_box, find_dataset_json, read_segmentation, segmentations
+from nnunet_ssl.results.evaluation import bounding_box, find_dataset_json, of_cases, read_segmentation, segmentations
 from nnunet_ssl.results.probabilities import HOW, Heads, read_channels, writer_of
 
 BINS = 15
@@ -134,20 +130,10 @@ def calibrate_folders(
         case: (readers, each, prediction / each.name, file, heads, frozenset(declared.get(case, ())))
         for case, (each, file) in stored.items()
     }
-    cases: dict[str, Case] = {}
-    faults = []
-    one_thread = partial(sitk.ProcessObject.SetGlobalDefaultNumberOfThreads, 1)
-    processes = min(processes, len(jobs))
-    with Pool(0 if processes <= 1 else processes, "and run the same command again.", one_thread) as pool:
-        results = pool.run(calibrate_case, jobs.items())
-        for case, result in tqdm(results, total=len(jobs), desc="calibration", unit="case", disable=None):
-            if isinstance(result, InputError):
-                faults.append(str(result))
-            else:
-                cases[case] = result
+    cases, faults = of_cases(calibrate_case, jobs, processes, "calibration")
     if faults:
         raise InputError("The calibration of these cases is unknown:\n  " + listed(sorted(faults), separator="\n  "))
-    return summary({case: cases[case] for case in jobs}, list(heads.classes), heads.order is not None)
+    return summary(cases, list(heads.classes), heads.order is not None)
 
 
 def calibrate_case(

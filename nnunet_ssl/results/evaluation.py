@@ -21,9 +21,10 @@ has Dice and Jaccard 0 and no distances (null), and is counted in ``missed``: a 
 have one, so read it beside that count.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -81,26 +82,17 @@ def evaluate_folders(
     # With a file missing no table can come out, so the rest is only checked, to report all faults at once.
     measure = not faults
     reader = reader_of(dataset, files)
-    per_case, differences, predicted = {}, {}, {}
     jobs = {
         f.name.removesuffix(ending): (reader, f, prediction / f.name, classes, ignore, measure)
         for f in files
         if (prediction / f.name).is_file()
     }
-    one_thread = partial(sitk.ProcessObject.SetGlobalDefaultNumberOfThreads, 1)
-    processes = min(processes, len(jobs))  # each takes seconds to begin
-    with Pool(0 if processes <= 1 else processes, "and run the same command again.", one_thread) as pool:
-        results = pool.run(_evaluate_case, jobs.items())
-        hidden = True if progress is None else None  # None: without a terminal
-        for case, result in tqdm(results, total=len(jobs), desc=progress, unit="case", disable=hidden):
-            if isinstance(result, InputError):
-                faults.append(str(result))
-            else:
-                per_case[case], differences[case], predicted[case] = result
-    if faults:
+    results, faulty = of_cases(_evaluate_case, jobs, processes, progress)
+    if faults := faults + faulty:
         raise InputError("These cases cannot be evaluated:\n  " + listed(sorted(faults), separator="\n  "))
-    per_case = {case: per_case[case] for case in jobs}
-    differences = {case: differences[case] for case in jobs}
+    per_case = {case: values for case, (values, _, _) in results.items()}
+    differences = {case: difference for case, (_, difference, _) in results.items()}
+    predicted = {case: classes for case, (_, _, classes) in results.items()}
     return {
         "reference": str(reference),
         "prediction": str(prediction),
@@ -112,6 +104,27 @@ def evaluate_folders(
         },
         "space": summarize(differences),
     }
+
+
+def of_cases(
+    work: Callable[..., Any], jobs: Mapping[str, tuple], processes: int, progress: str | None
+) -> tuple[dict[str, Any], list[str]]:
+    """What ``work`` makes of each case, in their order, and the faults of the cases that have one.
+
+    ``jobs`` has its arguments by case; ``progress`` is what the progress bar says, None for no bar.
+    """
+    found, faults = {}, []
+    one_thread = partial(sitk.ProcessObject.SetGlobalDefaultNumberOfThreads, 1)
+    processes = min(processes, len(jobs))  # each takes seconds to begin
+    with Pool(0 if processes <= 1 else processes, "and run the same command again.", one_thread) as pool:
+        results = pool.run(work, jobs.items())
+        hidden = True if progress is None else None  # None: without a terminal
+        for case, result in tqdm(results, total=len(jobs), desc=progress, unit="case", disable=hidden):
+            if isinstance(result, InputError):
+                faults.append(str(result))
+            else:
+                found[case] = result
+    return {case: found[case] for case in jobs if case in found}, faults
 
 
 def measure_masks(reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...]) -> Values:

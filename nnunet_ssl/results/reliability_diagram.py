@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from math import log10
 from pathlib import Path
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 
 from nnunet_ssl.files import write_bytes
 from nnunet_ssl.names import drawn
+from nnunet_ssl.pictures import png_of
 
 COLUMNS = 4
 LINES = {"all": ("#777777", "all voxels"), "foreground": ("#0072B2", "around foreground")}
@@ -46,9 +46,7 @@ def draw_reliability(path: Path, calibration: Mapping[str, Any], title: str = ""
     figure.supxlabel("probability given")
     figure.supylabel("share that is right")
     figure.suptitle(drawn(title))
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    write_bytes(path, content.getvalue())
+    write_bytes(path, png_of(figure))
 
 
 def _panel(axis: Axes, name: str, of_sets: Mapping[str, Mapping[str, Any]]) -> None:

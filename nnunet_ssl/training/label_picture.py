@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +11,19 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from nnunetv2.utilities.helpers import dummy_context
 from torch import Tensor, autocast, nn
 
-from nnunet_ssl.demo.picture import COLORS
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import write_bytes
 from nnunet_ssl.method import Method, Unlabeled
 from nnunet_ssl.names import drawn
 from nnunet_ssl.networks.net import Net, run
 from nnunet_ssl.networks.teacher import Teacher
+from nnunet_ssl.pictures import COLORS, fill, outline, png_of
 
 if TYPE_CHECKING:
     from nnunet_ssl.training.trainer import SemiSupervisedTrainer
@@ -152,9 +150,7 @@ def draw(path: Path, title: str, who: str, shown: Sequence[Shown], names: Sequen
     figure.suptitle(drawn(title), fontsize=12, y=1 - 0.1 / total, va="top")
     handles = [Line2D([], [], color=c, linewidth=6, label=drawn(n)) for c, n in zip(colors, names, strict=True)]
     figure.legend(handles=handles, loc="lower center", ncols=5, fontsize=9, frameon=False)
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    write_bytes(path, content.getvalue())
+    write_bytes(path, png_of(figure))
 
 
 def _row(axes: Sequence[Axes], patch: Shown, colors: Sequence[str], aspect: float) -> AxesImage:
@@ -166,18 +162,11 @@ def _row(axes: Sequence[Axes], patch: Shown, colors: Sequence[str], aspect: floa
         axis.imshow(patch.image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=aspect)
     axes[0].set_ylabel(drawn(patch.case), fontsize=9)
     for mask, color in zip(patch.masks, colors, strict=True):
-        axes[1].imshow(_filled(mask, color, 0.4), aspect=aspect, interpolation="nearest")
-        if mask.any() and not mask.all():
-            axes[1].contour(mask.astype(float), levels=[0.5], colors=[color], linewidths=1.4)
+        fill(axes[1], mask, color, 0.4, aspect=aspect)
+        outline(axes[1], mask, color, 1.4)
     remarks = [] if patch.masks.any() else ["no foreground"]
     if patch.left_out is not None and patch.left_out.any():
-        axes[1].imshow(_filled(patch.left_out, "white", 0.6), aspect=aspect, interpolation="nearest")
+        fill(axes[1], patch.left_out, "white", 0.6, aspect=aspect)
         remarks.append("white: left out")
     axes[1].set_xlabel(", ".join(remarks), fontsize=9)
     return axes[2].imshow(patch.confidence, cmap="viridis", vmin=0.5, vmax=1, aspect=aspect, interpolation="nearest")
-
-
-def _filled(mask: np.ndarray, color: str, opacity: float) -> np.ndarray:
-    fill = np.zeros((*mask.shape, 4))
-    fill[mask] = (*to_rgb(color), opacity)
-    return fill

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nnunet_ssl.distributed import mean_over_ranks, of_all_ranks
 from nnunet_ssl.names import drawn
+from nnunet_ssl.pictures import png_of
 
 PREFIX = "semi_supervised/"
 
@@ -104,7 +105,6 @@ def _draw(panels: dict[str, dict[str, list[float]]], width: int) -> Image.Image:
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     figure.tight_layout()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    content = png_of(figure)
     plt.close(figure)
-    return Image.open(buffer).convert("RGB")
+    return Image.open(io.BytesIO(content)).convert("RGB")

@@ -7,7 +7,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from nnunet_ssl.demo.picture import COLORS, Row, comparison_picture
+from nnunet_ssl.demo.picture import Row, comparison_picture
+from nnunet_ssl.pictures import COLORS
 
 CLASSES = {"square": (1,), "both": (2, 3)}
 
