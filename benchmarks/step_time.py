@@ -37,6 +37,7 @@ from nnunet_ssl.facts import STUDENT, Pass
 from nnunet_ssl.networks.critic import Critic
 from nnunet_ssl.networks.discriminator import Discriminator
 from nnunet_ssl.networks.net import Output
+from nnunet_ssl.networks.projection import VoxelHead
 from nnunet_ssl.training.configured import ConfiguredTrainer
 
 
@@ -52,7 +53,7 @@ def make_passes(trainer: ConfiguredTrainer, image: Tensor, passes: Sequence[Pass
     Args:
         trainer: ready for a step.
         image: a batch of patches, (B, channels, *spatial).
-        passes: see `nnunet_ssl/methods/facts.yaml`; of decoders and discriminators after the student's.
+        passes: see `nnunet_ssl/methods/facts.yaml`; of decoders, heads and discriminators after the student's.
     """
     losses, output = [], None
     student = trainer.network if trainer.method is None else trainer.net
@@ -67,6 +68,8 @@ def make_passes(trainer: ConfiguredTrainer, image: Tensor, passes: Sequence[Pass
         elif isinstance(network, nn.ModuleList):  # decoders, of what the student has just encoded
             skips = [skip[-len(images) :] for skip in output.features["skips"]]
             losses += [total(decoder(skips)) for decoder in network]
+        elif isinstance(network, VoxelHead):  # of what the student's own head has just read
+            losses.append(total(network(output.features["head"][-len(images) :])))
         elif isinstance(network, Discriminator | Critic):  # of what has just been predicted
             probs = output.probs[-len(images) :]
             further = (images,) if isinstance(network, Discriminator) else ()

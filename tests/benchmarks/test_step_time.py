@@ -11,10 +11,11 @@ from workspace import make_workspace
 
 from nnunet_ssl.catalog import PREFIX, read_catalog
 from nnunet_ssl.networks.net import Output
+from nnunet_ssl.networks.projection import VoxelHead
 
 PATCH, FEATURES, BATCH = [16, 16, 16], [4, 6, 8, 8], 2  # four stages, as some methods need two supervised scales
 TRAINERS = step_time.trainers()
-# small, or arithmetic: no networks of patches
+# small, or arithmetic: no networks of patches, but for heads of all their voxels
 OF_FEATURES = ("nnunet_ssl.memory", "nnunet_ssl.networks.projection", "nnunet_ssl.networks.diffusion")
 FACTS = {PREFIX + entry.name: entry.facts for entry in read_catalog()}
 
@@ -46,7 +47,8 @@ def count_passes(trainer) -> Counter:
         watch("student", path)
     parts = [part for path in paths for part in path.modules()]
     for name, child in trainer.method.named_children() if trainer.method else ():
-        if not type(child).__module__.startswith(OF_FEATURES) and child not in parts:
+        of_patches = isinstance(child, VoxelHead) or not type(child).__module__.startswith(OF_FEATURES)
+        if of_patches and child not in parts:
             for place, member in enumerate(child if isinstance(child, nn.ModuleList) else [child]):
                 watch(f"{name}[{place}]", member)
     return found
