@@ -4,6 +4,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from nnunet_ssl.cli.adopt import adopt
 from nnunet_ssl.cli.backbone import backbone
@@ -27,19 +28,31 @@ from nnunet_ssl.errors import InputError, machine_fault, say
 from nnunet_ssl.names import suggestion
 
 HELP = ("-h", "--help")
+
+
+class _Road(TyperGroup):
+    """Lists the verbs in the order in which they are needed; typer would put those with verbs of their own last."""
+
+    def list_commands(self, context: Any) -> list[str]:
+        return sorted(super().list_commands(context), key=ROAD.index)
+
+
 app = typer.Typer(
     name="nnunet_ssl",
+    cls=_Road,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain text, as nnU-Net's: no name is cut, and nothing is imported to draw boxes
     context_settings={"help_option_names": list(HELP)},
 )
 app.add_typer(convert, name="convert", short_help=convert.info.help)
-for verb in (
-    preprocess, propagate, check, split, plan, methods, backbone, estimate, run, predict_next_stage, export, evaluate,
-    compare, report, suggest, adopt, demo,
-):  # fmt: skip
+VERBS = (
+    demo, check, preprocess, split, plan, propagate, backbone, methods, estimate, run, predict_next_stage, evaluate,
+    compare, report, export, suggest, adopt,
+)  # fmt: skip
+for verb in VERBS:
     app.command(verb.__name__, short_help=(verb.__doc__ or "").partition("\n")[0])(verb)
+ROAD = ("demo", "convert", *(verb.__name__ for verb in VERBS[1:]))
 
 
 # options that may stand without a value, and which one they have then

@@ -22,7 +22,6 @@ from nnunet_ssl.demo.steps import LOGS, Steps
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import require_new_folder, write_json
 from nnunet_ssl.locks import locked
-from nnunet_ssl.machine import cores
 from nnunet_ssl.results.evaluation import evaluate_folders, read_labels
 
 DATASET_ID, DATASET = "1", "Dataset001_Phantom"
@@ -31,11 +30,11 @@ CONFIGURATION, PLANS, FOLD = "2d", "nnUNetPlans_demo", "0"
 # of all.
 PHANTOM = {"shape": (1, 64, 64), "classes": 5, "variation": 2.0}
 # Name in the tables -> trainer, and how many times as long an iteration takes once the unlabeled patches are in.
-TRAINERS = {"Supervised": ("nnUNetTrainerSupervised", 1.0), "BCP": ("nnUNetTrainerBCP", 2.3)}
+TRAINERS = {"Supervised": ("nnUNetTrainerSupervised", 1.0), "BCP": ("nnUNetTrainerBCP", 2.0)}
 START = 0.5  # of the unlabeled patches, as a share of the epochs
 # Seconds on two cores: the steps before the trainings and after them, what each training takes beside its iterations,
 # and an iteration.
-BEFORE, AFTER, BESIDE, ITERATION = (1, 12, 0.1, 8), (15, 15, 1, 2), 15, 0.03
+BEFORE, AFTER, BESIDE, ITERATION = (1, 16, 0.1, 7), (12, 12, 1, 1), 25, 0.06
 PICTURE_CASES = 3
 CAUTION = "One short run on made-up data shows that everything works, not what you will gain."
 MARKER = ".nnunet_ssl_demo"
@@ -158,7 +157,7 @@ def _environment(folder: Path) -> dict[str, str]:
         "nnUNet_compile": "false",  # compiling would take longer than this training
         "nnUNet_n_proc_DA": "1",
         "nnUNet_def_n_proc": "1",  # starting eight processes takes longer than what they do here
-        "OMP_NUM_THREADS": "1",  # more threads only wait for each other on so small images
+        "OMP_NUM_THREADS": "1",  # beside the training, which takes all cores, more threads only wait for each other
         "OMP_WAIT_POLICY": "PASSIVE",  # else waiting threads spin, which on a busy machine slows training tenfold
         "PYTHONUNBUFFERED": "1",  # so that the log can be followed
     }
