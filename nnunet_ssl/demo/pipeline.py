@@ -35,8 +35,10 @@ START = 0.5  # of the unlabeled patches, as a share of the epochs
 # Seconds on two cores: the steps before the trainings and after them, what each training takes beside its iterations,
 # and an iteration.
 BEFORE, AFTER, BESIDE, ITERATION = (1, 16, 0.1, 7), (12, 12, 1, 1), 25, 0.06
-PICTURE_CASES = 3
-CAUTION = "One short run on made-up data shows that everything works, not what you will gain."
+CAUTION = (
+    "BCP gained 3 to 12 points of Dice with five seeds. One short run on made-up data shows that everything works, "
+    "not what you will gain."
+)
 MARKER = ".nnunet_ssl_demo"
 RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
 PREDICTIONS = "predictions"
@@ -207,19 +209,27 @@ def _draw(folder: Path, metrics: dict[str, dict], size: Size) -> None:
     raw = folder / RAW / DATASET
     classes, _ = read_labels(json.loads((raw / "dataset.json").read_text(encoding="utf-8")), raw / "dataset.json")
     dice = {name: result["metrics"]["dice"]["per_case"] for name, result in metrics.items()}
-    cases = list(next(iter(dice.values())))[:PICTURE_CASES]
-    rows = []
-    for case in cases:
-        rows.append(
-            Row(
-                case,
-                _slice(raw / "imagesTs" / f"{case}_0000.nii.gz"),
-                _slice(raw / "labelsTs" / f"{case}.nii.gz"),
-                {name: _slice(_predictions(folder, name) / f"{case}.nii.gz") for name in TRAINERS},
-                {name: dice[name][case] for name in TRAINERS},
-            )
+    rows = [
+        Row(
+            f"{case}\n{place}",
+            _slice(raw / "imagesTs" / f"{case}_0000.nii.gz"),
+            _slice(raw / "labelsTs" / f"{case}.nii.gz"),
+            {name: _slice(_predictions(folder, name) / f"{case}.nii.gz") for name in TRAINERS},
+            {name: dice[name][case] for name in TRAINERS},
         )
+        for place, case in _typical(*dice.values()).items()
+    ]
     comparison_picture(folder / PICTURE_FILE, rows, classes, f"{size.text}. Numbers: Dice")
+
+
+def _typical(baseline: dict[str, dict], method: dict[str, dict]) -> dict[str, str]:
+    """Cases by the place of their gain, of the Dice per case and class (None where the case lacks the class)."""
+
+    def gain(case: str) -> float:
+        return sum(filter(None, method[case].values())) - sum(filter(None, baseline[case].values()))
+
+    ranked = sorted(baseline, key=gain)
+    return {"largest gain": ranked[-1], "median gain": ranked[len(ranked) // 2], "smallest gain": ranked[0]}
 
 
 def _slice(file: Path) -> np.ndarray:

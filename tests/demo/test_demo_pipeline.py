@@ -111,6 +111,16 @@ def test_table(capsys, tmp_path):
     assert str(tmp_path / "comparison.png") in printed
 
 
+def test_the_picture_has_the_largest_the_median_and_the_smallest_gain():
+    baseline = {case: {"liver": 0.5, "gland": 0.5} for case in "abcde"}
+    method = {
+        case: {"liver": 0.5, "gland": dice} for case, dice in zip("abcde", (0.6, 0.1, 0.9, 0.4, 0.5), strict=True)
+    }
+    assert pipeline._typical(baseline, method) == {"largest gain": "c", "median gain": "e", "smallest gain": "b"}
+    baseline["f"], method["f"] = {"liver": 0.2, "gland": None}, {"liver": 0.9, "gland": None}
+    assert pipeline._typical(baseline, method)["largest gain"] == "f"
+
+
 @pytest.mark.long
 def test_the_whole_demo_runs_and_leaves_table_measures_and_picture(tmp_path, capsys):
     size = pipeline.Size(labeled=3, unlabeled=4, test=3, epochs=2, iterations_per_epoch=2)
