@@ -16,6 +16,7 @@ from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import write_text
 from nnunet_ssl.report.comparison import MINUS, Comparison, Group, Row, Section, make_sections, percent
 from nnunet_ssl.report.records import SUPERVISED, read_records
+from nnunet_ssl.report.wording import labeled
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = "docs/methods"
@@ -131,7 +132,7 @@ def gains(sections: Sequence[Section]) -> str:
     for method, cells in sorted(of_methods.items(), key=lambda item: (-len(item[1]), -mean_gain(item[1].values()))):
         given = (gain_cell(cells[i], c) if i in cells else "" for i, (_, c) in enumerate(suites))
         rows.append((method, *given))
-    titles = (f"{s.suite}<br>{s.iterations} iterations<br>{c.labeled} labeled" for s, c in suites)
+    titles = (f"{s.suite}<br>{s.iterations} iterations<br>{labeled(c.labeled)}" for s, c in suites)
     return table(("method", *titles), rows)
 
 
@@ -181,11 +182,11 @@ def measured(entry: Entry, sections: Sequence[Section]) -> str:
         for comparison in section.comparisons:
             if mine := [row for row in comparison.rows if row.group.first.method in names]:
                 rows = [
-                    line(f"{SUPERVISED}, {comparison.labeled} labeled", comparison.lower),
+                    line(f"{SUPERVISED}, {labeled(comparison.labeled)}", comparison.lower),
                     *(line(row.group.label, row.group, row.closed) for row in mine),
                     line(f"{SUPERVISED}, all labeled", comparison.upper),
                 ]
-                heading = f"### {section.title}, {comparison.labeled} labeled"
+                heading = f"### {section.title}, {labeled(comparison.labeled)}"
                 titles = ("training", "seeds", "Dice %", "largest component", "HD95 mm", "gap closed")
                 parts += [heading, table(titles, rows)]
     notes = [FIGURES, *([WHAT_EARLIER_IS] if any(EARLIER in part for part in parts) else [])]

@@ -97,8 +97,11 @@ def pseudo_dice(record: Record) -> list[float]:
 
 
 def label_panels(section: Section) -> list[Drawing]:
-    """Dice against the number of labels, one panel a method; none unless one was trained with two numbers or more."""
-    numbered = [comparison for comparison in section.comparisons if comparison.labeled != ALL]
+    """Dice against the number of labels, one panel a method; none unless one was trained with two numbers or more.
+
+    Cases that are all annotated in part (0 in full) are no number of labels.
+    """
+    numbered = [comparison for comparison in section.comparisons if comparison.labeled not in (0, ALL)]
     labels = dict.fromkeys(group.label for comparison in numbered for group in comparison.methods)
     found = {label: [(c, group) for c in numbered for group in c.methods if group.label == label] for label in labels}
     shown = {label: points for label, points in found.items() if len({c.labeled for c, _ in points}) > 1}

@@ -24,8 +24,13 @@ def definition(section: Section) -> str:
 def title(section: Section, comparison: Comparison) -> str:
     """How many labels the methods of a table have."""
     of_all = f" of {section.definition['units']}" if "units" in section.definition else ""
-    labels = "all labels" if comparison.labeled == ALL else f"{comparison.labeled}{of_all} labeled"
+    labels = "all labels" if comparison.labeled == ALL else labeled(comparison.labeled, of_all)
     return f"{labels}, compared with {comparison.variant}" if comparison.variant else labels
+
+
+def labeled(cases: int | str, of_all: str = "") -> str:
+    """How many cases are labeled; where none is in full, the suite has cases that are so in part."""
+    return f"{cases}{of_all} labeled" if cases else "partly labeled"
 
 
 def conclusion(comparison: Comparison) -> str:
@@ -57,8 +62,7 @@ def rows(comparison: Comparison, papers: dict[str, str]) -> list[dict[str, Any]]
         papers: a short citation by method.
     """
     several = len({record.device for group in comparison.groups for record in group.records}) > 1
-    labels = "all" if comparison.labeled == ALL else comparison.labeled
-    lines = [_cells(comparison.lower, comparison, f"baseline, {labels} labeled", several)]
+    lines = [_cells(comparison.lower, comparison, f"baseline, {labeled(comparison.labeled)}", several)]
     for number, row in enumerate(comparison.rows):
         tested = {
             "paper": papers.get(row.group.first.method, ""),

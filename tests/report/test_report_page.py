@@ -17,6 +17,7 @@ from nnunet_ssl.report.comparison import make_sections
 from nnunet_ssl.report.figures import NARROWEST, class_panels, curve_panels, gap_figure, label_panels, pseudo_dice
 from nnunet_ssl.report.page import GENERATOR, write_report
 from nnunet_ssl.report.records import read_records
+from nnunet_ssl.report.wording import title
 
 SEEDS = (0, 1)
 
@@ -215,6 +216,16 @@ def test_labels_on_a_logarithmic_axis(tmp_path):
     [panel] = label_panels(section_of(tmp_path, records))
     x = [at(panel, title) for title in ("4: 0.600", "8: 0.650", "16: 0.700")]
     assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.2) and x[0] < x[1]
+
+
+def test_cases_annotated_in_part_have_no_place_among_the_numbers_of_labels(tmp_path):
+    partly = [content(method, 0, 0, 0.5) for method in ("supervised", "CPS")]
+    in_full = [content("CPS", n, 0, d) for n, d in ((1, 0.6), (5, 0.65))]
+    assert label_panels(section_of(tmp_path / "a", [*partly, in_full[0]])) == []
+    [panel] = label_panels(section_of(tmp_path / "b", [*partly, *in_full]))
+    assert "0: 0.500" not in titles(panel) and at(panel, "1: 0.600") < at(panel, "5: 0.650")
+    section = section_of(tmp_path / "c", [*partly, *in_full])
+    assert [title(section, comparison) for comparison in section.comparisons][0].startswith("partly labeled")
 
 
 def work_folder(folder, records):
