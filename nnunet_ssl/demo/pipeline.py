@@ -22,6 +22,7 @@ from nnunet_ssl.demo.steps import LOGS, Steps
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.files import require_new_folder, write_json
 from nnunet_ssl.locks import locked
+from nnunet_ssl.report.overlays import chosen_cases
 from nnunet_ssl.results.evaluation import evaluate_folders, read_labels
 
 DATASET_ID, DATASET = "1", "Dataset001_Phantom"
@@ -224,12 +225,12 @@ def _draw(folder: Path, metrics: dict[str, dict], size: Size) -> None:
 
 def _typical(baseline: dict[str, dict], method: dict[str, dict]) -> dict[str, str]:
     """Cases by the place of their gain, of the Dice per case and class (None where the case lacks the class)."""
-
-    def gain(case: str) -> float:
-        return sum(filter(None, method[case].values())) - sum(filter(None, baseline[case].values()))
-
-    ranked = sorted(baseline, key=gain)
-    return {"largest gain": ranked[-1], "median gain": ranked[len(ranked) // 2], "smallest gain": ranked[0]}
+    gains = {
+        case: {name: value - baseline[case][name] for name, value in dice.items() if value is not None}
+        for case, dice in method.items()
+    }
+    places = {"best": "largest gain", "median": "median gain", "worst": "smallest gain"}
+    return {places[what]: case for what, case in chosen_cases(gains).items()}
 
 
 def _slice(file: Path) -> np.ndarray:
