@@ -72,6 +72,7 @@ def steps(place: Place) -> Iterator[Step]:
     yield from tests(place)
     yield from step_times(place, FIRST[:2] if place.tiny else FIRST, "step times")
     yield from loaders(place)
+    yield peers(place)
     yield from published(place)
     yield from search(place)
     yield from step_times(place, others(place), "step times of the others")
@@ -124,6 +125,15 @@ def step_times(place: Place, methods: tuple[str, ...], group: str) -> Iterator[S
                 "-o", leaves,
             )  # fmt: skip
             yield Step(f"step time {name} {method}", group, command, leaves, limit=150.0, least=45.0)
+
+
+def peers(place: Place) -> Step:
+    """Our steps beside the loops of others, restated."""
+    leaves = place.state / "figures" / "peers.json"
+    size = at_size(place, *(TINY if place.tiny else PATCHES)["la"])
+    chosen = ("--methods", "MeanTeacher") if place.tiny else ()
+    command = script(place, "peers.py", *size, "--repeats", 2 if place.tiny else 15, *chosen, "-o", leaves)
+    return Step("peers", "peers", command, leaves, limit=240.0, least=60.0)
 
 
 def loaders(place: Place) -> Iterator[Step]:
