@@ -15,12 +15,8 @@ import contextlib
 import copy
 import gc
 import io
-import json
 import math
 import os
-import statistics
-import sys
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -29,15 +25,13 @@ from unittest.mock import patch
 import numpy as np
 import torch
 import torch.nn.functional as F
-from step_time import clock, make_batch, ready_trainer
+from step_time import Row, make_batch, measure_rows, ready_trainer, timed_in_turn
 from torch import Tensor, nn
-from workspace import CLASSES, make_trainer, make_workspace, versions
+from workspace import CLASSES, make_trainer, sized_parser
 
 from nnunet_ssl.data.loader import STREAM
 
 Batch = dict[str, Tensor]
-Step = Callable[[Batch], None]
-LOGGED = 5  # scalars that SSL4MIS's scripts write to TensorBoard at each step
 
 
 def plain_network(device: str, deep_supervision: bool = False) -> nn.Module:
@@ -69,121 +63,112 @@ def update_teacher(teacher: nn.Module, student: nn.Module) -> None:
         old.data.mul_(0.99).add_(new.data, alpha=0.01)
 
 
-def log(*scalars: Tensor) -> None:
+def log(*losses: Tensor) -> None:
     """Each is fetched by itself, once for TensorBoard's file and once for the line of the log."""
-    for scalar in (*scalars, *scalars[:1] * (LOGGED - len(scalars)), *scalars):
-        scalar.item()
+    for loss in losses * 2:
+        loss.item()
 
 
 class Loop:
-    """What the scripts of SSL4MIS share.
+    """What the scripts share.
 
-    Both streams are one tensor, labeled patches first; single precision, one scale, SGD with a new rate each step.
+    Both streams are one tensor, labeled patches first; one scale, SGD with a new rate each step.
 
     Attributes:
         student: the network that learns.
-        teacher: its moving average.
         b: labeled patches.
+        optimizers: of each network that learns.
+        scaler: at work in mixed precision alone.
     """
 
-    def __init__(self, device: str, b: int, deep_supervision: bool = False):
+    def __init__(self, device: str, b: int, deep_supervision: bool = False, mixed_precision: bool = False):
         self.device, self.b = device, b
         self.student = plain_network(device, deep_supervision)
-        self.optimizer = sgd(self.student)
-
-    def add_teacher(self) -> None:
-        self.teacher = copy.deepcopy(self.student)
-        for parameter in self.teacher.parameters():
-            parameter.detach_()
+        self.optimizers = [sgd(self.student)]
+        self.scaler = torch.amp.GradScaler(device, enabled=mixed_precision)
 
     def volumes(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Images (2b, 1, *spatial) and labels (2b, *spatial) on the device."""
         return batch["image"].to(self.device), batch["label"].to(self.device)
 
-    def supervised(self, logits: Tensor, labels: Tensor) -> Tensor:
-        probs = torch.softmax(logits, 1)[: self.b]
-        return 0.5 * (F.cross_entropy(logits[: self.b], labels[: self.b]) + scripts_dice(probs, labels[: self.b]))
+    def supervised(self, logits: Tensor, probs: Tensor, labels: Tensor) -> Tensor:
+        b = self.b
+        return 0.5 * (F.cross_entropy(logits[:b], labels[:b]) + scripts_dice(probs[:b], labels[:b]))
 
     def update(self, loss: Tensor) -> None:
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        for group in self.optimizer.param_groups:
-            group["lr"] = 1e-4
-
-    def noisy(self, images: Tensor) -> Tensor:
-        return images + torch.clamp(torch.randn_like(images) * 0.1, -0.2, 0.2)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-4
+        self.scaler.update()
 
 
 class MeanTeacher(Loop):
-    """SSL4MIS, `train_mean_teacher_3D`."""
+    """SSL4MIS, `train_mean_teacher_3D`; `teacher` is the moving average."""
 
     def __init__(self, device: str, b: int):
         super().__init__(device, b)
-        self.add_teacher()
+        self.teacher = copy.deepcopy(self.student)
+        for parameter in self.teacher.parameters():
+            parameter.detach_()
 
     def __call__(self, batch: Batch) -> None:
         images, labels = self.volumes(batch)
-        unlabeled = self.noisy(images[self.b :])
         logits = self.student(images)
         probs = torch.softmax(logits, 1)
-        with torch.no_grad():
-            target = torch.softmax(self.teacher(unlabeled), 1)
-        supervised = self.supervised(logits, labels)
-        consistency = ((probs[self.b :] - target) ** 2).mean()
+        consistency = self.consistency(images[self.b :], probs[self.b :])
+        supervised = self.supervised(logits, probs, labels)
         loss = supervised + 0.1 * consistency
         self.update(loss)
         update_teacher(self.teacher, self.student)
         log(loss, supervised, consistency)
+
+    def consistency(self, unlabeled: Tensor, probs: Tensor) -> Tensor:
+        return ((probs - self.target(unlabeled)) ** 2).mean()
+
+    @torch.no_grad()
+    def target(self, images: Tensor) -> Tensor:
+        """Of the teacher, which sees noise on the patches."""
+        return torch.softmax(self.teacher(images + torch.clamp(torch.randn_like(images) * 0.1, -0.2, 0.2)), 1)
 
 
 class UAMT(MeanTeacher):
     """SSL4MIS, `train_uncertainty_aware_mean_teacher_3D`: eight further passes of the teacher, two by two."""
 
-    def __call__(self, batch: Batch) -> None:
-        images, labels = self.volumes(batch)
-        unlabeled = images[self.b :]
-        logits = self.student(images)
-        probs = torch.softmax(logits, 1)
-        with torch.no_grad():
-            target = torch.softmax(self.teacher(self.noisy(unlabeled)), 1)
-            twice = unlabeled.repeat(2, *[1] * (images.ndim - 1))
-            passes = torch.zeros(4, *[2 * self.b, *probs.shape[1:]], device=self.device)
-            for turn in range(4):
-                passes[turn] = self.teacher(self.noisy(twice))
-            passes = torch.softmax(passes.flatten(0, 1), 1).reshape(8, self.b, *probs.shape[1:])
-            mean = passes.mean(0)
-            entropy = -(mean * torch.log(mean + 1e-6)).sum(1, keepdim=True)
-        supervised = self.supervised(logits, labels)
+    def consistency(self, unlabeled: Tensor, probs: Tensor) -> Tensor:
+        target = self.target(unlabeled)
+        twice = unlabeled.repeat(2, *[1] * (unlabeled.ndim - 1))
+        passes = torch.zeros(4, 2 * self.b, *probs.shape[1:], device=self.device)
+        for turn in range(4):
+            passes[turn] = self.target(twice)
+        mean = passes.reshape(8, *probs.shape).mean(0)
+        entropy = -(mean * torch.log(mean + 1e-6)).sum(1, keepdim=True)
         mask = (entropy < 0.8 * math.log(2)).float()
-        consistency = (mask * (probs[self.b :] - target) ** 2).sum() / (2 * mask.sum() + 1e-16)
-        loss = supervised + 0.1 * consistency
-        self.update(loss)
-        update_teacher(self.teacher, self.student)
-        log(loss, supervised, consistency)
+        return (mask * (probs - target) ** 2).sum() / (2 * mask.sum() + 1e-16)
 
 
 class CPS(Loop):
     """SSL4MIS, `train_cross_pseudo_supervision_3D`: two networks, two optimizers."""
 
-    def __init__(self, device: str, b: int):
-        super().__init__(device, b)
+    def __init__(self, device: str, b: int, mixed_precision: bool = False):
+        super().__init__(device, b, mixed_precision=mixed_precision)
         self.second = plain_network(device)
-        self.second_optimizer = sgd(self.second)
+        self.optimizers.append(sgd(self.second))
 
     def __call__(self, batch: Batch) -> None:
         images, labels = self.volumes(batch)
-        first, second = self.student(images), self.second(images)
-        probs = torch.softmax(first, 1), torch.softmax(second, 1)
+        both = self.student(images), self.second(images)
+        probs = [torch.softmax(logits, 1) for logits in both]
         pseudo = [each[self.b :].detach().argmax(1) for each in probs]
         losses = [
-            self.supervised(logits, labels) + 0.1 * F.cross_entropy(logits[self.b :], target)
-            for logits, target in zip((first, second), reversed(pseudo), strict=True)
+            self.supervised(logits, own, labels) + 0.1 * F.cross_entropy(logits[self.b :], others)
+            for logits, own, others in zip(both, probs, reversed(pseudo), strict=True)
         ]
         loss = losses[0] + losses[1]
-        self.second_optimizer.zero_grad()
         self.update(loss)
-        self.second_optimizer.step()
         log(loss, *losses)
 
 
@@ -199,7 +184,8 @@ class URPC(Loop):
         scales = self.student(images)
         scales = [scales[0], *(F.interpolate(each, images.shape[2:], mode=mode) for each in scales[1:])]
         probs = [torch.softmax(each, 1) for each in scales]
-        supervised = sum(self.supervised(each, labels) for each in scales) / len(scales)
+        pairs = zip(scales, probs, strict=True)
+        supervised = sum(self.supervised(logits, own, labels) for logits, own in pairs) / len(scales)
         unlabeled = [each[self.b :] for each in probs]
         mean = sum(unlabeled) / len(unlabeled)
         consistency = mean.new_zeros(())
@@ -217,14 +203,13 @@ class DHC(CPS):
     """DHC, `train_dhc`: mixed precision on a GPU; weights of the classes from counts that are made on the host."""
 
     def __init__(self, device: str, b: int):
-        super().__init__(device, b)
-        self.scaler = torch.amp.GradScaler(device, enabled=device == "cuda")
+        super().__init__(device, b, mixed_precision=device == "cuda")
         self.learned, self.last = torch.ones(CLASSES), torch.full((CLASSES,), 1e-8)
 
     def __call__(self, batch: Batch) -> None:
         images, labels = self.volumes(batch)
         labels = labels[: self.b]
-        with torch.autocast(self.device, enabled=self.device == "cuda"):
+        with torch.autocast(self.device, enabled=self.scaler.is_enabled()):
             logits = self.student(images), self.second(images)
         first, second = (each.float() for each in logits)
         pseudo = first.detach().argmax(1), second.detach().argmax(1)
@@ -235,15 +220,8 @@ class DHC(CPS):
             supervised = F.cross_entropy(mine[: self.b], labels, weight) + scripts_dice(probs, labels, weight)
             losses.append(supervised + 0.1 * F.cross_entropy(mine, theirs, weight))
         loss = losses[0] + losses[1]
-        optimizers = self.optimizer, self.second_optimizer
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        for optimizer in optimizers:
-            self.scaler.step(optimizer)
-        self.scaler.update()
-        for scalar in (loss, *losses):
-            scalar.item()
+        self.update(loss)
+        log(loss, *losses)
 
     def of_difficulty(self, predicted: Tensor, labels: Tensor) -> Tensor:
         """From the Dice of each class, of one-hot volumes. Both (b, *spatial); gives (K,)."""
@@ -266,15 +244,14 @@ class DHC(CPS):
         return torch.tensor(CLASSES * rarity / rarity.max(), dtype=torch.float32, device=self.device)
 
 
-class NnFilterMatch(Loop):
+class NnFilterMatch:
     """nnFilterMatch: nnU-Net's loss and precision; the weak view, turned with its pseudo-label, is the strong one."""
 
     def __init__(self, device: str, b: int):
-        super().__init__(device, b)
         with contextlib.redirect_stdout(io.StringIO()):
             trainer = make_trainer("nnUNetTrainerSupervised", device)
             trainer.initialize()
-        self.student, self.loss = trainer.network.train(), trainer.loss
+        self.device, self.student, self.loss = device, trainer.network.train(), trainer.loss
         self.optimizer = sgd(self.student)
         self.scaler = torch.amp.GradScaler(device, enabled=device == "cuda")
 
@@ -282,7 +259,7 @@ class NnFilterMatch(Loop):
         image, weak = (batch[key].to(self.device, non_blocking=True) for key in ("data", "weak"))
         target = [scale.to(self.device, non_blocking=True) for scale in batch["target"]]
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device, enabled=self.device == "cuda"):
+        with torch.autocast(self.device, enabled=self.scaler.is_enabled()):
             supervised = self.loss(self.student(image), target)
             with torch.no_grad():
                 pseudo = self.student(weak)[0].argmax(1, keepdim=True)
@@ -297,7 +274,15 @@ class NnFilterMatch(Loop):
         loss.detach().cpu().numpy()
 
 
-PEERS: dict[str, tuple[str, type[Loop]]] = {  # our trainer: the other's name, its loop
+COLUMNS = {  # key: title, format
+    "of": ("loop of", ""),
+    "ours_ms": ("ours ms", ".1f"),
+    "theirs_ms": ("theirs ms", ".1f"),
+    "ratio": ("ratio", ".3f"),
+}
+PEERS: dict[
+    str, tuple[str, Callable[[str, int], Callable[[Batch], None]]]
+] = {  # our trainer: the other's name, its loop
     "MeanTeacher": ("SSL4MIS", MeanTeacher),
     "UAMT": ("SSL4MIS", UAMT),
     "CPS": ("SSL4MIS", CPS),
@@ -314,53 +299,26 @@ def scripts_batch(batch: dict) -> Batch:
     return both | {"data": batch["data"], "target": batch["target"], "weak": batch[STREAM + "weak"]}
 
 
-def measure(method: str, asked: argparse.Namespace) -> dict[str, object]:
-    """Medians over the repeats, in ms, and of the ratio pair by pair."""
+def measure(method: str, asked: argparse.Namespace) -> Row:
+    """Of our step and of theirs in ms, and their ratio."""
     gc.collect()
     name, loop = PEERS[method]
-    with contextlib.redirect_stdout(io.StringIO()):
-        trainer = ready_trainer(f"nnUNetTrainer{method}", asked.device)
-        batch = make_batch(trainer, asked.patch, len(asked.features), asked.batch)
+    trainer = ready_trainer(f"nnUNetTrainer{method}", asked.device)
+    batch = make_batch(trainer, asked.patch, len(asked.features), asked.batch)
     peer, theirs = loop(asked.device, asked.batch), scripts_batch(batch)
-    for _ in range(2):
-        trainer.train_step(batch)
-        peer(theirs)
     steps = (lambda: trainer.train_step(batch)), (lambda: peer(theirs))
-    pairs = [tuple(clock(step, trainer.device) for step in steps) for _ in range(asked.repeats)]
-    return {
-        "of": name,
-        "ours_ms": statistics.median(pair[0] for pair in pairs),
-        "theirs_ms": statistics.median(pair[1] for pair in pairs),
-        "ratio": statistics.median(pair[0] / pair[1] for pair in pairs),
-    }
+    ours_ms, theirs_ms, ratio = timed_in_turn(*steps, trainer.device, asked.repeats)
+    return {"of": name, "ours_ms": ours_ms, "theirs_ms": theirs_ms, "ratio": ratio}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--patch", type=int, nargs="+", default=[32, 48, 48])
-    parser.add_argument("--features", type=int, nargs="+", default=[8, 16, 32, 64])
-    parser.add_argument("--batch", type=int, default=2)
+    parser = sized_parser(__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--methods", nargs="+", default=list(PEERS), choices=list(PEERS))
     parser.add_argument("-o", dest="out", type=Path, help="JSON file for the figures")
     asked = parser.parse_args()
-
-    torch.set_num_threads(1)
-    device = torch.cuda.get_device_name() if asked.device == "cuda" else "cpu, one thread, processor time"
     warnings.filterwarnings("ignore")  # of nnU-Net's, between the rows
-    record = {"command": " ".join(sys.argv), "device": device, "versions": versions(), "rows": {}}
-    with tempfile.TemporaryDirectory() as folder:
-        make_workspace(Path(folder) / "work", asked.patch, asked.features, asked.batch)
-        print(f"{'method':14}{'loop of':16}{'ours ms':>10}{'theirs ms':>11}{'ratio':>8}")
-        for method in asked.methods:
-            row = record["rows"][method] = measure(method, asked)
-            print(
-                f"{method:14}{row['of']:16}{row['ours_ms']:10.1f}{row['theirs_ms']:11.1f}{row['ratio']:8.3f}",
-                flush=True,
-            )
-            if asked.out:
-                asked.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    measure_rows(asked, asked.methods, measure, COLUMNS)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ in turn; on a CPU that is processor time of one thread, so that the ratio holds 
 Memory is the most that tensors take at once in a step: weights, optimizer and all that a step makes. Beside it stands
 how many times that of nnU-Net's own step it is.
 
-With `-o FILE` each row is written as soon as it is measured, and a row that stands there is not measured again.
+With `-o FILE` a row that stands there is not measured again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-from workspace import CLASSES, make_trainer, make_workspace, versions
+from workspace import CLASSES, make_trainer, make_workspace, sized_parser, versions
 
 from nnunet_ssl.catalog import PREFIX, read_catalog
 from nnunet_ssl.data.loader import STREAM
@@ -39,6 +39,14 @@ from nnunet_ssl.networks.discriminator import Discriminator
 from nnunet_ssl.networks.net import Output
 from nnunet_ssl.networks.projection import VoxelHead
 from nnunet_ssl.training.configured import ConfiguredTrainer
+
+Row = dict[str, float | str]
+COLUMNS = {  # key: title, format
+    "step_ms": ("step ms", ".1f"),
+    "passes_ms": ("passes ms", ".1f"),
+    "ratio": ("ratio", ".3f"),
+    "memory_mb": ("memory MB", ".1f"),
+}
 
 
 def trainers() -> dict[str, list[Pass]]:
@@ -95,17 +103,25 @@ def total(output: Output | list[Tensor] | Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--patch", type=int, nargs="+", default=[32, 48, 48])
-    parser.add_argument("--features", type=int, nargs="+", default=[8, 16, 32, 64])
-    parser.add_argument("--batch", type=int, default=2)
+    parser = sized_parser(__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=5)
     known = list(trainers())
     parser.add_argument("--trainers", nargs="+", default=known, choices=known)
     parser.add_argument("-o", dest="out", type=Path, help="JSON file for the figures")
     asked = parser.parse_args()
+    measure_rows(asked, asked.trainers, measure, COLUMNS)
 
+
+def measure_rows(
+    asked: argparse.Namespace,
+    names: Sequence[str],
+    measure: Callable[[str, argparse.Namespace], Row],
+    columns: dict[str, tuple[str, str]],
+) -> None:
+    """Measures a row of each name on a workspace of one thread, and prints it.
+
+    With `-o FILE` each is written as soon as it is measured, and one that stands there is not measured again.
+    """
     torch.set_num_threads(1)
     device = torch.cuda.get_device_name() if asked.device == "cuda" else "cpu, one thread, processor time"
     record = {"command": " ".join(sys.argv), "device": device, "versions": versions(), "rows": {}}
@@ -113,19 +129,18 @@ def main() -> None:
         record["rows"] = json.loads(asked.out.read_text(encoding="utf-8"))["rows"]
     with tempfile.TemporaryDirectory() as folder:
         make_workspace(Path(folder) / "work", asked.patch, asked.features, asked.batch)
-        print(f"{'trainer':32}{'step ms':>10}{'passes ms':>11}{'ratio':>8}{'memory MB':>11}")
-        for name in asked.trainers:
+        print(f"{'':32}" + "".join(f"{title:>14}" for title, _ in columns.values()))
+        for name in names:
             if name not in record["rows"]:
                 record["rows"][name] = measure(name, asked)
                 if asked.out:
                     asked.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             row = record["rows"][name]
-            figures = f"{row['step_ms']:10.1f}{row['passes_ms']:11.1f}{row['ratio']:8.3f}{row['memory_mb']:11.1f}"
-            print(f"{name:32}{figures}", flush=True)
+            print(f"{name:32}" + "".join(f"{row[key]:>14{form}}" for key, (_, form) in columns.items()), flush=True)
 
 
-def measure(name: str, asked: argparse.Namespace) -> dict[str, float]:
-    """Medians over the repeats of a step and of its passes, in ms, and of their ratio pair by pair; memory in MB."""
+def measure(name: str, asked: argparse.Namespace) -> Row:
+    """Of a step and of its passes in ms, their ratio, and memory in MB."""
     gc.collect()
     trainer = ready_trainer(name, asked.device)
     device, passes_asked = trainer.device, trainers()[name]
@@ -140,17 +155,24 @@ def measure(name: str, asked: argparse.Namespace) -> dict[str, float]:
         with torch.autocast("cuda") if device.type == "cuda" else contextlib.nullcontext():
             sum(make_passes(trainer, image, passes_asked)).backward()
 
+    step_ms, passes_ms, ratio = timed_in_turn(step, passes, device, asked.repeats)
+    return {"step_ms": step_ms, "passes_ms": passes_ms, "ratio": ratio, "memory_mb": memory_mb(step, trainer)}
+
+
+def timed_in_turn(
+    first: Callable[[], None], second: Callable[[], None], device: torch.device, repeats: int
+) -> tuple[float, float, float]:
+    """Medians over the repeats of both, in ms, and of the ratio of the first to the second, pair by pair."""
     with contextlib.redirect_stdout(io.StringIO()):
         for _ in range(2):
-            step()
-            passes()
-    pairs = [(clock(step, device), clock(passes, device)) for _ in range(asked.repeats)]
-    return {
-        "step_ms": statistics.median(pair[0] for pair in pairs),
-        "passes_ms": statistics.median(pair[1] for pair in pairs),
-        "ratio": statistics.median(pair[0] / pair[1] for pair in pairs),
-        "memory_mb": memory_mb(step, trainer),
-    }
+            first()
+            second()
+    pairs = [(clock(first, device), clock(second, device)) for _ in range(repeats)]
+    return (
+        statistics.median(pair[0] for pair in pairs),
+        statistics.median(pair[1] for pair in pairs),
+        statistics.median(pair[0] / pair[1] for pair in pairs),
+    )
 
 
 def ready_trainer(name: str, device: str) -> ConfiguredTrainer:
@@ -170,7 +192,8 @@ def make_batch(trainer: ConfiguredTrainer, patch: Sequence[int], stages: int, si
         torch.randint(0, CLASSES, (size, 1, *[length // 2**scale for length in patch])).to(torch.int16)
         for scale in range(stages - 1)
     ]
-    keys = trainer.do_split()[0][:1] * size  # all of one case, for memories
+    with contextlib.redirect_stdout(io.StringIO()):
+        keys = trainer.do_split()[0][:1] * size  # all of one case, for memories
     batch = {"data": image, "target": target, "keys": keys, STREAM + "target": target}
     return batch | {STREAM + view: image.clone() for view in ("weak", "strong")}
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,18 @@ from nnunet_ssl.data.unlabeled import MANIFEST, manifest_content, unlabeled_fold
 NAME = "Dataset999_Benchmark"
 PLANS = "nnUNetPlans"
 CLASSES = 3
+
+
+def sized_parser(
+    description: str, patch: Sequence[int] = (32, 48, 48), features: Sequence[int] = (8, 16, 32, 64)
+) -> argparse.ArgumentParser:
+    """Of a measurement on a workspace: the device, the network and the batch."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--patch", type=int, nargs="+", default=[*patch])
+    parser.add_argument("--features", type=int, nargs="+", default=[*features])
+    parser.add_argument("--batch", type=int, default=2)
+    return parser
 
 
 def make_workspace(folder: Path, patch: list[int], features: list[int], batch: int, cases: int = 4) -> None:

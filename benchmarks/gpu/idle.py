@@ -22,15 +22,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from step_time import ready_trainer
-from workspace import make_workspace, versions
+from workspace import make_workspace, sized_parser, versions
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--patch", type=int, nargs="+", default=[80, 112, 112])
-    parser.add_argument("--features", type=int, nargs="+", default=[32, 64, 128, 256, 320])
-    parser.add_argument("--batch", type=int, default=2)
+    parser = sized_parser(__doc__.split("\n")[0], (80, 112, 112), (32, 64, 128, 256, 320))
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--trainer", default="nnUNetTrainerSupervised")
     parser.add_argument("-o", dest="out", type=Path, required=True, help="JSON file for the figures")

@@ -14,6 +14,7 @@ PATCHES = {  # name: patch, features, batch; as nnU-Net plans them for LA, a lar
 }
 TINY = {"la": ((16, 16, 16), (4, 6, 8, 8), 2), "2d": ((16, 16), (4, 6, 8, 8), 2)}
 FIRST = ("Supervised", "SupervisedMix", "BCP", "MeanTeacher", "CPS", "FixMatch", "UAMT", "DHC")
+LOOPS = ("MeanTeacher", "UAMT", "CPS", "URPC", "DHC", "FixMatch")  # of `peers.py`
 IDLE = ("Supervised", "MeanTeacher", "FixMatch")  # nnU-Net's stream alone, with weak views, with weak and strong ones
 PUBLISHED = ("Supervised", "SupervisedMix", "BCP", "MeanTeacher", "CutMix", "UAMT", "CPS", "FixMatch")
 SEARCH = ("Supervised", "SupervisedMix", "BCP", "CutMix", "FixMatch", "MeanTeacher", "CPS", "DHC")
@@ -72,7 +73,7 @@ def steps(place: Place) -> Iterator[Step]:
     yield from tests(place)
     yield from step_times(place, FIRST[:2] if place.tiny else FIRST, "step times")
     yield from loaders(place)
-    yield peers(place)
+    yield from peers(place)
     yield from published(place)
     yield from search(place)
     yield from step_times(place, others(place), "step times of the others")
@@ -127,13 +128,17 @@ def step_times(place: Place, methods: tuple[str, ...], group: str) -> Iterator[S
             yield Step(f"step time {name} {method}", group, command, leaves, limit=150.0, least=45.0)
 
 
-def peers(place: Place) -> Step:
+def peers(place: Place) -> Iterator[Step]:
     """Our steps beside the loops of others, restated."""
-    leaves = place.state / "figures" / "peers.json"
-    size = at_size(place, *(TINY if place.tiny else PATCHES)["la"])
-    chosen = ("--methods", "MeanTeacher") if place.tiny else ()
-    command = script(place, "peers.py", *size, "--repeats", 2 if place.tiny else 15, *chosen, "-o", leaves)
-    return Step("peers", "peers", command, leaves, limit=240.0, least=60.0)
+    size = (TINY if place.tiny else PATCHES)["la"]
+    for method in LOOPS[:1] if place.tiny else LOOPS:
+        leaves = place.state / "figures" / f"peers_{method}.json"
+        command = script(
+            place, "peers.py", *at_size(place, *size),
+            "--repeats", 2 if place.tiny else 15, "--methods", method,
+            "-o", leaves,
+        )  # fmt: skip
+        yield Step(f"peers {method}", "peers", command, leaves, limit=150.0, least=45.0)
 
 
 def loaders(place: Place) -> Iterator[Step]:

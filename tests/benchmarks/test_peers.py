@@ -3,12 +3,12 @@
 from collections import Counter
 
 import peers
+import plan
 import pytest
 import torch
+from small_workspace import BATCH, FEATURES, PATCH, watch
 from step_time import make_batch, ready_trainer
-from workspace import make_workspace
 
-B, PATCH, FEATURES = 2, [16, 16, 16], [4, 6, 8, 8]
 PASSES = {  # patches by network: with gradient, and without
     "MeanTeacher": {("student", True): 4, ("teacher", False): 2},
     "UAMT": {("student", True): 4, ("teacher", False): 2 + 8 * 2},
@@ -19,32 +19,18 @@ PASSES = {  # patches by network: with gradient, and without
 }
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patched:
-        for kind in ("raw", "preprocessed", "results"):
-            patched.setenv(f"nnUNet_{kind}", "")  # to be as it was afterwards
-        make_workspace(tmp_path_factory.mktemp("workspace") / "work", PATCH, FEATURES, B)
-        yield
-
-
 @pytest.mark.parametrize("method", peers.PEERS)
-def test_a_loop_makes_its_passes_and_changes_its_networks(method, workspace):
+def test_a_loop_makes_its_passes_and_changes_its_networks(method, small_workspace):
     trainer = ready_trainer(f"nnUNetTrainer{method}", "cpu")
-    batch = peers.scripts_batch(make_batch(trainer, PATCH, len(FEATURES), B))
-    assert batch["image"].shape == (2 * B, 1, *PATCH)
-    assert batch["label"].shape == (2 * B, *PATCH)
-    loop, found = peers.PEERS[method][1]("cpu", B), Counter()
+    batch = peers.scripts_batch(make_batch(trainer, PATCH, len(FEATURES), BATCH))
+    assert batch["image"].shape == (2 * BATCH, 1, *PATCH)
+    assert batch["label"].shape == (2 * BATCH, *PATCH)
+    loop, found = peers.PEERS[method][1]("cpu", BATCH), Counter()
     networks = {name: each for name, each in vars(loop).items() if isinstance(each, torch.nn.Module)}
     networks.pop("loss", None)
     before = {name: [weights.detach().clone() for weights in each.parameters()] for name, each in networks.items()}
     for name, network in networks.items():
-
-        def count(module, arguments, result, name=name):
-            first = result[0] if isinstance(result, list) else result
-            found[name, first.requires_grad] += len(first)
-
-        network.register_forward_hook(count)
+        watch(network, name, found)
     loop(batch)
     assert found == PASSES[method]
     for name, network in networks.items():
@@ -62,3 +48,7 @@ def test_dice_of_the_scripts_is_nought_for_labels_and_weighs_classes():
     assert peers.scripts_dice(wrong, labels).item() == pytest.approx(1, abs=1e-3)
     weights = torch.tensor([3.0, 0.0, 0.0])
     assert peers.scripts_dice(wrong, labels, weights).item() == pytest.approx(1, abs=1e-3)  # one of three counts thrice
+
+
+def test_the_gpu_kit_times_every_loop():
+    assert {*plan.LOOPS} == {*peers.PEERS} == {*PASSES}

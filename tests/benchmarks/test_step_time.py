@@ -5,57 +5,38 @@ from collections import Counter
 
 import pytest
 import step_time
+from small_workspace import BATCH, FEATURES, PATCH, watch
 from step_time import make_batch, make_passes, ready_trainer
 from torch import nn
-from workspace import make_workspace
 
 from nnunet_ssl.catalog import PREFIX, read_catalog
-from nnunet_ssl.networks.net import Output
 from nnunet_ssl.networks.projection import VoxelHead
 
-PATCH, FEATURES, BATCH = [16, 16, 16], [4, 6, 8, 8], 2  # four stages, as some methods need two supervised scales
 TRAINERS = step_time.trainers()
 # small, or arithmetic: no networks of patches, but for heads of all their voxels
 OF_FEATURES = ("nnunet_ssl.memory", "nnunet_ssl.networks.projection", "nnunet_ssl.networks.diffusion")
 FACTS = {PREFIX + entry.name: entry.facts for entry in read_catalog()}
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patched:
-        for kind in ("raw", "preprocessed", "results"):
-            patched.setenv(f"nnUNet_{kind}", "")  # to be as it was afterwards
-        make_workspace(tmp_path_factory.mktemp("workspace") / "work", PATCH, FEATURES, BATCH)
-        yield
-
-
 def count_passes(trainer) -> Counter:
     """Filled by all networks that run from now on: patches by name of the network, with gradient or without."""
     found = Counter()
 
-    def watch(name, network):
-        def count(module, arguments, result):
-            first = arguments[0][0] if isinstance(arguments[0], list) else arguments[0]  # a decoder takes a list
-            scales = result.pyramid if isinstance(result, Output) else result if isinstance(result, list) else [result]
-            found[name, scales[0].requires_grad] += len(first)
-
-        network.register_forward_hook(count)
-
-    watch("student", trainer.network)
+    watch(trainer.network, "student", found)
     paths = getattr(trainer.method, "paths", [])  # of the student's encoder with another decoder: each is a whole pass
     for path in paths:
-        watch("student", path)
+        watch(path, "student", found)
     parts = [part for path in paths for part in path.modules()]
     for name, child in trainer.method.named_children() if trainer.method else ():
         of_patches = isinstance(child, VoxelHead) or not type(child).__module__.startswith(OF_FEATURES)
         if of_patches and child not in parts:
             for place, member in enumerate(child if isinstance(child, nn.ModuleList) else [child]):
-                watch(f"{name}[{place}]", member)
+                watch(member, f"{name}[{place}]", found)
     return found
 
 
 @pytest.mark.parametrize("name", TRAINERS)
-def test_a_step_makes_the_passes_of_the_facts(name, workspace, monkeypatch):
+def test_a_step_makes_the_passes_of_the_facts(name, small_workspace, monkeypatch):
     settings = {"seed": 0} | (FACTS[name].tests.tiny if name in FACTS else {})
     monkeypatch.setenv("nnUNet_ssl_config", json.dumps(settings))
     trainer = ready_trainer(name, "cpu")
@@ -68,7 +49,7 @@ def test_a_step_makes_the_passes_of_the_facts(name, workspace, monkeypatch):
     assert of_step == found, f"patches by network: the step has {of_step}, passes of facts.yaml have {dict(found)}"
 
 
-def test_memory_is_that_of_weights_optimizer_and_a_step(workspace):
+def test_memory_is_that_of_weights_optimizer_and_a_step(small_workspace):
     """Of nnU-Net alone at least its weights, momentum and gradients; of two networks on twice the patches far more."""
     found = {}
     for name in ("Supervised", "CPS"):
