@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from nnunet_ssl.cli.methods import methods
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.listing import read_listing
 
 TRAINERS = Path(__file__).resolve().parents[2] / "trainers"
 
@@ -39,7 +40,11 @@ def test_the_table_tells_what_to_begin_with_and_fits_80_columns(command, monkeyp
     lines = command().output.splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.split()[1] for line in lines if line.startswith("*") and "begin" not in line] == ["BCP"]
-    assert any(line.startswith("   ACMT ") for line in lines)  # not measured
+    listing = read_listing()
+    for listed in listing:
+        start = f"{'m' if listed.measured else ' '} {listed.trainers[0].name} "
+        assert any(line[1:].startswith(start) for line in lines), start
+    assert {bool(listed.measured) for listed in listing} == {True, False}
 
 
 def test_the_table_needs_no_torch():
