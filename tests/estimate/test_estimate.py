@@ -41,7 +41,7 @@ def test_both_phases_are_measured_and_nothing_is_left(dataset, tmp_path, called)
     assert (first["epochs"], second["epochs"]) == (20, 20)
     assert first["float32_bytes"] < second["float32_bytes"]
     assert all(phase["half_bytes"] < phase["float32_bytes"] for phase in found["phases"])
-    assert first["batch_core_s"] < second["batch_core_s"]
+    assert all(phase["batch_core_s"] > 0 for phase in found["phases"])
     for phase in found["phases"]:
         assert 0 <= phase["wait_s"] < phase["step_s"]
         epoch = 5 * phase["step_s"] + 2 * found["validation_step_s"]
