@@ -26,11 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from half_pool import store_half
 from partly_annotated import add_partial, link_naive
 from postprocessing import write_rule
 from records import commit, make_table, read_measures, versions
 from rich.console import Console
-from rows import NAIVE, PRESETS, Row, definition, length, make_rows, record_file, recorded, shown
+from rows import HALF, NAIVE, PRESETS, Row, definition, length, make_rows, record_file, recorded, shown
 from steps import digest_of, run_command
 from suites import DRAWN, SUITES, Suite, edit_plans, fold_of, make_folds
 from two_slices import add_sliced
@@ -76,6 +77,14 @@ class Workspace:
         """The preprocessed data for those who take what was not annotated for background."""
         return self.root / "nnUNet_preprocessed_naive" / DATASET
 
+    def half(self, row: Row) -> Path:
+        """The preprocessed data whose images are float16 where the row has no labels."""
+        return self.root / f"nnUNet_preprocessed_half_{row.labeled}" / DATASET
+
+    def data_of(self, row: Row) -> Path:
+        """The preprocessed data that a row learns from."""
+        return {NAIVE: self.naive, HALF: self.half(row)}.get(row.name or "", self.preprocessed)
+
     def results(self, row: Row) -> Path:
         """`nnUNet_results`, one for each set of overrides, as `nnunet_ssl run` refuses to mix them."""
         return self.root / "nnUNet_results" / f"{row.tag}_{row.iterations}"
@@ -99,16 +108,16 @@ class Workspace:
         return experiment, Run(row.method, fold_of(self.suite, row.labeled), row.seed)
 
     def run(
-        self, title: str, command: Sequence[str], log: str, results: Path | None = None, naive: bool = False
+        self, title: str, command: Sequence[str], log: str, results: Path | None = None, data: Path | None = None
     ) -> None:
-        """Runs a command with nnU-Net's folders set to this workspace."""
+        """Runs a command with nnU-Net's folders set to this workspace, or two of them to a row's own."""
         folders = {name: str(self.root / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
         environment = {"nnUNet_n_proc_DA": "1"} if self.device == "cpu" else {}
         environment |= {name: value for name, value in os.environ.items() if name != VARIABLE} | folders
         if results:
             environment["nnUNet_results"] = str(results)
-        if naive:
-            environment["nnUNet_preprocessed"] = str(self.naive.parent)
+        if data:
+            environment["nnUNet_preprocessed"] = str(data.parent)
         if self.device == "cpu":
             # Compiling takes longer than it saves here, and threads that spin while they wait slow a busy machine.
             environment |= {"nnUNet_compile": "false", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -128,6 +137,7 @@ def main() -> None:
     parser.add_argument("--preset", default="default", choices=PRESETS)
     parser.add_argument("--config", default="", help="further overrides: a YAML file, or {weight: 1.0}")
     parser.add_argument("--iterations", type=int, help="default: the suite's")
+    parser.add_argument("--half", action="store_true", help="the methods' unlabeled images are stored as float16")
     parser.add_argument("--name", help="of what --config or a change of the code makes of the methods")
     asked = parser.parse_args()
     with told_in_a_line("accuracy"):
@@ -253,12 +263,14 @@ def training_cases(workspace: Workspace) -> list[str]:
 def measure(workspace: Workspace, row: Row) -> dict[str, Any]:
     """Trains, predicts the test cases, evaluates, and returns the record."""
     suite, state = workspace.suite, commit()
+    if row.name == HALF:
+        store_half(workspace.preprocessed, workspace.half(row), cases_of(workspace, row)["unlabeled"])
     workspace.run(
         f"{row}: training",
         [*("nnunet_ssl", "run", "-d", str(DATASET_ID), "-c", suite.configuration, "-p", PLANS, "--methods", row.method),
          *("--folds", str(fold_of(suite, row.labeled)), "--seeds", str(row.seed)),
          *("--device", workspace.device, "--config", json.dumps(row.overrides))],
-        str(row), workspace.results(row), row.name == NAIVE,
+        str(row), workspace.results(row), workspace.data_of(row),
     )  # fmt: skip
     origin = read_origin(workspace.fold(row))  # the row's, else nnunet_ssl run had refused it
     predictions = predict(workspace, row)
@@ -287,6 +299,12 @@ def measure(workspace: Workspace, row: Row) -> dict[str, Any]:
         "largest_component": postprocess(workspace, row, predictions),
         "learning_curve": curve,
     }
+
+
+def cases_of(workspace: Workspace, row: Row) -> dict[str, list[str]]:
+    """The fold of a row."""
+    folds = read_json(workspace.preprocessed / "splits_final.json", "prepare the suite again")
+    return folds[fold_of(workspace.suite, row.labeled)]
 
 
 def predict(workspace: Workspace, row: Row) -> Path:
@@ -325,8 +343,7 @@ def evaluate(workspace: Workspace, row: Row, predictions: Path) -> dict[str, Any
 
 def postprocess(workspace: Workspace, row: Row, predictions: Path) -> dict[str, Any]:
     """The structures (as labels) that nnU-Net's postprocessing cuts to their largest component, and the measures."""
-    folds = json.loads((workspace.preprocessed / "splits_final.json").read_text(encoding="utf-8"))
-    cases, out = folds[fold_of(workspace.suite, row.labeled)]["train"], predictions / "largest_component"
+    cases, out = cases_of(workspace, row)["train"], predictions / "largest_component"
     rule = predictions / "postprocessing.pkl"
     structures = write_rule(rule, predictions, workspace.raw / "labelsTr", cases)
     workspace.run(
@@ -347,7 +364,7 @@ def command_of(row: Row, workspace: Workspace) -> str:
     words += [] if row.labeled == ALL else ["--labeled", str(row.labeled)]
     words += ["--device", workspace.device, "--preset", row.preset, "--iterations", str(row.iterations)]
     words += ["--config", json.dumps(own)] if own else []
-    words += ["--name", row.name] if row.name not in (None, NAIVE) else []
+    words += ["--half"] if row.name == HALF else ["--name", row.name] if row.name not in (None, NAIVE) else []
     return shlex.join(words)
 
 

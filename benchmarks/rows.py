@@ -19,6 +19,7 @@ from nnunet_ssl.training.settings import parse_overrides
 
 PRESETS = ("default", "published")
 NAIVE = "naive"  # of the baseline that takes what was not annotated for background
+HALF = "half"  # of the methods whose pool is stored as float16
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,18 @@ def make_rows(suite: Suite, asked: argparse.Namespace) -> list[Row]:
     """The trainings that were asked for, with both bounds, seed by seed.
 
     Raises:
-        InputError: a number that the suite does not have, or overrides that the trainers do not take.
+        InputError: a number that the suite does not have, overrides that the trainers do not take, or a name that says
+            something else.
     """
     labeled = sorted(set(asked.labeled or suite.labeled[:1]))
     if wrong := [number for number in labeled if number not in suite.labeled]:
         raise InputError(f"--labeled {wrong[0]}: {suite.name} has {', '.join(map(str, suite.labeled))}.")
-    if asked.name is not None and (asked.name in (*PRESETS, NAIVE) or not re.fullmatch(r"[A-Za-z0-9.-]+", asked.name)):
+    if asked.name is not None and (
+        asked.name in (*PRESETS, NAIVE, HALF) or not re.fullmatch(r"[A-Za-z0-9.-]+", asked.name)
+    ):
         raise InputError(f"--name {asked.name}: use letters, digits, '.' and '-', and not the name of a preset.")
+    if asked.half and (asked.name or asked.config):
+        raise InputError("--half stands alone: leave out --name and --config.")
     iterations = asked.iterations or suite.iterations
     own, _ = parse_overrides(asked.config)
     fixed = length(suite, iterations) | ({} if asked.preset == "default" else {"preset": asked.preset})
@@ -67,7 +73,7 @@ def make_rows(suite: Suite, asked: argparse.Namespace) -> list[Row]:
             changed = {key: overrides[method][key] for key in own if key in overrides[method]}
             preset = "default" if method == BASELINE else asked.preset
             # The baseline has no preset and few settings: it is the same row for most of what is asked for methods.
-            name = None if method == BASELINE and not changed else asked.name
+            name = None if method == BASELINE and not changed else HALF if asked.half else asked.name
             digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:6]
             tag = name or (f"{preset}-{digest}" if changed else preset)
             rows.append(Row(method, number, seed, iterations, preset, name, tag, overrides[method]))

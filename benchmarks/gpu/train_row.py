@@ -55,7 +55,7 @@ def run(asked: argparse.Namespace) -> None:
     labeled = ALL if asked.labeled == ALL else int(asked.labeled)
     wanted = argparse.Namespace(
         labeled=None if labeled == ALL else [labeled], methods=[asked.method], seeds=[asked.seed],
-        iterations=asked.iterations, preset="default", config="", name=None,
+        iterations=asked.iterations, preset="default", config="", half=False, name=None,
     )  # fmt: skip
     [row] = [row for row in make_rows(suite, wanted) if (row.method, row.labeled) == (asked.method, labeled)]
     with locked(workspace.root / "locks" / str(row), wait=True):

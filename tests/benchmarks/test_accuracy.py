@@ -34,7 +34,7 @@ TINY = suites.Suite(
 def asked(tmp_path: Path, **changes) -> argparse.Namespace:
     options = {"methods": [], "labeled": None, "seeds": [0], "device": "cpu", "preset": "default", "config": ""}
     places = {"source": None, "work": tmp_path / "work", "out": tmp_path / "out"}
-    return argparse.Namespace(**options | places | {"iterations": None, "name": None} | changes)
+    return argparse.Namespace(**options | places | {"iterations": None, "name": None, "half": False} | changes)
 
 
 def test_rows_have_both_bounds_and_the_baseline_is_the_same_for_every_preset(tmp_path):
@@ -84,6 +84,24 @@ def test_partly_annotated_copies_stand_between_naive_and_full_labels(tmp_path):
     assert "partial" not in accuracy.definition(suites.SUITES["phantom"])
     with pytest.raises(InputError, match="--name naive"):
         accuracy.make_rows(suite, asked(tmp_path, name="naive"))
+
+
+def test_a_pool_of_float16_is_a_row_of_its_own_beside_the_same_baseline(tmp_path):
+    suite = suites.SUITES["la-mini"]
+    plain = accuracy.make_rows(suite, asked(tmp_path, methods=["BCP"]))
+    rows = accuracy.make_rows(suite, asked(tmp_path, methods=["BCP"], half=True))
+    assert [row.tag for row in rows] == ["default", "half", "default"]
+    assert (rows[0], rows[2]) == (plain[0], plain[2])
+    assert rows[1].overrides == plain[1].overrides
+    workspace = accuracy.Workspace(suite, tmp_path, "cpu")
+    folders = [workspace.data_of(row).parent.name for row in rows]
+    assert folders == ["nnUNet_preprocessed", "nnUNet_preprocessed_half_4", "nnUNet_preprocessed"]
+    assert accuracy.command_of(rows[1], workspace).endswith(" --half")
+    for wrong in ({"name": "a"}, {"config": "{weight: 2.0}"}):
+        with pytest.raises(InputError, match="--half stands alone"):
+            accuracy.make_rows(suite, asked(tmp_path, methods=["BCP"], half=True, **wrong))
+    with pytest.raises(InputError, match="--name half"):
+        accuracy.make_rows(suite, asked(tmp_path, name="half"))
 
 
 @pytest.mark.parametrize(("row", "folder"), [(0, "nnUNet_preprocessed"), (1, "nnUNet_preprocessed_naive")])
