@@ -142,7 +142,7 @@ def peers(place: Place) -> Iterator[Step]:
 
 
 def loaders(place: Place) -> Iterator[Step]:
-    """The device's idle share with almost all cores at work."""
+    """The device's idle share with almost all cores at work, then what a batch costs of one of these cores."""
     sizes = TINY if place.tiny else PATCHES
     workers = {"nnUNet_n_proc_DA": str(max(1, place.cores - 2))}
     for name, size in sizes.items():
@@ -154,6 +154,13 @@ def loaders(place: Place) -> Iterator[Step]:
                 "-o", leaves,
             )  # fmt: skip
             yield Step(f"idle {name} {method}", "loaders", command, leaves, 150.0, 40.0, environment=workers)
+    for patch, *_ in [sizes["la"]] if place.tiny else sizes.values():
+        name = "x".join(map(str, patch))
+        leaves = place.state / "figures" / f"loader_{name}.json"
+        command = script(
+            place, "loader_time.py", "--patches", name, "--repeats", 2 if place.tiny else 5, "--pool", 0, "-o", leaves
+        )
+        yield Step(f"core-seconds of a batch {name}", "loaders", command, leaves, 150.0, 40.0)
 
 
 def published(place: Place) -> Iterator[Step]:
