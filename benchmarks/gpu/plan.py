@@ -74,6 +74,7 @@ def steps(place: Place) -> Iterator[Step]:
     yield from step_times(place, FIRST[:2] if place.tiny else FIRST, "step times")
     yield from loaders(place)
     yield from peers(place)
+    yield suggesting(place)
     yield from published(place)
     yield from search(place)
     yield from step_times(place, others(place), "step times of the others")
@@ -161,6 +162,18 @@ def loaders(place: Place) -> Iterator[Step]:
             place, "loader_time.py", "--patches", name, "--repeats", 2 if place.tiny else 5, "--pool", 0, "-o", leaves
         )
         yield Step(f"core-seconds of a batch {name}", "loaders", command, leaves, 150.0, 40.0)
+
+
+def suggesting(place: Place) -> Step:
+    """`nnunet_ssl suggest` beside nnU-Net's prediction of the same scans."""
+    patch, features, batch = (TINY if place.tiny else PATCHES)["la"]
+    leaves = place.state / "figures" / "suggest_time.json"
+    shape = (32, 32, 32) if place.tiny else (88, 288, 288)
+    command = script(
+        place, "suggest_time.py", *at_size(place, patch, features, batch),
+        "--shape", *shape, "--cases", 2 if place.tiny else 8, "--repeats", 1, "-o", leaves,
+    )  # fmt: skip
+    return Step("suggest beside predict", "suggest", command, leaves, limit=240.0, least=100.0)
 
 
 def published(place: Place) -> Iterator[Step]:
