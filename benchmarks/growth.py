@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from array import array
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -87,7 +88,7 @@ def suggest(work: Path) -> None:
     pool = [
         CaseScores(
             f"unlabeled_{number}", *rng.random(2), {name: ClassScores(9, *rng.random(2)) for name in "abc"},
-            tuple(rng.random(FEATURES)),
+            array("d", rng.random(FEATURES)),
         )
         for number in range(count)
     ]  # fmt: skip

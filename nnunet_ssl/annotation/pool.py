@@ -12,6 +12,7 @@ In the folder of the suggestions::
 from __future__ import annotations
 
 import shutil
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,7 @@ def read_record(file: Path) -> Record:
     require_keys(content, {"by_class": (dict,), "draft_digest": (str,)}, file, advice=AGAIN)
     try:
         by_class = {name: ClassScores(**each) for name, each in content["by_class"].items()}
-        descriptor = None if content["descriptor"] is None else tuple(map(float, content["descriptor"]))
+        descriptor = None if content["descriptor"] is None else array("d", content["descriptor"])
         scores = CaseScores(file.stem, content["instability"], content["mutual_information"], by_class, descriptor)
     except (TypeError, KeyError, ValueError):
         raise InputError(f"{file} is damaged: {AGAIN}.") from None

@@ -6,6 +6,7 @@ of both is nats. Voxels count as unsure below a confidence of `SURE`, the paper'
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,7 +49,7 @@ class CaseScores:
         instability: KL between the prediction and that after a push at the head, summed over unsure voxels, over all.
         mutual_information: of folds, or of mirrored passes; mean over voxels that are foreground or unsure.
         by_class: the foreground.
-        descriptor: mean bottleneck features, of length 1 for each fold.
+        descriptor: mean bottleneck features, of length 1 for each fold; 8 bytes each, as a pool has many.
         density: mean cosine similarity to the nearest other cases of the pool.
         distance: Euclidean, of the descriptor to that of the nearest labeled case.
         random: in [0, 1), the control.
@@ -58,7 +59,7 @@ class CaseScores:
     instability: float | None
     mutual_information: float | None
     by_class: dict[str, ClassScores]
-    descriptor: tuple[float, ...] | None
+    descriptor: array[float] | None
     density: float | None = None
     distance: float | None = None
     random: float = 0.0
@@ -197,7 +198,7 @@ class Tally:
             self.instability / self.voxels if has[0] else None,
             self.mutual_information / max(self.matter, 1) if has[1] else None,
             by_class,
-            None if descriptor is None else tuple(float(value) for value in descriptor),
+            None if descriptor is None else array("d", descriptor),
         )
 
 
