@@ -50,8 +50,9 @@ def load_model(
     """The model of `nnUNet_results` with these names, on its device.
 
     Raises:
-        InputError: there is none, a fold has no such checkpoint, one is damaged or of another network, plans or labels
-            are no longer those of the training, or it is the second stage of a cascade.
+        InputError: there is none, a fold has no such checkpoint, one is damaged, of another network or of a
+            training that diverged, plans or labels are no longer those of the training, or it is the second stage of a
+            cascade.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("There is no CUDA device. Score with -device cpu.")
@@ -118,7 +119,12 @@ def _weights(folder: Path, fold: str, checkpoint: str) -> dict[str, Any]:
     content, fault = read_whole(file, "cpu")
     if fault or not isinstance(content, dict) or not isinstance(content.get("network_weights"), dict):
         raise InputError(f"{file} is no whole checkpoint ({(fault or 'it has no weights')[:200]}): train it again.")
-    return content["network_weights"]
+    weights = content["network_weights"]
+    if not all(value.isfinite().all() for value in weights.values() if torch.is_tensor(value)):
+        raise InputError(
+            f"{file} has weights that are no numbers: its training diverged; look at its log, train it anew."
+        )
+    return weights
 
 
 def _require_same_data(folder: Path, base: Path, plans: PlansManager, configuration: str) -> None:

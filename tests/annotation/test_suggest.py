@@ -238,6 +238,13 @@ def with_weights_of_another_network(dataset):
     torch.save(content, file)
 
 
+def with_weights_of_a_diverged_training(dataset):
+    file = fold_of(dataset) / "checkpoint_final.pth"
+    content = torch.load(file, weights_only=False)
+    content["network_weights"] = {name: value * float("nan") for name, value in content["network_weights"].items()}
+    torch.save(content, file)
+
+
 @pytest.mark.parametrize(
     ("spoil", "options", "words"),
     [
@@ -251,6 +258,7 @@ def with_weights_of_another_network(dataset):
         (with_other_labels, {}, "has other labels than .*: train the model anew"),
         (with_damaged_image, {}, r"case phantom_005: .*phantom_005.b2nd cannot be read .* run `nnunet_ssl preprocess`"),
         (with_weights_of_another_network, {}, r"fold_0/checkpoint_final.pth cannot be used .*: train it again"),
+        (with_weights_of_a_diverged_training, {}, "checkpoint_final.pth has weights that are no numbers: .* anew"),
         (lambda d: change_a_weight(fold_of(d) / "checkpoint_final.pth"), {}, "is no whole checkpoint .*is damaged"),
         (None, {"folds": ("3",)}, r"fold_3/checkpoint_final.pth does not exist: .* there are: fold_0, fold_1\."),
         (None, {"checkpoint": "checkpoint_x.pth"}, "checkpoint_x.pth does not exist: .* there are: none"),
