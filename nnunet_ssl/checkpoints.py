@@ -9,7 +9,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from nnunet_ssl.errors import InputError
 
 PARTIAL = ".partial"
 CHECKPOINT_KEY = "semi_supervised"  # our entry beside those of nnU-Net
+DIVERGED = "has weights that are no numbers: its training diverged; look at its log, train it anew"
 # what zipfile raises on a damaged archive, then what torch raises on one that holds something else
 DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, ValueError, OSError)
 FOREIGN = (RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError)
@@ -116,6 +117,11 @@ def read_whole(file: str | os.PathLike, device: torch.device | str) -> tuple[Any
             return None, str(error).partition("\n")[0]
         named = re.search(r"GLOBAL (\S+)", str(error))
         return None, f"it holds more than data: {named.group(1)}" if named else "it holds more than data"
+
+
+def has_diverged(weights: Mapping[str, Any]) -> bool:
+    """Whether some weight is NaN or infinite, with which a network predicts nothing, and says so nowhere."""
+    return not all(value.isfinite().all() for value in weights.values() if isinstance(value, Tensor))
 
 
 def networks_of(checkpoint: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

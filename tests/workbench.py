@@ -55,6 +55,13 @@ def change_a_weight(file: Path) -> None:
     file.write_bytes(content)
 
 
+def make_diverged(file: Path) -> None:
+    """Gives a checkpoint the weights that a training ends with whose loss was no number."""
+    content = torch.load(file, weights_only=False)
+    content["network_weights"] = {name: value * float("nan") for name, value in content["network_weights"].items()}
+    torch.save(content, file)
+
+
 HOLD = """
 import sys
 from pathlib import Path

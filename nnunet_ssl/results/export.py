@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_ssl.checkpoints import CHECKPOINT_KEY, networks_of, read_whole
+from nnunet_ssl.checkpoints import CHECKPOINT_KEY, DIVERGED, has_diverged, networks_of, read_whole
 from nnunet_ssl.data.origin import ORIGIN_FILE, in_words, read_origin
 from nnunet_ssl.data.raw import environment_folder, listed
 from nnunet_ssl.errors import InputError
@@ -112,7 +112,8 @@ def stock_checkpoints(checkpoint: Any, file: Path, member: str | None = None) ->
         checkpoint: what `file` holds.
 
     Raises:
-        InputError: it is no checkpoint of nnU-Net, lacks the member asked for, or its network is not nnU-Net's.
+        InputError: it is no checkpoint of nnU-Net, lacks the member asked for, its network is not nnU-Net's, or its
+            training diverged.
     """
     configuration = _configuration(checkpoint, file)
     network = configuration.network_arch_class_name
@@ -121,6 +122,8 @@ def stock_checkpoints(checkpoint: Any, file: Path, member: str | None = None) ->
     members = _members(checkpoint, member, file)
     for weights in members:
         _require_stock(weights, configuration, file)
+        if has_diverged(weights):
+            raise InputError(f"{file} {DIVERGED}.")
     common = {key: checkpoint[key] for key in PREDICTION_KEYS} | {"trainer_name": STOCK_TRAINER}
     return [common | {"network_weights": weights} for weights in members]
 

@@ -28,7 +28,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
-from nnunet_ssl.checkpoints import below, networks_of, read_whole, state_of_method
+from nnunet_ssl.checkpoints import DIVERGED, below, has_diverged, networks_of, read_whole, state_of_method
 from nnunet_ssl.data.raw import listed
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.method import Method
@@ -123,7 +123,8 @@ def read_weights(file: str) -> PretrainedWeights:
     """The weights of a file, on the CPU; it is read as data, none of it is run.
 
     Raises:
-        InputError: there is no such file, it is damaged, holds more than data, or is no checkpoint of nnU-Net.
+        InputError: there is no such file, it is damaged, holds more than data, is no checkpoint of nnU-Net, or its
+            training diverged.
     """
     what = f"-pretrained_weights {file}"
     content, fault = read_whole(file, "cpu")
@@ -136,7 +137,10 @@ def read_weights(file: str) -> PretrainedWeights:
             f"{what} is no checkpoint of nnU-Net: it has no network_weights. Weights of other origin must have the "
             "names of nnU-Net's network, under this key: torch.save({'network_weights': weights}, 'weights.pth')."
         )
-    return PretrainedWeights(file, content, *networks_of(content))
+    first, second = networks_of(content)
+    if has_diverged(first) or has_diverged(second):
+        raise InputError(f"{what} {DIVERGED}.")
+    return PretrainedWeights(file, content, first, second)
 
 
 # ---------------------------------------------------------------------- which network takes what

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 import nnunet_ssl
-from nnunet_ssl.checkpoints import CHECKPOINT_KEY, read_checkpoint, remove_partial, write_checkpoint
+from nnunet_ssl.checkpoints import CHECKPOINT_KEY, has_diverged, read_checkpoint, remove_partial, write_checkpoint
 from nnunet_ssl.distributed import of_all_ranks
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.networks.net import unwrap
@@ -138,7 +138,7 @@ class ResumableTrainer(nnUNetTrainer):
         """nnU-Net's checkpoint with the deployed network as `network_weights` and one entry of ours.
 
         Raises:
-            InputError: it cannot be written; the one that was there is as before.
+            InputError: it cannot be written, or the training has diverged; the one that was there is as before.
         """
         self._write(filename, self.current_epoch + 1)
 
@@ -151,6 +151,11 @@ class ResumableTrainer(nnUNetTrainer):
             self.print_to_log_file("No checkpoint written, checkpointing is disabled")
             return
         training, deployed = unwrap(self.network), self.deployed_network()
+        if any(has_diverged(network.state_dict()) for network in (training, deployed)):
+            raise InputError(
+                f"epoch {self.current_epoch}: the weights are no numbers any more, the training has diverged. "
+                f"{filename} was not written; lower initial_lr or the method's weight, and train anew."
+            )
         checkpoint = {
             "network_weights": deployed.state_dict(),
             "optimizer_state": self.optimizer.state_dict(),

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 import torch
 from lineages import fold_of, hide
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from workbench import another_process_holds, change_a_weight
+from workbench import another_process_holds, change_a_weight, make_diverged
 
 from nnunet_ssl.annotation.predictor import ScoringPredictor
 from nnunet_ssl.annotation.suggest import suggest
@@ -238,13 +238,6 @@ def with_weights_of_another_network(dataset):
     torch.save(content, file)
 
 
-def with_weights_of_a_diverged_training(dataset):
-    file = fold_of(dataset) / "checkpoint_final.pth"
-    content = torch.load(file, weights_only=False)
-    content["network_weights"] = {name: value * float("nan") for name, value in content["network_weights"].items()}
-    torch.save(content, file)
-
-
 @pytest.mark.parametrize(
     ("spoil", "options", "words"),
     [
@@ -258,7 +251,11 @@ def with_weights_of_a_diverged_training(dataset):
         (with_other_labels, {}, "has other labels than .*: train the model anew"),
         (with_damaged_image, {}, r"case phantom_005: .*phantom_005.b2nd cannot be read .* run `nnunet_ssl preprocess`"),
         (with_weights_of_another_network, {}, r"fold_0/checkpoint_final.pth cannot be used .*: train it again"),
-        (with_weights_of_a_diverged_training, {}, "checkpoint_final.pth has weights that are no numbers: .* anew"),
+        (
+            lambda d: make_diverged(fold_of(d) / "checkpoint_final.pth"),
+            {},
+            "checkpoint_final.pth has weights that are no numbers: .* anew",
+        ),
         (lambda d: change_a_weight(fold_of(d) / "checkpoint_final.pth"), {}, "is no whole checkpoint .*is damaged"),
         (None, {"folds": ("3",)}, r"fold_3/checkpoint_final.pth does not exist: .* there are: fold_0, fold_1\."),
         (None, {"checkpoint": "checkpoint_x.pth"}, "checkpoint_x.pth does not exist: .* there are: none"),

@@ -33,7 +33,7 @@ from two_stages import (
     setup_error,
     unlabeled_cases,
 )
-from workbench import InProcess, another_process_holds, file_size_limit
+from workbench import InProcess, another_process_holds, file_size_limit, make_diverged
 
 from nnunet_ssl.cli import app, spread
 from nnunet_ssl.data.loader import UnlabeledPool
@@ -155,6 +155,8 @@ def test_what_cannot_be_predicted_is_said_in_one_line(dataset, in_process):
     assert case in refused(dataset) and str(image) in refused(dataset)
     shutil.rmtree(image.parent)
     assert "nnunet_ssl preprocess -d 7 -c 3d_lowres" in refused(dataset) or "only: run" in refused(dataset)
+    make_diverged(model(dataset) / "fold_0" / "checkpoint_final.pth")
+    assert "checkpoint_final.pth has weights that are no numbers: its training diverged" in refused(dataset)
     (model(dataset) / "fold_0" / "checkpoint_final.pth").write_bytes(b"no checkpoint")
     assert "checkpoint_final.pth cannot be used" in refused(dataset)
 

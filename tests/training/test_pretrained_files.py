@@ -10,7 +10,7 @@ import pytest
 import torch
 from donors import assert_taken, begin, content, edited, file_of, networks, trainer_of
 from nnunetv2.run.run_training import maybe_load_checkpoint
-from workbench import change_a_weight, tiny_network
+from workbench import change_a_weight, make_diverged, tiny_network
 
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.training.pretrained import begin_with, read_weights
@@ -91,6 +91,10 @@ def test_what_is_no_checkpoint_is_refused_in_a_line(dataset, monkeypatch, tmp_pa
     assert "is damaged). Give the checkpoint of a training, or a whole copy of it." in refusal(
         dataset, monkeypatch, "damaged.pth"
     )
+    for method in ("CPS", ""):
+        shutil.copy(file_of(dataset, method), "diverged.pth")
+        make_diverged(Path("diverged.pth"))
+        assert refusal(dataset, monkeypatch, "diverged.pth").startswith("has weights that are no numbers: ")
     Path("text.pth").write_text("weights")
     assert refusal(dataset, monkeypatch, "text.pth").startswith("cannot be read (File is not a zip file)")
     assert refusal(dataset, monkeypatch, "nowhere.pth").startswith("cannot be read (No such file or directory)")

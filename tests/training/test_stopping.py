@@ -18,7 +18,7 @@ from short_trainings import equal
 from torch import multiprocessing as mp
 from workbench import assert_same, file_size_limit, one_rank
 
-from nnunet_ssl.checkpoints import read_checkpoint, write_checkpoint
+from nnunet_ssl.checkpoints import has_diverged, read_checkpoint, write_checkpoint
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.training.stopping import AGREE_EVERY, Steps, Stop
 
@@ -377,3 +377,24 @@ def test_ranks_agree_on_the_step(tmp_path):
     mp.start_processes(stop_one_rank, (2, str(tmp_path)), nprocs=2, start_method="forkserver")
     said = [(tmp_path / f"rank_{rank}").read_text(encoding="utf-8") for rank in range(2)]
     assert said == [f"{2 * AGREE_EVERY - 1} {int(signal.SIGTERM)}"] * 2
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerSupervised", "nnUNetTrainerMeanTeacher"])
+def test_a_training_that_diverges_ends_and_leaves_the_last_sound_checkpoint(dataset, name):
+    trainer = trainer_of(dataset, name)
+    step, steps = trainer.train_step, 0
+
+    def diverging(batch):
+        nonlocal steps
+        steps += 1
+        if steps == 6:  # of 4 an epoch
+            with torch.no_grad():
+                next(trainer.network.parameters()).fill_(float("inf"))
+        return step(batch)
+
+    trainer.train_step = diverging
+    with pytest.raises(InputError, match="epoch 1: the weights are no numbers .*final.pth was not written"):
+        trainer.run_training()
+    saved = loaded(trainer, "checkpoint_latest.pth")
+    assert saved["current_epoch"] == 1 and not has_diverged(saved["network_weights"])
+    assert not Path(trainer.output_folder, "checkpoint_final.pth").exists()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from short_trainings import CPU, checkpoint, equal, train
-from workbench import change_a_weight
+from workbench import change_a_weight, make_diverged
 
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.networks.net import unwrap
@@ -38,6 +38,9 @@ def test_export_is_a_stock_model(dataset, monkeypatch, tmp_path):
     change_a_weight(out / "fold_0" / "checkpoint_final.pth")
     with pytest.raises(InputError, match="checkpoint_final.pth cannot be read: it is damaged"):
         export_model(out, ["0"], tmp_path / "other")
+    make_diverged(Path(trainer.output_folder) / "checkpoint_final.pth")
+    with pytest.raises(InputError, match="checkpoint_final.pth has weights that are no numbers: .* train it anew"):
+        export_model(Path(trainer.output_folder_base), ["0"], tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
