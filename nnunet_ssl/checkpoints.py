@@ -21,7 +21,6 @@ from nnunet_ssl.errors import InputError
 
 PARTIAL = ".partial"
 CHECKPOINT_KEY = "semi_supervised"  # our entry beside those of nnU-Net
-DIVERGED = "has weights that are no numbers: its training diverged; look at its log, train it anew"
 # what zipfile raises on a damaged archive, then what torch raises on one that holds something else
 DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, ValueError, OSError)
 FOREIGN = (RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError)
@@ -122,6 +121,14 @@ def read_whole(file: str | os.PathLike, device: torch.device | str) -> tuple[Any
 def has_diverged(weights: Mapping[str, Any]) -> bool:
     """Whether some weight is NaN or infinite, with which a network predicts nothing, and says so nowhere."""
     return not all(value.isfinite().all() for value in weights.values() if isinstance(value, Tensor))
+
+
+def refuse_diverged(what: object, *weights: Mapping[str, Any]) -> None:
+    """Raises InputError, which begins with `what`, if one of these has diverged."""
+    if any(map(has_diverged, weights)):
+        raise InputError(
+            f"{what} has weights that are no numbers: its training diverged; look at its log, train it anew."
+        )
 
 
 def networks_of(checkpoint: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

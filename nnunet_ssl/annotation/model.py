@@ -13,7 +13,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ssl.annotation.predictor import ScoringPredictor
-from nnunet_ssl.checkpoints import DIVERGED, has_diverged, read_whole
+from nnunet_ssl.checkpoints import read_whole, refuse_diverged
 from nnunet_ssl.data.plans import read_plans
 from nnunet_ssl.data.previous_stage import digest_of
 from nnunet_ssl.data.raw import listed, preprocessed_folder, read_dataset_json
@@ -120,8 +120,7 @@ def _weights(folder: Path, fold: str, checkpoint: str) -> dict[str, Any]:
     if fault or not isinstance(content, dict) or not isinstance(content.get("network_weights"), dict):
         raise InputError(f"{file} is no whole checkpoint ({(fault or 'it has no weights')[:200]}): train it again.")
     weights = content["network_weights"]
-    if has_diverged(weights):
-        raise InputError(f"{file} {DIVERGED}.")
+    refuse_diverged(file, weights)
     return weights
 
 

@@ -17,7 +17,7 @@ from nnunetv2.inference.export_prediction import resample_and_save
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tqdm import tqdm
 
-from nnunet_ssl.checkpoints import DIVERGED, has_diverged
+from nnunet_ssl.checkpoints import refuse_diverged
 from nnunet_ssl.data.loader import UnlabeledPool, unlabeled_files
 from nnunet_ssl.data.origin import Origin, present_origin
 from nnunet_ssl.data.previous_stage import MARK, digest_of, predictions_folder, read_mark
@@ -84,8 +84,7 @@ def _predictor(model: Path, fold: str, device: str) -> nnUNetPredictor:
     except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{model / f'fold_{fold}' / CHECKPOINT} cannot be used ({reason}): train it again.") from error
-    if any(map(has_diverged, predictor.list_of_parameters)):
-        raise InputError(f"{model / f'fold_{fold}' / CHECKPOINT} {DIVERGED}.")
+    refuse_diverged(model / f"fold_{fold}" / CHECKPOINT, *predictor.list_of_parameters)
     return predictor
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_ssl.checkpoints import CHECKPOINT_KEY, DIVERGED, has_diverged, networks_of, read_whole
+from nnunet_ssl.checkpoints import CHECKPOINT_KEY, networks_of, read_whole, refuse_diverged
 from nnunet_ssl.data.origin import ORIGIN_FILE, in_words, read_origin
 from nnunet_ssl.data.raw import environment_folder, listed
 from nnunet_ssl.errors import InputError
@@ -122,8 +122,7 @@ def stock_checkpoints(checkpoint: Any, file: Path, member: str | None = None) ->
     members = _members(checkpoint, member, file)
     for weights in members:
         _require_stock(weights, configuration, file)
-        if has_diverged(weights):
-            raise InputError(f"{file} {DIVERGED}.")
+    refuse_diverged(file, *members)
     common = {key: checkpoint[key] for key in PREDICTION_KEYS} | {"trainer_name": STOCK_TRAINER}
     return [common | {"network_weights": weights} for weights in members]
 

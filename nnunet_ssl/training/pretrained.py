@@ -28,7 +28,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
-from nnunet_ssl.checkpoints import DIVERGED, below, has_diverged, networks_of, read_whole, state_of_method
+from nnunet_ssl.checkpoints import below, networks_of, read_whole, refuse_diverged, state_of_method
 from nnunet_ssl.data.raw import listed
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.method import Method
@@ -137,10 +137,9 @@ def read_weights(file: str) -> PretrainedWeights:
             f"{what} is no checkpoint of nnU-Net: it has no network_weights. Weights of other origin must have the "
             "names of nnU-Net's network, under this key: torch.save({'network_weights': weights}, 'weights.pth')."
         )
-    first, second = networks_of(content)
-    if has_diverged(first) or has_diverged(second):
-        raise InputError(f"{what} {DIVERGED}.")
-    return PretrainedWeights(file, content, first, second)
+    networks = networks_of(content)
+    refuse_diverged(what, *networks)
+    return PretrainedWeights(file, content, *networks)
 
 
 # ---------------------------------------------------------------------- which network takes what

@@ -151,7 +151,7 @@ class ResumableTrainer(nnUNetTrainer):
             self.print_to_log_file("No checkpoint written, checkpointing is disabled")
             return
         training, deployed = unwrap(self.network), self.deployed_network()
-        if any(has_diverged(network.state_dict()) for network in (training, deployed)):
+        if any(has_diverged(network.state_dict()) for network in {training, deployed}):
             raise InputError(
                 f"epoch {self.current_epoch}: the weights are no numbers any more, the training has diverged. "
                 f"{filename} was not written; lower initial_lr or the method's weight, and train anew."
