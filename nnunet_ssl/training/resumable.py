@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 import nnunet_ssl
-from nnunet_ssl.checkpoints import CHECKPOINT_KEY, has_diverged, read_checkpoint, remove_partial, write_checkpoint
+from nnunet_ssl.checkpoints import (
+    CHECKPOINT_KEY,
+    has_diverged,
+    read_checkpoint,
+    refuse_diverged,
+    remove_partial,
+    write_checkpoint,
+)
 from nnunet_ssl.distributed import of_all_ranks
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.networks.net import unwrap
@@ -179,7 +186,8 @@ class ResumableTrainer(nnUNetTrainer):
         """Resumes all of the state.
 
         Raises:
-            InputError: the checkpoint is damaged, was not written by this trainer, or does not belong to the fold.
+            InputError: the checkpoint is damaged, was not written by this trainer, does not belong to the fold, or its
+                training diverged.
         """
         checkpoint = read_checkpoint(filename_or_checkpoint)
         ours = checkpoint.get(CHECKPOINT_KEY)
@@ -188,6 +196,7 @@ class ResumableTrainer(nnUNetTrainer):
                 f"{filename_or_checkpoint} was written by {checkpoint['trainer_name']}, not by this version's "
                 f"{type(self).__name__}, and cannot be continued. To start from its weights, use -pretrained_weights."
             )
+        refuse_diverged(filename_or_checkpoint, checkpoint["network_weights"], ours["student"] or {})
         self.check_state(checkpoint, filename_or_checkpoint)
         if not self.was_initialized:
             self.initialize()

@@ -16,7 +16,7 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 from real_device import DEVICE, ON_GPU
 from short_trainings import equal
 from torch import multiprocessing as mp
-from workbench import assert_same, file_size_limit, one_rank
+from workbench import assert_same, file_size_limit, make_diverged, one_rank
 
 from nnunet_ssl.checkpoints import has_diverged, read_checkpoint, write_checkpoint
 from nnunet_ssl.errors import InputError
@@ -398,3 +398,6 @@ def test_a_training_that_diverges_ends_and_leaves_the_last_sound_checkpoint(data
     saved = loaded(trainer, "checkpoint_latest.pth")
     assert saved["current_epoch"] == 1 and not has_diverged(saved["network_weights"])
     assert not Path(trainer.output_folder, "checkpoint_final.pth").exists()
+    make_diverged(Path(trainer.output_folder, "checkpoint_latest.pth"))  # as an earlier version would have written it
+    with pytest.raises(InputError, match="checkpoint_latest.pth has weights that are no numbers: .* train it anew"):
+        trainer_of(dataset, name, resume=True)
