@@ -71,6 +71,12 @@ class Group:
     def classes(self) -> list[str]:
         return list(self.first.metrics["dice"]["per_class"])
 
+    def beside(self, other: Group) -> Group:
+        """Its runs with the seeds of another training, which begin with the same weights; all if it lacks one."""
+        seeds = {record.seed for record in other.records}
+        shared = tuple(record for record in self.records if record.seed in seeds)
+        return Group(shared) if len(shared) == other.seeds else self
+
     def metric(self, name: str, of_class: str | None = None) -> float | None:
         """Mean over the seeds, of the mean over classes or of one class."""
         values = [r.metrics[name]["per_class"][of_class] if of_class else r.metrics[name]["mean"] for r in self.records]
@@ -119,7 +125,7 @@ class Row:
     """A method beside its bounds.
 
     Attributes:
-        gain: of Dice over the lower bound; None where that is missing.
+        gain: of Dice over the lower bound's runs with the same seeds; None where that is missing.
         closed: share of the way from the lower to the upper bound; None where a bound is missing or there is no way.
         claim: whether there are enough seeds to say anything: two or more of the method and of the baseline.
         p, corrected: of the paired test against the lower bound, as it is and after Holm's correction in the table;
@@ -178,15 +184,15 @@ class Comparison:
         if lower is None:
             return [Row(group, None, None, False) for group in self.methods]
         claimed = [group for group in self.methods if min(group.seeds, lower.seeds) > 1]
-        pairs = [[(group.case_dice[case], value) for case, value in lower.case_dice.items()] for group in claimed]
+        pairs = [[(group.case_dice[c], dice) for c, dice in lower.beside(group).case_dice.items()] for group in claimed]
         p = [paired_p(*zip(*pair, strict=True)) for pair in pairs]
         intervals = [bootstrap_interval([method - baseline for method, baseline in pair]) for pair in pairs]
         tested = dict(zip(map(id, claimed), zip(p, holm(p), intervals, strict=True), strict=True))
         return [
             Row(
                 group,
-                group.dice - lower.dice,
-                gap_closed(group.dice, lower.dice, upper.dice) if upper else None,
+                group.dice - lower.beside(group).dice,
+                gap_closed(group.dice, lower.beside(group).dice, upper.dice) if upper else None,
                 id(group) in tested,
                 *tested.get(id(group), ()),
             )

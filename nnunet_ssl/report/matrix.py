@@ -56,7 +56,7 @@ def kind(row: Row) -> str:
 def _cell(row: Row, section: Section, comparison: Comparison) -> dict[str, Any]:
     return {
         "gain": wording.signed(row.gain),
-        "value": f"{row.group.dice - (comparison.lower.dice if comparison.lower else 0):.5f}",
+        "value": f"{row.group.dice if row.gain is None else row.gain:.5f}",
         "dice": f"{row.group.dice:.3f}",
         "seeds": row.group.seeds,
         "kind": kind(row),

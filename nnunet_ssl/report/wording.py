@@ -184,7 +184,7 @@ def _cells(group: Group | None, comparison: Comparison, label: str, several_devi
 
 def _is_postprocessing(group: Group, lower: Group) -> bool:
     """Whether a method is no better than the baseline once both are postprocessed."""
-    values = (group.postprocessed, lower.postprocessed)
+    values = (group.postprocessed, lower.beside(group).postprocessed)
     return None not in values and values[0] <= values[1]
 
 

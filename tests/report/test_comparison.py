@@ -47,6 +47,19 @@ def test_a_table_between_its_bounds(tmp_path):
     assert (cps.group.seconds, table.lower.seconds) == ({"cpu": 150.0}, {"cpu": 60.0})
 
 
+def test_a_gain_is_over_the_baselines_runs_with_the_same_seeds(tmp_path):
+    """Runs of one seed begin alike: a baseline that had luck with a seed had it for the method, too."""
+    baseline, upper = seeds(dice=(0.6, 0.62, 0.2, 0.3)), seeds(labeled="all", dice=(0.8,))
+    methods = [*seeds(CPS, dice=(0.65, 0.67)), content(UAMT, seed=3, dice=0.35), content("DHC", seed=9, dice=0.5)]
+    [section] = sections(tmp_path, *baseline, *upper, *methods)
+    cps, dhc, uamt = section.comparisons[0].rows
+    assert (cps.gain, cps.closed) == pytest.approx((0.05, 0.05 / 0.19))
+    assert cps.interval == pytest.approx((0.05, 0.05))
+    assert (uamt.gain, uamt.closed) == pytest.approx((0.05, 0.1))
+    assert dhc.gain == pytest.approx(0.5 - 0.43)  # the baseline lacks this seed: its mean
+    assert section.comparisons[0].lower.dice == pytest.approx(0.43)
+
+
 def test_p_is_of_paired_cases_and_corrected_in_the_table(tmp_path):
     def shifted(shifts):
         return {case: {"heart": 0.5 + shift} for case, shift in zip("abcde", shifts, strict=True)}

@@ -91,7 +91,7 @@ def test_the_matrix_has_each_method_and_table_and_leads_to_the_rows(tmp_path):
     assert lines[1] == "baseline, Dice 0.605 0.705"
     assert lines[2].split()[0] == "UAMT" and lines[2].endswith("−0.020 0.585 +0.010 0.715")  # in both tables
     assert re.findall(r'data-kind="([^"]+)" data-value="([^"]+)"', matrix) == [
-        ("no better", "-0.02000"), ("better", "0.01000"), ("no better", "0.05000"), ("one seed", "0.00500"),
+        ("no better", "-0.02000"), ("better", "0.01000"), ("no better", "0.05000"), ("one seed", "0.01000"),
     ]  # fmt: skip
     rows = re.findall(r'<a href="#(tiny_10_4--\d)"', matrix)
     assert len(rows) == 3 and all(f'<tr id="{row}">' in page for row in rows)
@@ -100,7 +100,7 @@ def test_the_matrix_has_each_method_and_table_and_leads_to_the_rows(tmp_path):
 def test_one_seed_has_neither_p_nor_interval(tmp_path):
     page = page_of(tmp_path, everything())
     row = text_of(re.search(r"<tr id=\"tiny_10_4--\d\">\s*<td>DHC.*?</tr>", page, re.DOTALL)[0])
-    assert "+0.005 2% –" in row and "[" not in row
+    assert "+0.010 5% –" in row and "[" not in row
     row = text_of(re.search(r"<tr id=\"tiny_10_4--\d\">\s*<td>CPS.*?</tr>", page, re.DOTALL)[0])
     assert "+0.050 [+0.050, +0.050] 25% 0.062 0.031" in row
 
