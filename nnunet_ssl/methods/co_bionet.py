@@ -48,11 +48,11 @@ class CoBioNet(AveragedPair):
         ValueError: a value is out of range.
     """
 
-    presets = {"published": {}, "release": {"released": True}}
+    presets = {"published": {"weight": 1.0}, "release": {"released": True, "weight": 1.0}}
 
     def __init__(
         self, threshold: float = 0.4, supervised_weight: float = 0.7, adversarial: float = 0.01,
-        critic_lr: float = 1e-4, released: bool = False, weight: float = 1.0, rampup: float = 0.4,
+        critic_lr: float = 1e-4, released: bool = False, weight: float = 0.1, rampup: float = 0.4,
     ):  # fmt: skip
         super().__init__(weight=weight, rampup=rampup)
         check_range("threshold", threshold, 0, 1)

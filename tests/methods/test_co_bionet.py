@@ -135,7 +135,8 @@ def test_a_network_learns_nothing_from_its_own_word_as_the_others_target():
 def test_weights_of_the_terms_and_their_ramp():
     labeled, unlabeled = batches(2, 3, False)
     for fraction, ramp in ((0.0, 0.006738), (0.2, 0.286505), (0.4, 1.0), (0.9, 1.0)):
-        net, method = ready(CoBioNet, 2, 3, False)
+        net, method = ready(CoBioNet, 2, 3, False, **CoBioNet.presets["published"])
+        assert CoBioNet().ramped_weight(Now(1, 1, fraction)) == pytest.approx(ramp / 10, rel=1e-4)
         terms = method.losses(net, labeled, unlabeled, Now(1, 1, fraction))
         first, second, sizes = method.both(net, labeled, unlabeled)
         (seg1, q1), (seg2, q2) = first.split(sizes), second.split(sizes)
