@@ -191,12 +191,12 @@ class Comparison:
         return [
             Row(
                 group,
-                group.dice - lower.beside(group).dice,
-                gap_closed(group.dice, lower.beside(group).dice, upper.dice) if upper else None,
+                group.dice - beside.dice,
+                gap_closed(group.dice, beside.dice, upper.dice) if upper else None,
                 id(group) in tested,
                 *tested.get(id(group), ()),
             )
-            for group in self.methods
+            for group, beside in ((group, lower.beside(group)) for group in self.methods)
         ]
 
 
